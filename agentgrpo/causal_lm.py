@@ -1,0 +1,117 @@
+"""Any `AutoModelForCausalLM`, in the three pieces both the engine and the learner use: load, hidden states, head.
+
+It knows neither adapters nor sampling: a model goes in, tensors come out.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from agentgrpo.errors import ModelError
+
+GROUPED_ATTENTION = "agentgrpo_grouped"
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """Return the device of that name; "auto" takes CUDA, then MPS, then the CPU."""
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Return the dtype of that name; "auto" is float32 on the CPU and bfloat16 elsewhere."""
+    if name != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+    return torch.float32 if device.type == "cpu" else torch.bfloat16
+
+
+def load_model(path: str | Path, *, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
+    """Load a model folder or hub name, frozen and in evaluation mode.
+
+    Raises:
+        ModelError: the folder or name cannot be loaded as a causal language model.
+    """
+    try:
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+    except (OSError, ValueError, KeyError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(
+            f"cannot load a causal language model from '{path}': {first}\n"
+            "Give [model] path a folder with config.json and model.safetensors, or a hub name this machine can reach."
+        ) from error
+    return model.to(device).requires_grad_(False).eval()  # type: ignore[no-any-return]
+
+
+def share_weights(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a second module tree over the same tensors: its hooks, config and adapters are its own."""
+    memo: dict[int, Any] = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, memo)
+
+
+def context_length(model: PreTrainedModel) -> int:
+    """Return the number of tokens the model's positions allow."""
+    return int(getattr(model.config, "max_position_embeddings", 0) or 2**20)
+
+
+def hidden_states(model: PreTrainedModel, input_ids: Tensor, **kwargs: Any) -> Tensor:
+    """Return the last hidden state [B, T, D] of the decoder, the head not applied."""
+    decoder = model.base_model
+    return decoder(input_ids=input_ids, **kwargs).last_hidden_state  # type: ignore[no-any-return]
+
+
+def head_weight(model: PreTrainedModel) -> tuple[Tensor, Tensor | None]:
+    """Return the weight [V, D] and bias [V] of the language-model head."""
+    head = model.get_output_embeddings()
+    return head.weight, getattr(head, "bias", None)
+
+
+def softcap(model: PreTrainedModel) -> float | None:
+    """Return the final logit soft cap of the model (Gemma), if it has one."""
+    return getattr(model.config, "final_logit_softcapping", None)
+
+
+def logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
+    """Return float32 logits [..., V] for hidden states [..., D]."""
+    weight, bias = head_weight(model)
+    out = F.linear(hidden, weight, bias).float()
+    cap = softcap(model)
+    return out if cap is None else torch.tanh(out / cap) * cap
+
+
+def grouped_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention by explicit products, query heads grouped over their key head, so that keys are never copied.
+
+    Shapes: query [B, H, T, D]; key and value [B, K, L, D] with H a multiple of K; mask broadcastable to [B, 1, T, L],
+    True where visible. Faster than SDPA on the CPU for the short queries of decoding, and free of its repeat of keys.
+    """
+    batch, heads, length, dim = query.shape
+    groups = heads // key.shape[1]
+    grouped = query.reshape(batch, key.shape[1], groups * length, dim) * scaling
+    scores = (grouped @ key.transpose(-1, -2)).view(batch, key.shape[1], groups, length, -1)
+    if attention_mask is not None:
+        scores = scores.masked_fill(~attention_mask.unsqueeze(2), float("-inf"))
+    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    out = weights.view(batch, key.shape[1], groups * length, -1) @ value
+    return out.view(batch, heads, length, dim).transpose(1, 2), None
+
+
+ALL_ATTENTION_FUNCTIONS.register(GROUPED_ATTENTION, grouped_attention)

@@ -1,0 +1,53 @@
+"""Token-in, token-out generation: what a rollout asks of an engine, and nothing about who implements it.
+
+An engine knows neither text nor environments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from agentgrpo.types import Adapter, Generation, Policy, Sampling
+
+LOGPROB_STEP = 2.0**-16  # logprobs are rounded once, here at the boundary, to multiples of this
+
+
+def round_logprob(value: float) -> float:
+    """Round to the multiple of 2**-16 that both learner and store use (error at most 8e-6)."""
+    return round(value / LOGPROB_STEP) * LOGPROB_STEP
+
+
+class Engine(Protocol):
+    """Generates token ids from token ids under versioned policies."""
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens a prompt and its completion may have together."""
+        ...
+
+    async def generate(
+        self, prompt_ids: Sequence[int], sampling: Sampling, policy: Policy, *, session: str = ""
+    ) -> Generation:
+        """Sample a completion. Calls that share a `session` may reuse each other's cache.
+
+        Raises:
+            EngineFailure: the policy was never published, the prompt does not fit, or the engine broke.
+        """
+        ...
+
+    async def release(self, session: str) -> None:
+        """Drop what is kept for a session; unknown sessions are fine."""
+        ...
+
+    async def publish(self, adapter: Adapter | None, policy: Policy) -> None:
+        """Make `policy` answer with this adapter (None: the base model). A policy is published once, never changed."""
+        ...
+
+    async def retire(self, policy: Policy) -> None:
+        """Forget a policy nothing uses any more."""
+        ...
+
+    async def close(self) -> None:
+        """Stop; generations still open are cancelled. Safe to call twice."""
+        ...

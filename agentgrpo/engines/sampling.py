@@ -1,0 +1,67 @@
+"""Which token comes next: temperature, top-k, top-p, and the logprob of the distribution sampled from.
+
+Pure functions of tensors. Random numbers are counter-based (seed, token index): a request draws the same numbers alone
+or in any batch, and no global generator is ever touched.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def mix64(value: np.ndarray) -> np.ndarray:
+    """Scramble uint64 counters (the finalizer of SplitMix64, Steele et al. 2014)."""
+    with np.errstate(over="ignore"):
+        value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return value ^ (value >> np.uint64(31))
+
+
+def uniforms(seeds_B: np.ndarray, counters_B: np.ndarray) -> np.ndarray:
+    """Return one number in [0, 1) per (seed, counter), float64 [B]."""
+    with np.errstate(over="ignore"):
+        state = mix64(seeds_B.astype(np.uint64) * _GOLDEN + _GOLDEN)
+        bits = mix64(state + counters_B.astype(np.uint64) * _GOLDEN)
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def process_logits(logits_BV: Tensor, temperature_B: Tensor, top_k_B: Tensor, top_p_B: Tensor) -> Tensor:
+    """Return the log-probabilities [B, V] of the distribution each row samples from.
+
+    Temperature first, then top-k, then top-p on what is left (the order of vLLM and transformers). A temperature of 0
+    leaves the row unscaled: greedy rows report the model's own logprobs.
+    """
+    scale = torch.where(temperature_B > 0, temperature_B, torch.ones_like(temperature_B))
+    logprobs = torch.log_softmax(logits_BV.float() / scale[:, None], dim=-1)
+    is_cut = (top_k_B > 0) | (top_p_B < 1)
+    if not bool(is_cut.any()):
+        return logprobs
+    cut = _truncate(logprobs[is_cut], top_k_B[is_cut], top_p_B[is_cut])
+    logprobs[is_cut] = cut
+    return logprobs
+
+
+def _truncate(logprobs: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
+    ranked, order = logprobs.sort(dim=-1, descending=True, stable=True)
+    rank = torch.arange(ranked.shape[-1], device=ranked.device)[None]
+    keep = (top_k[:, None] <= 0) | (rank < top_k[:, None])
+    ranked = ranked.masked_fill(~keep, float("-inf")).log_softmax(-1)
+    mass_before = ranked.exp().cumsum(-1) - ranked.exp()
+    keep &= (mass_before < top_p[:, None]) | (rank == 0)
+    ranked = ranked.masked_fill(~keep, float("-inf")).log_softmax(-1)
+    return torch.empty_like(ranked).scatter_(-1, order, ranked)
+
+
+def sample(logprobs_BV: Tensor, uniforms_B: Tensor, greedy_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Return token ids [B] and their logprobs [B]: the arg max where greedy, else by inverting the distribution."""
+    wide = logprobs_BV.dtype if logprobs_BV.device.type == "mps" else torch.float64
+    cumulative = logprobs_BV.to(wide).exp().cumsum(-1)
+    threshold = uniforms_B.to(wide)[:, None] * cumulative[:, -1:]
+    drawn = torch.searchsorted(cumulative, threshold, right=True).squeeze(-1)
+    last = logprobs_BV.shape[-1] - 1
+    tokens = torch.where(greedy_B, logprobs_BV.argmax(-1), drawn.clamp(max=last))
+    return tokens, logprobs_BV.gather(-1, tokens[:, None]).squeeze(-1)
