@@ -1,0 +1,361 @@
+"""The configuration of a run: one TOML file, one model per section, every key checked.
+
+It knows keys, defaults and which combinations make sense; it loads neither models nor environments.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from agentgrpo.errors import ConfigError, nearest
+
+Preset = dict[str, Any]
+
+# Named algorithms are points in the space of the four axes (reference: DESIGN "Learner"), not code paths.
+ALGORITHMS: dict[str, Preset] = {
+    # LOOP (2502.01600): no std scaling; DAPO (2503.14476): token mean, clip-higher, no KL, truncated masked.
+    "trajectory_grpo": {
+        "baseline": "mean",
+        "scale_rewards": "none",
+        "importance_level": "token",
+        "loss_type": "clip",
+        "aggregation": "token_mean",
+        "epsilon": 0.2,
+        "epsilon_high": 0.28,
+        "beta": 0.0,
+        "mask_truncated": True,
+    },
+    # GRPO as published (2402.03300): std scaling, mean over each sequence, symmetric clip, k3 KL.
+    "grpo": {
+        "baseline": "mean",
+        "scale_rewards": "group",
+        "importance_level": "token",
+        "loss_type": "clip",
+        "aggregation": "sequence_mean",
+        "epsilon": 0.2,
+        "epsilon_high": 0.2,
+        "beta": 0.04,
+        "mask_truncated": False,
+    },
+}
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are errors, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LoraConfig(Section):
+    """The adapter: peft's words."""
+
+    rank: int = Field(16, gt=0)
+    alpha: float = Field(32, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    targets: str | list[str] = "all-linear"
+
+
+class ModelConfig(Section):
+    """Which model, and how its chat is rendered."""
+
+    path: str = "models/tiny"
+    device: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    renderer: str = "auto"
+    enable_thinking: bool | None = None
+    thinking_retention: Literal["tool_cycle", "all"] | None = None
+    gradient_checkpointing: bool = False
+    lora: LoraConfig = LoraConfig()
+
+
+class TinyConfig(Section):
+    """A tiny Qwen3-architecture model, made when [model] path does not exist."""
+
+    hidden_size: int = Field(96, gt=0)
+    layers: int = Field(3, gt=0)
+    heads: int = Field(4, gt=0)
+    kv_heads: int = Field(2, gt=0)
+    intermediate_size: int = Field(256, gt=0)
+    vocab_size: int = Field(1600, gt=300)
+    context_length: int = Field(1024, gt=0)
+
+
+class SftConfig(Section):
+    """Supervised warm start on oracle demonstrations."""
+
+    steps: int = Field(600, gt=0)
+    batch_size: int = Field(32, gt=0)
+    learning_rate: float = Field(3e-3, gt=0)
+    episodes: int = Field(2000, gt=0)
+    quality: float = Field(0.5, ge=0, le=1)  # probability that a demonstrated decision is the oracle's
+    perfect_fraction: float = Field(0.5, ge=0, le=1)  # share of steps on perfect demonstrations, made first
+    stop_at_success: float | None = Field(None, gt=0, le=1)
+
+
+class WarmStartConfig(Section):
+    """What to do when the model folder is missing: make a tiny model and fine-tune it."""
+
+    tiny: TinyConfig = TinyConfig()
+    sft: SftConfig = SftConfig()
+
+
+class EngineConfig(Section):
+    """Where tokens come from."""
+
+    kind: Literal["embedded"] = "embedded"
+    max_sequences: int = Field(128, gt=0)
+    context_length: int | None = Field(None, gt=0)
+    prefill_tokens: int = Field(8192, gt=0)
+
+
+class RolloutConfig(Section):
+    """How episodes are run and sampled."""
+
+    tasks_per_step: int = Field(16, gt=0)
+    group_size: int = Field(8, gt=0)
+    max_turns: int = Field(8, gt=0)
+    max_tokens: int = Field(2048, gt=0)  # sampled tokens of an episode
+    max_turn_tokens: int = Field(512, gt=0)  # sampled tokens of one turn
+    temperature: float = Field(1.0, gt=0)
+    concurrency: int = Field(128, gt=0)
+    tool_seconds: float = Field(60.0, gt=0)  # deadline of one env step
+    episode_seconds: float = Field(600.0, gt=0)
+    generate_seconds: float = Field(300.0, gt=0)
+    retries: int = Field(2, ge=0)  # fresh attempts at an episode that failed
+    min_survivors: int = Field(2, gt=0)  # scored episodes a group needs to train
+
+
+class LearnerConfig(Section):
+    """GRPO's four axes and the optimizer. Axes left out are those of `algorithm`."""
+
+    algorithm: Literal["trajectory_grpo", "grpo"] = "trajectory_grpo"
+    baseline: Literal["mean", "leave_one_out"] | None = None
+    scale_rewards: Literal["none", "group", "batch"] | None = None
+    importance_level: Literal["token", "turn", "sequence"] | None = None
+    loss_type: Literal["clip", "cispo", "mask", "reinforce"] | None = None
+    aggregation: Literal["token_mean", "sequence_mean", "constant"] | None = None
+    epsilon: float | None = Field(None, gt=0)
+    epsilon_high: float | None = Field(None, gt=0)
+    beta: float | None = Field(None, ge=0)
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    mask_truncated: bool | None = None
+    drop_zero_variance: bool = True
+    learning_rate: float = Field(1e-5, gt=0)
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: int = Field(0, ge=0)
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    minibatches: int = Field(1, gt=0)  # optimizer steps per rollout batch
+    tokens_per_microbatch: int = Field(16384, gt=0)
+
+    @model_validator(mode="after")
+    def _no_dead_keys(self) -> LearnerConfig:
+        axes = self.axes()
+        if self.epsilon is not None and axes["loss_type"] == "reinforce":
+            raise ValueError('epsilon has no effect with loss_type = "reinforce", which uses no ratio: remove it')
+        if self.epsilon_high is not None and axes["loss_type"] == "reinforce":
+            raise ValueError('epsilon_high has no effect with loss_type = "reinforce": remove it')
+        if "importance_level" in self.model_fields_set and axes["loss_type"] == "reinforce":
+            raise ValueError('importance_level has no effect with loss_type = "reinforce": remove it')
+        if "kl_estimator" in self.model_fields_set and axes["beta"] == 0:
+            raise ValueError("kl_estimator has no effect while beta is 0: set beta or remove kl_estimator")
+        return self
+
+    def axes(self) -> Preset:
+        """Return the preset of `algorithm` overridden by the axes given."""
+        preset = ALGORITHMS[self.algorithm]
+        given = {key: getattr(self, key) for key in preset if getattr(self, key) is not None}
+        return {**preset, **given}
+
+
+class TrainConfig(Section):
+    """How long, how often to look, where to write."""
+
+    steps: int = Field(100, ge=0)
+    max_hours: float | None = Field(None, gt=0)
+    checkpoint_every: int = Field(25, gt=0)
+    keep_checkpoints: int = Field(2, gt=0)
+    runs: str = "runs"
+    threads: int | None = Field(None, gt=0)
+    track: list[Literal["tensorboard", "wandb", "trackio"]] = []
+
+
+class EvalConfig(Section):
+    """Held-out evaluation: before, during (every so many steps) and after."""
+
+    every: int = Field(25, ge=0)  # 0: only before and after
+    tasks: int | None = Field(None, gt=0)  # of the held-out set, the first so many; None: all
+    during_tasks: int | None = Field(64, gt=0)  # the same during training
+    samples: int = Field(1, gt=0)
+    temperature: float = Field(0.0, ge=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _no_dead_keys(self) -> EvalConfig:
+        if self.temperature == 0:
+            dead = [k for k in ("top_p", "top_k") if k in self.model_fields_set]
+            dead += ["samples"] if self.samples > 1 else []
+            if dead:
+                raise ValueError(f"{dead[0]} has no effect at temperature 0 (greedy): set temperature or remove it")
+        return self
+
+
+class Config(Section):
+    """One run."""
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9._-]+$")
+    seed: int = Field(0, ge=0)
+    env: str = ""
+    env_args: dict[str, Any] = {}
+    reward_weights: dict[str, float] = {}
+    tasks: str | None = None
+    heldout: str | float | None = None
+    model: ModelConfig = ModelConfig()
+    warm_start: WarmStartConfig | None = None
+    engine: EngineConfig = EngineConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    learner: LearnerConfig = LearnerConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+
+    @model_validator(mode="after")
+    def _no_dead_keys(self) -> Config:
+        rollout, learner = self.rollout, self.learner
+        if rollout.group_size == 1 and learner.axes()["loss_type"] != "reinforce" and self.train.steps:
+            raise ValueError("rollout.group_size = 1 gives every advantage 0: a group baseline needs at least 2 episodes")
+        if rollout.min_survivors > rollout.group_size:
+            raise ValueError(
+                f"rollout.min_survivors = {rollout.min_survivors} can never be met by "
+                f"rollout.group_size = {rollout.group_size}"
+            )
+        if learner.warmup_steps > self.train.steps > 0:
+            raise ValueError(
+                f"learner.warmup_steps = {learner.warmup_steps} is longer than train.steps = {self.train.steps}"
+            )
+        if self.model.thinking_retention and self.model.enable_thinking is False:
+            raise ValueError("model.thinking_retention has no effect while model.enable_thinking = false: remove it")
+        return self
+
+    def to_toml(self) -> str:
+        """Return the resolved configuration as TOML, defaults included."""
+        data = self.model_dump(mode="json", exclude_none=True)
+        return "\n".join(_toml_lines(data, "")) + "\n"
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def load_config(
+    source: str | Path | Mapping[str, Any] | Config, *, overrides: Sequence[str] = (), **keys: Any
+) -> Config:
+    """Read a configuration from a TOML file or a mapping.
+
+    Args:
+        source: Path of a TOML file, a mapping, or a Config.
+        overrides: "section.key=value" strings; the value is read as TOML, else as a plain string.
+        keys: Top-level keys that replace those of the source (`env=...`); None is ignored.
+
+    Raises:
+        ConfigError: the file is missing or not TOML, a key is unknown or invalid, or would have no effect.
+    """
+    data = _read(source)
+    for override in overrides:
+        _set(data, override)
+    data.update({k: v for k, v in keys.items() if v is not None})
+    return validate(Config, data)
+
+
+def validate(model: type[M], data: Mapping[str, Any], where: str = "") -> M:
+    """Validate data against a section; one ConfigError names every key that is wrong."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        lines = [_explain(model, item) for item in error.errors()]
+        raise ConfigError("\n".join(f"{where}{line}" for line in lines)) from error
+
+
+def _read(source: str | Path | Mapping[str, Any] | Config) -> dict[str, Any]:
+    if isinstance(source, Config):
+        return source.model_dump(mode="python", exclude_unset=True)
+    if isinstance(source, Mapping):
+        return dict(source)
+    path = Path(source)
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        here = ", ".join(sorted(p.name for p in path.parent.glob("*.toml"))) if path.parent.is_dir() else ""
+        raise ConfigError(f"no config file '{path}'. TOML files there: {here or 'none'}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"'{path}' is not a readable TOML file: {error}") from error
+
+
+def _set(data: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set takes section.key=value, got '{override}'")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    *sections, leaf = key.strip().split(".")
+    for section in sections:
+        inner = data.get(section)
+        data[section] = dict(inner) if isinstance(inner, Mapping) else {}
+        data = data[section]
+    data[leaf] = value
+
+
+def _explain(model: type[BaseModel], item: Any) -> str:
+    location = [str(part) for part in item["loc"]]
+    key = ".".join(location) or "config"
+    if item["type"] == "extra_forbidden":
+        known = _keys_at(model, location[:-1])
+        return f"unknown key '{key}'.{nearest(location[-1], known)} Known there: {', '.join(known)}."
+    if item["type"] == "value_error":
+        return f"{key}: {item['msg'].removeprefix('Value error, ')}"
+    return f"{key} = {item['input']!r}: {item['msg']}"
+
+
+def _keys_at(model: type[BaseModel], location: Sequence[str]) -> list[str]:
+    for part in location:
+        field = model.model_fields.get(part)
+        annotation = field.annotation if field else None
+        candidates = [annotation, *getattr(annotation, "__args__", ())]
+        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), model)
+    return sorted(model.model_fields)
+
+
+def _toml_lines(data: Mapping[str, Any], prefix: str) -> list[str]:
+    lines = [f"{_toml_key(k)} = {_toml_value(v)}" for k, v in data.items() if not _is_table(v)]
+    for key, value in data.items():
+        if _is_table(value):
+            name = f"{prefix}{_toml_key(key)}"
+            lines += ["", f"[{name}]", *_toml_lines(value, f"{name}.")]
+    return lines
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _toml_key(key: str) -> str:
+    return key if key.replace("_", "").replace("-", "").isalnum() and key.isascii() else _toml_value(key)
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_toml_value, value)) + "]"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_toml_key(k)} = {_toml_value(v)}" for k, v in value.items()) + "}"
+    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r")
+    return '"' + escaped.replace("\t", "\\t") + '"'
