@@ -132,17 +132,18 @@ class Chat:
         calls = tuple(_call(f"{call_prefix}_{i}", c) for i, c in enumerate(parsed.tool_calls))
         return AssistantMessage(content=parsed.content, calls=calls, reasoning=parsed.reasoning_content)
 
-    def completion(self, messages: Sequence[Message], action: JsonObject, tools: Sequence[JsonObject]) -> list[int]:
-        """Return the ids a model would have sampled to take `action` after `messages` (for demonstrations).
+    def completion(self, action: JsonObject) -> list[int]:
+        """Return the ids a model would have sampled to take a canonical action (for demonstrations).
 
         Raises:
-            ParseFailure: the template does not render the action after its own prompt.
+            ParseFailure: the template renders the same question differently once it is answered.
         """
-        before = self.decode(self._render(messages, tools).token_ids)
-        full = self.renderer.render([*map(_plain, messages), assistant_message(action)], tools=self._specs(tools))
+        question: list[Message] = [{"role": "user", "content": "?"}]
+        before = self.decode(self._render(question, ()).token_ids)
+        full = self.renderer.render([*map(_plain, question), _plain(assistant_message(action))])
         text = self.decode(full.token_ids)
         if not text.startswith(before):
-            raise ParseFailure(f"the template renders the action after another prompt than {before[-80:]!r}")
+            raise ParseFailure(f"the chat template changes its prompt {before[-80:]!r} once it is answered")
         ids: list[int] = self.tokenizer.encode(text[len(before) :], add_special_tokens=False)
         ends = [i for i, token in enumerate(ids) if token in self.stop_token_ids]
         return ids[: ends[0] + 1] if ends else ids

@@ -1,0 +1,123 @@
+"""Episodes played by an environment's oracle: what a warm start learns from. It knows no model and no engine."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from agentgrpo.chat import Chat
+from agentgrpo.core import EnvSource
+from agentgrpo.errors import EnvError
+from agentgrpo.seeds import derive_seed
+from agentgrpo.types import JsonObject, Message, Sequence as TokenSequence, Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demonstration:
+    """One oracle episode: the prompt, then (action, what the environment answered) per turn."""
+
+    prompt: tuple[Message, ...]
+    tools: tuple[JsonObject, ...]
+    turns: tuple[tuple[JsonObject, tuple[Message, ...]], ...]
+    reward: float
+
+
+def demonstrate(source: EnvSource, task: Task, *, quality: float, seed: int) -> Demonstration:
+    """Play one episode with the environment's oracle.
+
+    Raises:
+        EnvError: the environment has no oracle.
+    """
+    env = source.make()
+    oracle_env: Any = env.unwrapped
+    if not callable(getattr(oracle_env, "oracle", None)):
+        raise EnvError(f"{source.id} has no oracle(): define one, or start from a model that can act already")
+    try:
+        obs, info = env.reset(seed=derive_seed(seed, "env", task.id) % 2**31, options=_options(task))
+        prompt = tuple(info.get("messages") or [{"role": "user", "content": obs}])
+        turns, reward = [], 0.0
+        oracle = oracle_env.oracle(quality=quality, rng=random.Random(derive_seed(seed, "oracle", task.id, quality)))
+        action = next(oracle)
+        while True:
+            obs, step_reward, terminated, truncated, step_info = env.step(json.dumps(action))
+            messages = tuple(step_info.get("messages") or ())
+            turns.append((action, messages))
+            reward += float(step_reward)
+            if terminated or truncated:
+                break
+            action = oracle.send(messages)
+    finally:
+        env.close()
+    return Demonstration(prompt=prompt, tools=tuple(info.get("tools") or ()), turns=tuple(turns), reward=reward)
+
+
+def demonstrations(
+    source: EnvSource, tasks: Sequence[Task], *, count: int, quality: float, seed: int
+) -> Iterator[Demonstration]:
+    """Yield `count` demonstrations, going round the tasks in a seeded order."""
+    rng = random.Random(derive_seed(seed, "demonstrations", quality))
+    order: list[Task] = []
+    for index in range(count):
+        if not order:
+            order = list(tasks)
+            rng.shuffle(order)
+        yield demonstrate(source, order.pop(), quality=quality, seed=derive_seed(seed, index))
+
+
+def tokenize(demonstration: Demonstration, chat: Chat) -> TokenSequence:
+    """Return the ids of a demonstration; the mask is on what the agent said.
+
+    Raises:
+        EnvError: the chat template cannot extend this conversation turn by turn.
+    """
+    prompt = chat.render(demonstration.prompt, demonstration.tools)
+    ids, mask, turns = list(prompt), [0] * len(prompt), [0] * len(prompt)
+    for number, (action, messages) in enumerate(demonstration.turns):
+        said = chat.completion(action)
+        is_last = number == len(demonstration.turns) - 1
+        extended = None if is_last else chat.extend(ids, said, messages, demonstration.tools)
+        if extended is None and not is_last:
+            raise EnvError("this chat template rewrites earlier turns, so demonstrations cannot be joined into one row")
+        follow = [] if extended is None else extended[len(ids) + len(said) :]
+        ids += said + follow
+        mask += [1] * len(said) + [0] * len(follow)
+        turns += [number] * len(said) + [number + 1] * len(follow)
+    return TokenSequence(
+        token_ids=tuple(ids), loss_mask=tuple(mask), rollout_logprobs=(0.0,) * len(ids), turns=tuple(turns)
+    )
+
+
+def value_words(demonstration: Demonstration) -> Iterator[str]:
+    """Yield the words of all values in calls and results: what an agent has to copy, not to phrase."""
+    for action, messages in demonstration.turns:
+        for call in action["tool_calls"]:
+            yield from _words(call.get("arguments"))
+        for message in messages:
+            try:
+                yield from _words(json.loads(message["content"]))
+            except (ValueError, TypeError):
+                continue  # plain text: its words are phrased by the tool
+
+
+def _words(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        yield from _all_words(v for k, v in value.items() if k != "error")
+    elif isinstance(value, list):
+        yield from _all_words(value)
+    elif isinstance(value, str):
+        yield from ("".join(c if c.isalnum() else " " for c in value)).split()
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield from str(value).lstrip("-").split(".")
+
+
+def _all_words(values: Iterable[Any]) -> Iterator[str]:
+    for value in values:
+        yield from _words(value)
+
+
+def _options(task: Task) -> dict[str, Any]:
+    return {"task": {"task_id": task.id, **task.row}}
+

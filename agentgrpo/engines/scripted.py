@@ -1,0 +1,79 @@
+"""A fake engine for tests and dry runs: a function decides what is "sampled", when, and what breaks.
+
+It keeps the contract of a real one: versions are published and retired, calls are cancelled, context is bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from agentgrpo.engines import round_logprob
+from agentgrpo.errors import EngineFailure
+from agentgrpo.types import Adapter, Generation, Policy, Sampling
+
+Reply = Callable[[Sequence[int], Sampling], Sequence[int]]
+
+
+@dataclass(slots=True, kw_only=True)
+class ScriptedEngine:
+    """Answers every prompt with `reply(prompt_ids, sampling)`, cut to the limits a real engine would enforce.
+
+    Args:
+        reply: The ids to answer with; a reply that ends in a stop token finishes with "stop".
+        latency: Seconds before the answer, as a function of the number of the call (from 0).
+        faults: Call number -> exception raised instead of an answer.
+        logprob: The logprob every token is said to have.
+        context_length: Most tokens of prompt and completion.
+    """
+
+    reply: Reply
+    latency: Callable[[int], float] = lambda call: 0.0
+    faults: dict[int, Exception] = field(default_factory=dict)
+    logprob: float = -0.5
+    context_length: int = 4096
+    calls: list[tuple[tuple[int, ...], Sampling, Policy, str]] = field(default_factory=list)
+    live: dict[Policy, Adapter | None] = field(default_factory=dict)
+    released: list[str] = field(default_factory=list)
+    cancelled: int = 0
+
+    async def generate(
+        self, prompt_ids: Sequence[int], sampling: Sampling, policy: Policy, *, session: str = ""
+    ) -> Generation:
+        """Answer as scripted; see `Engine.generate`."""
+        number = len(self.calls)
+        self.calls.append((tuple(prompt_ids), sampling, policy, session))
+        if policy not in self.live:
+            raise EngineFailure(f"{policy} is not published")
+        if len(prompt_ids) >= self.context_length:
+            raise EngineFailure(f"a prompt of {len(prompt_ids)} does not fit a context of {self.context_length}")
+        try:
+            await asyncio.sleep(self.latency(number))
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        if number in self.faults:
+            raise self.faults[number]
+        room = min(sampling.max_tokens, self.context_length - len(prompt_ids))
+        ids = tuple(self.reply(prompt_ids, sampling))[:room]
+        stopped = bool(ids) and ids[-1] in sampling.stop_token_ids
+        logprobs = (round_logprob(self.logprob),) * len(ids)
+        return Generation(token_ids=ids, logprobs=logprobs, finish_reason="stop" if stopped else "length")
+
+    async def release(self, session: str) -> None:
+        """Note that a session ended."""
+        self.released.append(session)
+
+    async def publish(self, adapter: Adapter | None, policy: Policy) -> None:
+        """Make a policy live; publishing it twice is an error, as in a real engine."""
+        if policy in self.live:
+            raise EngineFailure(f"{policy} was published before")
+        self.live[policy] = adapter
+
+    async def retire(self, policy: Policy) -> None:
+        """Forget a policy."""
+        self.live.pop(policy, None)
+
+    async def close(self) -> None:
+        """Nothing to stop."""

@@ -1,0 +1,116 @@
+"""The trained policy: a frozen model with a LoRA adapter. Tokens in, logprobs of the trained ones out.
+
+It knows nothing of rewards or losses.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from pathlib import Path
+
+import peft
+import torch
+from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file, save
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from agentgrpo.config import LoraConfig
+from agentgrpo.errors import ModelError
+from agentgrpo.learner.batch import Microbatch
+from agentgrpo.learner.forward import trained_logprobs
+from agentgrpo.types import Adapter
+
+
+class LoraPolicy:
+    """A base model and the adapter being trained.
+
+    Wraps the base model's linear layers in place (peft does): share its weights with an engine before, not after.
+    """
+
+    def __init__(
+        self,
+        base: PreTrainedModel,
+        lora: LoraConfig,
+        *,
+        seed: int,
+        model_path: str = "",
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        config = peft.LoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.alpha,  # type: ignore[arg-type]
+            lora_dropout=lora.dropout,
+            target_modules=lora.targets,
+            task_type="CAUSAL_LM",
+            base_model_name_or_path=model_path,
+        )
+        # peft draws the first weights from torch's global generator: borrow it, leave it as it was.
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore", category=UserWarning)
+            torch.manual_seed(seed)
+            try:
+                self.model = peft.get_peft_model(base, config)
+            except ValueError as error:
+                raise ModelError(f"[model.lora] targets = {lora.targets!r} does not fit this model: {error}") from error
+        for parameter in self.parameters():
+            parameter.data = parameter.data.float()  # the adapter's master weights are float32, whatever the base is
+        self.causal_lm: PreTrainedModel = self.model.get_base_model()  # type: ignore[assignment]
+        self.model.train(mode=lora.dropout > 0)
+        self._shares_prefix = not gradient_checkpointing
+        if gradient_checkpointing:
+            self.causal_lm.gradient_checkpointing_enable({"use_reentrant": False})
+            self.model.train()
+
+    @property
+    def device(self) -> torch.device:
+        return self.causal_lm.device
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """Return the adapter's weights, in a fixed order."""
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    def logprobs(self, batch: Microbatch, *, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Return logprobs [N] of the trained tokens and, without gradient, entropies [N] where they were sampled."""
+        return trained_logprobs(self.causal_lm, batch, temperature=temperature, share_prefix=self._shares_prefix)
+
+    @torch.no_grad()
+    def reference_logprobs(self, batch: Microbatch, *, temperature: float = 1.0) -> Tensor:
+        """Return the logprobs [N] of the base model, the adapter switched off."""
+        with self.model.disable_adapter():
+            return self.logprobs(batch, temperature=temperature)[0]
+
+    def adapter(self) -> Adapter:
+        """Return a copy of the adapter as it is now."""
+        state = get_peft_model_state_dict(self.model, save_embedding_layers=False)
+        tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in sorted(state.items())}
+        config = self.model.peft_config["default"].to_dict()
+        return Adapter(tensors=tensors, config=_json_config(config), sha256=hashlib.sha256(save(tensors)).hexdigest())
+
+    def load(self, folder: Path) -> None:
+        """Replace the adapter's weights by those of a peft folder.
+
+        Raises:
+            ModelError: the folder holds no adapter of this shape.
+        """
+        try:
+            result = set_peft_model_state_dict(self.model, load_file(folder / "adapter_model.safetensors"))
+        except (OSError, RuntimeError) as error:
+            raise ModelError(f"cannot load the adapter in '{folder}': {error}") from error
+        if result.unexpected_keys:
+            raise ModelError(f"the adapter in '{folder}' has weights this model does not: {result.unexpected_keys[:3]}")
+
+
+def save_adapter(adapter: Adapter, folder: Path) -> None:
+    """Write an adapter as a folder that `peft.PeftModel.from_pretrained` and `vllm --lora-modules` load."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "adapter_model.safetensors").write_bytes(save(dict(adapter.tensors), metadata={"format": "pt"}))
+    peft.LoraConfig(**adapter.config).save_pretrained(str(folder))
+
+
+def _json_config(config: dict[str, object]) -> dict[str, object]:
+    """Keep of peft's config what is plain data; sets become sorted lists so that equal configs have equal bytes."""
+    plain = {k: sorted(v) if isinstance(v, set) else v for k, v in config.items()}
+    known = peft.LoraConfig.__dataclass_fields__
+    return {k: v for k, v in plain.items() if k in known and isinstance(v, str | int | float | bool | list | None)}

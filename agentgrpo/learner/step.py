@@ -1,0 +1,201 @@
+"""One train step: groups in, a better adapter out. It knows neither environments nor engines."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from agentgrpo.config import LearnerConfig
+from agentgrpo.learner.advantage import advantages
+from agentgrpo.learner.aggregation import token_weights
+from agentgrpo.learner.batch import Microbatch, Row, pack, trained_count
+from agentgrpo.learner.filters import Decision, count_reasons, filter_groups
+from agentgrpo.learner.loss import kl_penalty, token_loss
+from agentgrpo.learner.policy import LoraPolicy
+from agentgrpo.learner.ratio import effective_sample_size, kl_k3, log_ratio
+from agentgrpo.learner.schedule import learning_rate
+from agentgrpo.types import EpisodeKey, Group
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnResult:
+    """What one train step did."""
+
+    metrics: dict[str, float]
+    advantages: dict[EpisodeKey, float]
+    decisions: tuple[Decision, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Totals:
+    tokens: int
+    episodes: int
+    per_episode: Tensor
+
+
+class Learner:
+    """Updates a policy from groups of scored episodes; keeps the optimizer and the counters."""
+
+    def __init__(
+        self,
+        policy: LoraPolicy,
+        config: LearnerConfig,
+        *,
+        total_steps: int,
+        temperature: float = 1.0,
+        max_episode_tokens: int | None = None,
+    ) -> None:
+        self.policy = policy
+        self.config = config
+        self.axes = config.axes()
+        self.total_steps = total_steps
+        self.temperature = temperature
+        self.max_episode_tokens = max_episode_tokens
+        self.steps = 0  # train steps begun, skipped ones included: drives the schedule
+        self.skipped = 0  # optimizer steps refused because a gradient was not finite
+        self.optimizer = torch.optim.AdamW(
+            policy.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.999)
+        )
+
+    def step(self, groups: Sequence[Group]) -> LearnResult:
+        """Make one train step. Groups without signal train nothing; a step with nothing to train changes nothing."""
+        rate = self._set_learning_rate()
+        self.steps += 1
+        decisions = tuple(
+            filter_groups(
+                groups,
+                drop_zero_variance=self.config.drop_zero_variance,
+                mask_truncated=self.axes["mask_truncated"],
+            )
+        )
+        by_episode = self._advantages(groups)
+        kept = {d.key for d in decisions if d.trains}
+        batches = self._minibatches(groups, by_episode, kept)
+        stats = [self._optimize(rows) for rows in batches if rows]
+        metrics = self._summarize(stats, decisions, groups) | {"learning_rate": rate}
+        return LearnResult(metrics=metrics, advantages=by_episode, decisions=decisions)
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint needs beside the adapter: optimizer and counters."""
+        return {"optimizer": self.optimizer.state_dict(), "steps": self.steps, "skipped": self.skipped}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from `state()`."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.steps, self.skipped = state["steps"], state["skipped"]
+
+    def _set_learning_rate(self) -> float:
+        rate = learning_rate(
+            self.steps,
+            peak=self.config.learning_rate,
+            kind=self.config.schedule,
+            warmup_steps=self.config.warmup_steps,
+            total_steps=self.total_steps,
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        return rate
+
+    def _advantages(self, groups: Sequence[Group]) -> dict[EpisodeKey, float]:
+        rewards = [torch.tensor(group.rewards, dtype=torch.float64) for group in groups]
+        values = advantages(rewards, baseline=self.axes["baseline"], scale_rewards=self.axes["scale_rewards"])
+        return {
+            trajectory.key: float(value)
+            for group, group_values in zip(groups, values, strict=True)
+            for trajectory, value in zip(group.trajectories, group_values, strict=True)
+        }
+
+    def _minibatches(
+        self, groups: Sequence[Group], by_episode: dict[EpisodeKey, float], kept: set[EpisodeKey]
+    ) -> list[list[Row]]:
+        """Return the rows of each optimizer step; groups are dealt in order, so that none is split."""
+        trajectories = [[t for t in group.trajectories if t.key in kept] for group in groups]
+        trajectories = [group for group in trajectories if group]
+        size = math.ceil(len(trajectories) / self.config.minibatches) or 1
+        chunks = [trajectories[i : i + size] for i in range(0, len(trajectories), size)]
+        return [
+            [
+                Row(sequence=sequence, advantage=by_episode[trajectory.key], episode=index)
+                for index, trajectory in enumerate(t for group in chunk for t in group)
+                for sequence in trajectory.sequences()
+            ]
+            for chunk in chunks
+        ]
+
+    def _optimize(self, rows: Sequence[Row]) -> dict[str, float]:
+        """Accumulate the gradient of all rows and make one optimizer step."""
+        self.optimizer.zero_grad(set_to_none=True)
+        per_episode = torch.zeros(max(row.episode for row in rows) + 1, dtype=torch.long)
+        for row in rows:
+            per_episode[row.episode] += trained_count(row)
+        totals = _Totals(tokens=int(per_episode.sum()), episodes=len(per_episode), per_episode=per_episode)
+        sums: Counter[str] = Counter()
+        for batch in pack(rows, token_budget=self.config.tokens_per_microbatch):
+            sums.update(self._backward(batch.to(self.policy.device), totals))
+        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_grad_norm)
+        is_finite = bool(torch.isfinite(norm)) and math.isfinite(sums["loss"])
+        if is_finite:
+            self.optimizer.step()
+        else:
+            self.skipped += 1
+        self.optimizer.zero_grad(set_to_none=True)
+        means = {name: value if name == "loss" else value / totals.tokens for name, value in sums.items()}
+        return {**means, "grad_norm": float(norm), "tokens": totals.tokens, "episodes": totals.episodes}
+
+    def _backward(self, batch: Microbatch, totals: _Totals) -> dict[str, float]:
+        """Backpropagate a microbatch's share of the loss; return sums over its tokens (the loss is its share)."""
+        axes = self.axes
+        logprobs, entropy = self.policy.logprobs(batch, temperature=self.temperature)
+        ratio = log_ratio(logprobs, batch.behaviour_N, batch.episode_N, batch.turn_N, axes["importance_level"])
+        loss, clipped = token_loss(
+            logprobs,
+            ratio,
+            batch.advantage_N,
+            loss_type=axes["loss_type"],
+            epsilon=axes["epsilon"],
+            epsilon_high=axes["epsilon_high"],
+        )
+        if axes["beta"]:
+            reference = self.policy.reference_logprobs(batch, temperature=self.temperature)
+            loss = loss + axes["beta"] * kl_penalty(logprobs, reference, self.config.kl_estimator)
+        weights = token_weights(
+            batch.episode_N,
+            kind=axes["aggregation"],
+            total_tokens=totals.tokens,
+            total_episodes=totals.episodes,
+            tokens_per_episode=totals.per_episode.to(batch.episode_N.device),
+            max_tokens=self.max_episode_tokens,
+        )
+        total = (loss * weights).sum()
+        total.backward()  # type: ignore[no-untyped-call]
+        count = len(logprobs)
+        return {
+            "loss": float(total.detach()),
+            "entropy": float(entropy.sum()),
+            "kl": float(kl_k3(logprobs, batch.behaviour_N)) * count,
+            "clip_fraction": float(clipped.float().sum()),
+            "effective_sample_size": float(effective_sample_size(logprobs, batch.behaviour_N)) * count,
+        }
+
+    def _summarize(
+        self, stats: Sequence[dict[str, float]], decisions: Sequence[Decision], groups: Sequence[Group]
+    ) -> dict[str, float]:
+        reasons = count_reasons(decisions)
+        flat = sum(1 for group in groups if len(set(group.rewards)) <= 1)
+        metrics: dict[str, float] = {
+            "zero_variance_groups": flat / len(groups) if groups else 0.0,
+            "skipped_steps": float(self.skipped),
+            "trained_tokens": sum(s["tokens"] for s in stats),
+            "trained_episodes": sum(s["episodes"] for s in stats),
+            **{f"filtered_{reason}": float(count) for reason, count in reasons.items()},
+        }
+        for name in ("loss", "grad_norm", "entropy", "kl", "clip_fraction", "effective_sample_size"):
+            if stats:
+                metrics[name] = sum(s[name] for s in stats) / len(stats)
+        return metrics
