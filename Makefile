@@ -1,0 +1,54 @@
+# make train: a trained agent from nothing. make lint type test: what CI runs. Python 3.11 to 3.13, no GPU needed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
+WORDS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help train test slow lint type format bench clean
+
+help:  ## Show this list.
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+train: $(VENV)/.installed  ## Train the demo agent on the CPU; ends with its learning curve.
+	@$(BIN)/agentgrpo demo
+
+test: $(VENV)/.installed-test  ## Run the tests (without the slow ones).
+	@$(BIN)/python -m pytest $(WORDS)
+
+slow: $(VENV)/.installed-test  ## Run the slow tests.
+	@$(BIN)/python -m pytest -m slow --timeout 1800 $(WORDS)
+
+lint: $(VENV)/.installed-test  ## Check style.
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+type: $(VENV)/.installed-test  ## Check types.
+	@$(BIN)/mypy -p agentgrpo -p tests
+
+format: $(VENV)/.installed-test  ## Rewrite files in the house style.
+	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+bench: $(VENV)/.installed-test  ## Measure, and write bench/results.
+	@$(BIN)/python -m bench $(WORDS)
+
+clean:  ## Remove the virtual environment and every cache.
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "agentgrpo needs Python 3.11, 3.12 or 3.13; no '$(PYTHON)' was found. Install one, or: make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || { \
+	  echo "agentgrpo needs Python 3.11, 3.12 or 3.13; '$(PYTHON)' is $$($(PYTHON) -V 2>&1). Try: make PYTHON=python3.11"; exit 1; }
+	@echo "Creating $(VENV) with $$($(PYTHON) -V) ..."
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing agentgrpo into $(VENV) (some minutes the first time) ..."
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing agentgrpo and its test tools into $(VENV) (some minutes the first time) ..."
+	@$(PIP) -e '.[test]'
+	@touch $(VENV)/.installed $@
