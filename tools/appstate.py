@@ -1,7 +1,7 @@
 """The state of a simulated app: a small SQLite database in memory with exact snapshots, a content hash and a diff.
 
 It does not know what its tables mean. Every table must have a text column `id` as its primary key, and hold only text
-and integers, so that a row has one JSON form. Triggers log each change: hash and diff cost what changed since last time.
+and integers, so that a row has one JSON form. Triggers log each change, so that hash and diff cost what changed.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import cache
 from typing import ClassVar, Self, TypeAlias
 
@@ -81,7 +81,7 @@ class AppState:
         """Run one statement that changes the state."""
         self._db.execute(sql, parameters)
 
-    def insert(self, table: str, rows: Iterable[Mapping[str, str | int]]) -> None:
+    def insert(self, table: str, rows: Iterable[Row]) -> None:
         """Add rows to a table; each names all of its columns."""
         names = _tables(self.schema)[table]
         slots = ", ".join(f":{name}" for name in names)

@@ -98,7 +98,7 @@ class ShopApp(AppState):
         if not 0 < amount <= left:
             raise ToolError(f"amount must be from 1 to {left}" if left else f"order {order} is fully refunded")
         count = len(self.rows("SELECT id FROM refunds WHERE order_id = ?", order))
-        refund: Row = {"id": f"{order}-{count + 1}", "order_id": order, "amount": amount, "reason": reason}
+        refund = {"id": f"{order}-{count + 1}", "order_id": order, "amount": amount, "reason": reason}
         self.insert("refunds", [refund])
         return {"order": order, "refunded": amount}
 

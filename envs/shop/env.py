@@ -17,7 +17,7 @@ from agentgrpo.core import ToolEnv
 from agentgrpo.envs.shop.oracle import Clerk
 from agentgrpo.envs.shop.tasks import shop_tasks
 from agentgrpo.envs.shop.templates import TEMPLATES, Template
-from agentgrpo.envs.shop.world import make_world, world_snapshot
+from agentgrpo.envs.shop.world import load_world, make_world
 from agentgrpo.errors import EnvError, TaskError, nearest
 from agentgrpo.tooling import tool
 from agentgrpo.tools.appstate import patch
@@ -98,17 +98,17 @@ class Shop(ToolEnv):
 
     @tool
     def cancel_order(self, order: str) -> JsonObject:
-        """Cancel a pending or packed order."""
+        """Cancel an order that has not left."""
         return self._app.cancel_order(order)
 
     @tool
     def refund_order(self, order: str, amount: int, reason: str) -> JsonObject:
-        """Refund a delivered order. Reasons: damaged, late, wrong, missing, unwanted."""
+        """Refund an order that has arrived. Reasons: damaged, late, wrong, missing, unwanted."""
         return self._app.refund_order(order, amount, reason)
 
     @tool
     def set_address(self, order: str, street: str) -> JsonObject:
-        """Send a pending or packed order to another address of the customer."""
+        """Send an order that has not left to an address of its customer."""
         return self._app.set_address(order, street)
 
     @tool
@@ -128,7 +128,7 @@ class Shop(ToolEnv):
 
     @tool
     def swap_item(self, order: str, item: str) -> JsonObject:
-        """Change the item of a pending or packed order to one in stock."""
+        """Change the item of an order that has not left."""
         return self._app.swap_item(order, item)
 
     def reward(self) -> dict[str, float]:
@@ -202,10 +202,10 @@ def _texts(operations: list[JsonObject]) -> frozenset[str]:
 @lru_cache(maxsize=256)
 def _case(template_name: str, seed: int, goal_json: str) -> Case:
     """Build a task's case; cached, because the episodes of a group share it."""
-    template, goal, snapshot = TEMPLATES[template_name], json.loads(goal_json), world_snapshot(seed)
-    app = ShopApp(snapshot)
-    start = app.state()
-    answer = template.effect.solve(app, template.target(make_world(seed), goal), goal)
+    template, goal, world, app = TEMPLATES[template_name], json.loads(goal_json), make_world(seed), ShopApp()
+    load_world(app, world)
+    snapshot, start = app.snapshot(), app.state()
+    answer = template.effect.solve(app, template.target(world, goal), goal)
     changes = _texts(patch(start, app.state()))
     app.close()
     return Case(snapshot=snapshot, start=start, changes=changes, answer=answer)
