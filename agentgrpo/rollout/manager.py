@@ -1,0 +1,154 @@
+"""The rollout manager: many groups at once, each episode at its own pace, every one counted.
+
+It decides what runs when; what an episode does is `episode.py`'s, what comes of it the caller's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+from agentgrpo.chat import Chat
+from agentgrpo.config import RolloutConfig
+from agentgrpo.core import EnvSource
+from agentgrpo.engines import Engine
+from agentgrpo.errors import EpisodeError, RunError
+from agentgrpo.rollout.episode import Limits, run_episode
+from agentgrpo.rollout.group import GroupResult, run_group
+from agentgrpo.rollout.isolation import EnvHosts
+from agentgrpo.rollout.record import Recorder
+from agentgrpo.seeds import derive_seed
+from agentgrpo.types import Boundary, EpisodeKey, Failure, Phase, Policy, Sampling, StopReason, Task, Trajectory
+
+OnGroup = Callable[[GroupResult], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class Counts:
+    """Every dispatched episode reaches exactly one end."""
+
+    dispatched: int = 0
+    ends: Counter[StopReason] = field(default_factory=Counter)
+
+    @property
+    def open(self) -> int:
+        return self.dispatched - sum(self.ends.values())
+
+    def check(self) -> None:
+        """Raise RunError unless every episode dispatched has ended."""
+        if self.open:
+            raise RunError(f"{self.dispatched} episodes were dispatched but {dict(self.ends)} ended: this is a bug")
+
+
+class RolloutManager:
+    """Runs groups of episodes of one environment against one engine. Use as an async context manager."""
+
+    def __init__(self, source: EnvSource, chat: Chat, engine: Engine, config: RolloutConfig, *, seed: int) -> None:
+        self.source, self.chat, self.engine, self.config, self.seed = source, chat, engine, config, seed
+        self.counts = Counts()
+        self._limits = Limits(
+            max_turns=config.max_turns,
+            max_tokens=config.max_tokens,
+            max_turn_tokens=config.max_turn_tokens,
+            context_length=engine.context_length,
+            episode_seconds=config.episode_seconds,
+            generate_seconds=config.generate_seconds,
+        )
+        self._places = asyncio.Semaphore(config.concurrency)
+        self._hosts: EnvHosts | None = None
+
+    async def __aenter__(self) -> RolloutManager:
+        self._hosts = EnvHosts(
+            self.source, concurrency=self.config.concurrency, seconds=self.config.tool_seconds
+        )
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._hosts is not None:
+            self._hosts.close()
+
+    async def rollout(
+        self,
+        tasks: Sequence[Task],
+        *,
+        policy: Policy,
+        phase: Phase,
+        step: int,
+        group_size: int,
+        sampling: Sampling,
+        on_group: OnGroup | None = None,
+    ) -> list[GroupResult]:
+        """Run a group per task, all concurrently, and return them in the order of the tasks.
+
+        Args:
+            tasks: The tasks; the same task twice in one call is not allowed (its episodes would share their keys).
+            policy: A published policy; every episode stays on it.
+            phase: What the episodes are for.
+            step: The train step they belong to.
+            group_size: Episodes per task.
+            sampling: Temperature and truncation; its seed and token budget are set per turn.
+            on_group: Awaited with each group as soon as it is complete.
+
+        Raises:
+            RunError: the counts do not add up.
+        """
+
+        async def run_one(key: EpisodeKey, task: Task) -> Trajectory:
+            return await self._run_one(key, task, policy, sampling)
+
+        async def run(task: Task) -> GroupResult:
+            result = await run_group(
+                task, phase=phase, step=step, size=group_size, retries=self.config.retries, run_one=run_one
+            )
+            if on_group is not None:
+                await on_group(result)
+            return result
+
+        async with asyncio.TaskGroup() as group:
+            jobs = [group.create_task(run(task)) for task in tasks]
+        self.counts.check()
+        return [job.result() for job in jobs]
+
+    async def _run_one(self, key: EpisodeKey, task: Task, policy: Policy, sampling: Sampling) -> Trajectory:
+        async with self._places:
+            self.counts.dispatched += 1
+            try:
+                trajectory = await self._attempt(key, task, policy, sampling)
+            except BaseException:
+                self.counts.ends[StopReason.CANCELLED] += 1
+                raise
+            self.counts.ends[trajectory.stop_reason] += 1
+            return trajectory
+
+    async def _attempt(self, key: EpisodeKey, task: Task, policy: Policy, sampling: Sampling) -> Trajectory:
+        # The start state is the task's: equal for all samples, attempts, steps. What is sampled is the episode's.
+        recorder = Recorder(
+            key=key, env_id=self.source.id, seed=derive_seed(self.seed, "env", task.id) % 2**31, policy=policy
+        )
+        episode_seed = derive_seed(self.seed, key.phase, key.step, key.task_id, key.sample, key.attempt)
+        if self._hosts is None:
+            raise RunError("use the rollout manager as an async context manager: async with manager: ...")
+        try:
+            host = self._hosts.make()
+        except EpisodeError as error:
+            return recorder.freeze(StopReason.FAILED, Failure(boundary=Boundary.ENV, cause=str(error)))
+        try:
+            return await run_episode(
+                recorder,
+                task,
+                host=host,
+                engine=self.engine,
+                chat=self.chat,
+                limits=self._limits,
+                sampling=Sampling(
+                    max_tokens=self.config.max_turn_tokens,
+                    seed=episode_seed,
+                    temperature=sampling.temperature,
+                    top_p=sampling.top_p,
+                    top_k=sampling.top_k,
+                ),
+            )
+        finally:
+            host.close()
