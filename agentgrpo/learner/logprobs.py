@@ -71,7 +71,7 @@ def _chunk(
     temperature: float,
     softcap: float | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the chunk's logsumexp, the chosen logit (0 where the token is in another chunk) and the mean logit."""
+    """Return the chunk's logsumexp, the chosen logit (0 if the token is in another chunk) and the chunk's entropy."""
     with torch.autocast(hidden_ND.device.type, enabled=False):
         logits_NC = hidden_ND @ weight_CD.to(hidden_ND.dtype).T
     if bias_C is not None:
@@ -83,8 +83,9 @@ def _chunk(
     chosen_N = logits_NC.gather(1, local_ids_N.clamp(0, len(weight_CD) - 1).unsqueeze(1)).squeeze(1)
     logsumexp_N, chosen_N = logits_NC.logsumexp(1), chosen_N.where(is_here_N, 0.0)
     with torch.no_grad():  # last: the backward pass stops recomputing before it
-        mean_N = (logits_NC.softmax(1) * logits_NC).sum(1)
-    return logsumexp_N, chosen_N, mean_N
+        log_p_NC = logits_NC - logsumexp_N.unsqueeze(1)
+        entropy_N = -(log_p_NC.exp() * log_p_NC).sum(1)
+    return logsumexp_N, chosen_N, entropy_N
 
 
 def _recomputed_chunk(*arguments: object) -> tuple[Tensor, Tensor, Tensor]:
@@ -94,9 +95,9 @@ def _recomputed_chunk(*arguments: object) -> tuple[Tensor, Tensor, Tensor]:
 
 def _join(parts: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """Return logprobs and entropies over the whole vocabulary from those of its chunks."""
-    logsumexps, chosen, means = (torch.stack(values) for values in zip(*parts, strict=True))
+    logsumexps, chosen, entropies = (torch.stack(values) for values in zip(*parts, strict=True))
     logsumexp_N = logsumexps.logsumexp(0)
-    with torch.no_grad():
-        mean_N = ((logsumexps - logsumexp_N).exp() * means).sum(0)
-        entropy_N = logsumexp_N - mean_N
+    with torch.no_grad():  # the chain rule of entropy: which chunk, then which entry of it
+        log_p = logsumexps - logsumexp_N
+        entropy_N = (log_p.exp() * (entropies - log_p)).sum(0)
     return chosen.sum(0) - logsumexp_N, entropy_N
