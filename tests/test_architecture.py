@@ -21,12 +21,14 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 SPINE: list[set[str]] = [
     {"types", "errors", "seeds"},
     {"config"},
-    {"tooling", "tasks", "core", "envcheck"},
+    {"tooling", "actions", "tasks", "core", "envcheck"},
     {"chat", "causal_lm"},
     {"engines"},
     {"rollout"},
     {"learner"},
-    {"train", "evaluate", "sft", "tiny", "demonstrations", "checkpoint"},
+    # The stories and their parts.
+    {"train", "evaluate", "workbench", "checkpoint", "report", "tracking", "blocking"}
+    | {"sft", "tiny", "demonstrations", "warm_start"},
 ]
 BASE = SPINE[0] | SPINE[1]
 ALLOWED = {area: set[str]().union(*SPINE[: rank + 1]) for rank, layer in enumerate(SPINE) for area in layer}
