@@ -1,0 +1,1 @@
+"""Episodes: environments, engines and policies brought together, many at a time."""
