@@ -21,13 +21,13 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 SPINE: list[set[str]] = [
     {"types", "errors", "seeds"},
     {"config"},
-    {"tooling", "actions", "tasks", "core", "envcheck"},
+    {"tooling", "actions", "tasks", "core", "registry", "envcheck"},
     {"chat", "causal_lm"},
     {"engines"},
     {"rollout"},
     {"learner"},
     # The stories and their parts.
-    {"train", "evaluate", "workbench", "checkpoint", "report", "tracking", "blocking"}
+    {"train", "evaluate", "evaluate_run", "workbench", "checkpoint", "report", "tracking", "blocking"}
     | {"sft", "tiny", "demonstrations", "warm_start"},
 ]
 BASE = SPINE[0] | SPINE[1]
@@ -42,7 +42,7 @@ ALLOWED |= {
     "agentgrpo": ALLOWED["train"],  # the package itself: its public names, lazily
 }
 LAZY = {"torch", "transformers", "vllm", "matplotlib", "datasets", "wandb", "tensorboard", "trackio", "mcp", "ray"}
-LAZY_OWN = {"agentgrpo", "cli"}  # areas that may import agentgrpo inside a function, to start fast
+LAZY_OWN = {"agentgrpo", "cli", "registry"}  # areas that may import agentgrpo inside a function, to start fast
 TORCH_FREE = {"types", "errors", "config", "tooling", "core", "tasks", "store", "viewer"}
 
 
