@@ -48,10 +48,11 @@ def test_binary_rewards_contrast_successes_with_failures(size: int, successes: i
 @pytest.mark.parametrize("scale_rewards", SCALES)
 @pytest.mark.parametrize("reward", [0.0, 0.1, 1 / 3, 1e6 + 0.1])
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 8])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])  # in float64 the mean of three 0.1 is not 0.1
 def test_a_group_without_differences_has_exactly_no_advantage(
-    baseline: Baseline, scale_rewards: ScaleRewards, reward: float, size: int
+    baseline: Baseline, scale_rewards: ScaleRewards, reward: float, size: int, dtype: torch.dtype
 ) -> None:
-    equal, other = torch.full((size,), reward), torch.tensor([0.0, 1.0])
+    equal, other = torch.full((size,), reward, dtype=dtype), torch.tensor([0.0, 1.0])
     result, _ = advantages([equal, other], baseline=baseline, scale_rewards=scale_rewards)
     assert result.tolist() == [0.0] * size
 
