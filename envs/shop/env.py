@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from agentgrpo.core import ToolEnv
 from agentgrpo.envs.shop.oracle import Clerk
-from agentgrpo.envs.shop.tasks import shop_tasks
+from agentgrpo.envs.shop.tasks import SPLITS, shop_tasks
 from agentgrpo.envs.shop.templates import TEMPLATES, Template
 from agentgrpo.envs.shop.world import load_world, make_world
 from agentgrpo.errors import EnvError, TaskError, nearest
@@ -44,11 +44,13 @@ class Shop(ToolEnv):
         tasks: Rows, or a file of rows; None means the shipped training rows.
         reward_weights: Weight of each reward term.
         tools: Names of the tools to offer; None means all.
-        templates: Names of the task templates to use; None means all.
-        levels: Levels (1 to 3) to use; None means all.
+        templates: Names of the task templates to use, of the shipped tasks; None means all.
+        levels: Levels (1 to 3) to use, of the shipped tasks; None means all.
+        render_mode: "ansi" or None, as in Gymnasium.
     """
 
-    metadata: ClassVar[dict[str, Any]] = ToolEnv.metadata | {"isolation": "inline"}
+    metadata: ClassVar[dict[str, Any]] = {"isolation": "inline"}  # type: ignore[misc]  # as in AgentEnv
+    splits = SPLITS
     system_prompt = "You run a shop. Use the tools, then answer with the value asked for, or done."
 
     def __init__(
@@ -59,19 +61,25 @@ class Shop(ToolEnv):
         tools: Sequence[str] | None = None,
         templates: Sequence[str] | None = None,
         levels: Sequence[int] | None = None,
+        render_mode: str | None = None,
     ) -> None:
+        if tasks is not None and (templates is not None or levels is not None):
+            raise EnvError("templates and levels choose among the shipped tasks: leave them out, or leave out tasks")
         rows = shop_tasks("train", templates=templates, levels=levels) if tasks is None else tasks
-        super().__init__(tasks=rows, reward_weights=reward_weights, tools=tools)
+        super().__init__(tasks=rows, reward_weights=reward_weights, tools=tools, render_mode=render_mode)
         self._app = ShopApp()
         self._case: Case | None = None
         if tools is not None and not isinstance(rows, str | Path):
-            _check_tools({row["template"] for row in rows}, tools)
+            _check_tools({*(row["template"] for row in rows), *(templates or ())}, tools)
 
     @classmethod
     def tasks(
         cls, split: str = "train", *, templates: Sequence[str] | None = None, levels: Sequence[int] | None = None
     ) -> Sequence[JsonObject]:
-        """Return the rows of `train`, `heldout` or `heldout_templates`, optionally of some templates or levels."""
+        """Return the rows of `train`, `heldout` or `heldout_templates`, optionally of some templates or levels only.
+
+        A name or level that a split does not have leaves out nothing else: one list of names can serve all splits.
+        """
         return shop_tasks(split, templates=templates, levels=levels)
 
     def reset_task(self, task: JsonObject) -> str:
@@ -140,10 +148,6 @@ class Shop(ToolEnv):
             "outcome": float(changes == case.changes and answered),
             "side_effects": SIDE_EFFECTS if changes - case.changes else 0.0,
         }
-
-    def score(self) -> dict[str, float]:
-        """Return the reward terms if the episode ended now."""
-        return self.reward()
 
     def oracle(
         self, *, quality: float = 1.0, rng: random.Random | None = None

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +17,7 @@ from agentgrpo.envs.shop.tasks import SPLITS
 from agentgrpo.envs.shop.templates import HELDOUT_TEMPLATES, TEMPLATES, TRAIN_TEMPLATES
 from agentgrpo.envs.shop.world import AMOUNTS, CUSTOMER_IDS, FIRST_NAMES, LAST_NAMES, ORDER_IDS, PRODUCTS, STREETS
 from agentgrpo.errors import EnvError, TaskError
+from agentgrpo.registry import resolve_env
 from agentgrpo.tools.appstate import patch
 from agentgrpo.tools.shop import REASONS, STATUSES
 from agentgrpo.types import JsonObject
@@ -42,6 +44,7 @@ def start(env: Shop, row: JsonObject) -> list[str]:
 def solve(env: Shop, row: JsonObject, quality: float = 1.0, seed: int = 0) -> tuple[float, list[str]]:
     """Run the oracle; return the reward and everything that was said."""
     texts = start(env, row)
+    assert env.score() == {"outcome": 0.0, "side_effects": 0.0}  # no goal is true from the start
     script = env.oracle(quality=quality, rng=random.Random(seed))
     action = next(script)
     while True:
@@ -130,17 +133,16 @@ def test_episodes_are_short(solved: dict[str, dict[str, tuple[float, list[str]]]
     assert sum(sizes) / len(sizes) < 500
 
 
-@pytest.mark.parametrize("split", SPLITS)
-def test_doing_nothing_earns_exactly_nothing(shop: Shop, split: str) -> None:
-    for row in ROWS[split]:
-        start(shop, row)
-        assert finish(shop) == (0.0, {"outcome": 0.0, "side_effects": 0.0})
+@pytest.mark.parametrize("row", ONE_OF_EACH, ids=lambda row: row["template"])
+def test_doing_nothing_earns_exactly_nothing(shop: Shop, row: JsonObject) -> None:
+    start(shop, row)
+    assert finish(shop) == (0.0, {"outcome": 0.0, "side_effects": 0.0})
 
 
 def test_random_clerk_earns_about_nothing(shop: Shop) -> None:
     rng = random.Random(0)
     rewards = []
-    for row in ROWS["train"][:400]:
+    for row in ROWS["train"][:216]:
         offered = shop.reset(options={"task": row})[1]["tools"]
         seen = [*REASONS, *re.findall(r"\w+", row["instruction"])]
         for _ in range(rng.randrange(6)):
@@ -152,7 +154,7 @@ def test_random_clerk_earns_about_nothing(shop: Shop) -> None:
 
 
 def test_a_worse_clerk_earns_less(shop: Shop) -> None:
-    rows = ROWS["train"][:180]
+    rows = ROWS["train"][:108]
     means = [sum(solve(shop, row, quality, i)[0] for i, row in enumerate(rows)) / len(rows) for quality in (1, 0.5, 0)]
     assert means[0] == 1.0 > means[1] > means[2] > 0
 
@@ -231,7 +233,7 @@ def test_fork_is_independent_and_fast() -> None:
     fork.restore(env.snapshot())
     assert time.perf_counter() - began < 1.0
     do(fork, "cancel_order", order=row["goal"]["order"])
-    assert fork.state_diff() or fork.state_hash() != env.state_hash()
+    assert fork.state_hash() != env.state_hash()
     assert env.score()["outcome"] == 0.0
     assert fork.score()["outcome"] == 1.0
 
@@ -279,6 +281,28 @@ def test_templates_and_levels_choose_rows() -> None:
     assert len(info["tools"]) == 4
 
 
+def test_it_is_found_by_name_and_keeps_its_choice() -> None:
+    source = resolve_env(
+        "shop",
+        levels=[2],
+        tools=["find_customer", "list_orders", "get_order", "cancel_order"],
+        templates=["cancel_item", "paid_item", "paid_pending"],
+    )
+    assert source.isolation == "inline"
+    assert {row["template"] for row in source.tasks("train")} == {"cancel_item", "paid_item"}
+    assert {row["template"] for row in source.tasks("heldout_templates")} == {"paid_pending"}
+    env = source.make()
+    messages = env.reset(seed=1, options={"task": source.tasks("heldout")[0]})[1]["messages"]
+    assert [message["role"] for message in messages] == ["system", "user"]
+    env.close()
+
+
+def test_it_follows_gymnasiums_rules() -> None:
+    env = Shop(render_mode="ansi")
+    check_env(env, skip_render_check=True)
+    assert "orders" in json.loads(env.render() or "")
+
+
 def test_what_cannot_work_is_said() -> None:
     with pytest.raises(TaskError, match="Did you mean 'cancel_item'"):
         Shop(templates=["cancel_itm"])
@@ -287,7 +311,9 @@ def test_what_cannot_work_is_said() -> None:
     with pytest.raises(TaskError, match="Levels are"):
         Shop(templates=["refund_item"], levels=[1])
     with pytest.raises(EnvError, match="need the tool 'get_order'"):
-        Shop(templates=["paid_item"], tools=["find_customer", "list_orders"])
+        Shop(templates=["cancel_item", "paid_pending"], tools=["find_customer", "list_orders", "cancel_order"])
+    with pytest.raises(EnvError, match="leave out tasks"):
+        Shop(tasks=ONE_OF_EACH, levels=[1])
     with pytest.raises(TaskError, match="no template 'x'"):
         Shop().reset(options={"task": {"template": "x", "seed": 0, "goal": {}, "instruction": ""}})
     with pytest.raises(EnvError, match="reset"):
