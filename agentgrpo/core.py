@@ -62,7 +62,7 @@ class AgentEnv(gymnasium.Env[str, str]):
 
     observation_space = UnicodeText()
     action_space = UnicodeText()
-    metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]  # Gymnasium reads it from the class too
+    metadata = {  # noqa: RUF012 (as Gymnasium declares it)
         "render_modes": ["ansi"],
         "render_fps": 1,
         "action_format": "message",  # "text": step gets the bare text

@@ -190,8 +190,9 @@ def describe(error: BaseException) -> str:
     where = error.__traceback__
     while where is not None and where.tb_next is not None:
         where = where.tb_next
-    place = f" ({where.tb_frame.f_code.co_filename.rsplit('/', 1)[-1]}:{where.tb_lineno})" if where else ""
-    return f"{type(error).__name__}: {one_line(str(error))}".rstrip(": ") + place
+    text = f"{type(error).__name__}: {one_line(str(error))}".rstrip(": ")
+    file = where.tb_frame.f_code.co_filename if where is not None else "<unknown>"
+    return text if where is None or file.startswith("<") else f"{text} ({file.rsplit('/', 1)[-1]}:{where.tb_lineno})"
 
 
 # Schema and validation
@@ -211,7 +212,7 @@ def _compile(function: Callable[..., Any]) -> Tool:
 
     return Tool(
         name=name,
-        description=doc.description or "",
+        description=(doc.description or "").strip(),
         parameters=_parameters(model, name, {p.arg_name: p.description or "" for p in doc.params}),
         function=function,
         validate=validate,

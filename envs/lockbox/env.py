@@ -13,7 +13,7 @@ import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 from agentgrpo.core import ToolEnv
 from agentgrpo.errors import EnvError, TaskError
@@ -35,7 +35,7 @@ class Lockbox(ToolEnv):
         render_mode: "ansi" or None.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"isolation": "inline"}
+    metadata = {"isolation": "inline"}  # noqa: RUF012 (as Gymnasium declares it)
     system_prompt = "Press the shown digit each time until done."
 
     def __init__(
@@ -58,7 +58,7 @@ class Lockbox(ToolEnv):
         self.digits: list[int] = []
         self.position = self.hits = 0
         if latency or tool_kind == "async":
-            self.metadata = self.metadata | {"isolation": "thread"}  # type: ignore[misc]  # this one's, not the class's
+            self.metadata = self.metadata | {"isolation": "thread"}  # this one's, not the class's
 
     @classmethod
     def tasks(cls, split: str = "train") -> Sequence[JsonObject]:

@@ -1,0 +1,140 @@
+"""Environments behind an async face: run in the event loop, in a thread, or in a process, each call with a deadline.
+
+It does not know what an episode is. Whatever an environment raises arrives as an EpisodeError, whatever it does to its
+thread or process stays there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Callable
+from typing import Any
+
+from gymnasium.envs.registration import EnvSpec
+
+from agentgrpo.core import StepResult
+from agentgrpo.errors import EnvError, EnvFailure
+from agentgrpo.registry import EnvSource, Isolation
+from agentgrpo.rollout.places import InlinePlace, Place, ProcessPlace, Score, ThreadPlace
+from agentgrpo.types import Json, JsonObject
+
+_PLACES: dict[Isolation, Callable[[EnvSpec], Place]] = {
+    "inline": InlinePlace,
+    "thread": ThreadPlace,
+    "process": ProcessPlace,
+}
+
+
+class EnvHosts:
+    """Makes the hosts of a rollout and keeps their threads and processes for the next episode.
+
+    Use it within one event loop.
+
+    Args:
+        source: Where environments come from; its isolation says where they run.
+        concurrency: Threads or processes that are kept while idle.
+        seconds: Deadline of each call; at it a process is killed with its group, a thread is abandoned.
+
+    Raises:
+        EnvError: the environment cannot run in the isolation it declares.
+    """
+
+    def __init__(self, source: EnvSource, *, concurrency: int, seconds: float) -> None:
+        if source.isolation == "inline" and source.has_async_tools:
+            raise EnvError(
+                f"{source.id} has `async def` tools and isolation 'inline', where waiting for them would block the "
+                "loop they run on: set metadata = {'isolation': 'thread'}"
+            )
+        if source.isolation == "process" and _entry(source.spec).startswith(("__main__:", "local:")):
+            raise EnvError(f"{source.id} cannot be imported by another process: move its class to a module or file")
+        self.source, self.concurrency, self.seconds = source, concurrency, seconds
+        self.abandoned = 0  # threads that were still busy at a deadline
+        self._idle: list[Place] = []
+        self._is_closed = False
+
+    def make(self) -> EnvHost:
+        """Return a host with a fresh environment, made at its first call."""
+        if self._is_closed:
+            raise EnvFailure("the rollout was closed")
+        place = self._idle.pop() if self._idle else _PLACES[self.source.isolation](self.source.spec)
+        return EnvHost(place, self)
+
+    def close(self) -> None:
+        """End every idle thread and process; those of hosts end when the host is closed."""
+        self._is_closed = True
+        while self._idle:
+            self._idle.pop().end()
+
+    def take_back(self, place: Place) -> None:
+        """Keep a place for another host, or end it."""
+        if self._is_closed or len(self._idle) >= self.concurrency:
+            place.end()
+        else:
+            self._idle.append(place)
+
+
+class EnvHost:
+    """The async face of one environment. After a missed deadline or a cancelled call it is of no more use.
+
+    Every method raises EnvFailure when the environment raised or missed its deadline, ToolFailure when a tool did.
+    """
+
+    def __init__(self, place: Place, hosts: EnvHosts) -> None:
+        self._place: Place | None = place
+        self._hosts = hosts
+        self.action_format = hosts.source.action_format
+
+    async def reset(self, *, seed: int | None = None, options: JsonObject | None = None) -> tuple[str, JsonObject]:
+        """Reset as in Gymnasium."""
+        obs, info = await self._call("reset", seed, options)
+        return obs, info
+
+    async def step(self, action: str) -> StepResult:
+        """Step as in Gymnasium."""
+        obs, reward, terminated, truncated, info = await self._call("step", action)
+        return obs, float(reward), bool(terminated), bool(truncated), info
+
+    async def score(self) -> Score | None:
+        """Return the weighted reward and its terms if the episode ended now; None when the env cannot tell."""
+        scored = await self._call("score")
+        return None if scored is None else (scored[0], scored[1])
+
+    async def snapshot(self) -> bytes | None:
+        """Return the env's snapshot; None when it takes none."""
+        data = await self._call("snapshot")
+        return None if data is None else base64.b64decode(data)
+
+    async def restore(self, data: bytes) -> None:
+        """Go back to a snapshot."""
+        await self._call("restore", base64.b64encode(data).decode())
+
+    def close(self) -> None:
+        """Close the environment; never waits."""
+        place, self._place = self._place, None
+        if place is not None:
+            place.leave()
+            self._hosts.take_back(place)
+
+    async def _call(self, method: str, *arguments: Json) -> Any:
+        place, seconds = self._place, self._hosts.seconds
+        if place is None:
+            raise EnvFailure("the environment was discarded after a missed deadline or cancellation, or closed")
+        try:
+            async with asyncio.timeout(seconds + place.start_seconds):
+                return await place.call(method, arguments)
+        except TimeoutError as error:
+            self._discard(place, is_late=True)
+            raise EnvFailure(f"{method} did not return within {seconds:g} s; {place.fate}") from error
+        except asyncio.CancelledError:
+            self._discard(place, is_late=False)
+            raise
+
+    def _discard(self, place: Place, *, is_late: bool) -> None:
+        self._place = None
+        self._hosts.abandoned += is_late and isinstance(place, ThreadPlace)
+        place.kill()
+
+
+def _entry(spec: EnvSpec) -> str:
+    return str(spec.kwargs.get("env_ref") or spec.entry_point)
