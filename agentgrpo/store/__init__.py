@@ -1,0 +1,32 @@
+"""Runs on disk: their folder, their episodes, their record, their learning curve. Knows neither torch nor engines."""
+
+from agentgrpo.store.curve import draw_curve
+from agentgrpo.store.episodes import EpisodeStore, TrainingRow
+from agentgrpo.store.reader import EpisodeFilter, EpisodeReader, EpisodeRow, StepRow, StoredEpisode, parse_key
+from agentgrpo.store.record import finish_record, hash_folder, hash_json, hash_source, start_record
+from agentgrpo.store.redact import redact, redact_text
+from agentgrpo.store.run import Metrics, RunDirectory, read_metrics, write_json, write_text
+
+__all__ = [
+    "EpisodeFilter",
+    "EpisodeReader",
+    "EpisodeRow",
+    "EpisodeStore",
+    "Metrics",
+    "RunDirectory",
+    "StepRow",
+    "StoredEpisode",
+    "TrainingRow",
+    "draw_curve",
+    "finish_record",
+    "hash_folder",
+    "hash_json",
+    "hash_source",
+    "parse_key",
+    "read_metrics",
+    "redact",
+    "redact_text",
+    "start_record",
+    "write_json",
+    "write_text",
+]

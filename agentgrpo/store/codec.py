@@ -1,0 +1,204 @@
+"""Trajectories as bytes and back, exactly: JSON for what is readable, packed and compressed arrays for tokens.
+
+It knows neither SQL nor files. Text is redacted on the way in; nothing else changes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import zlib
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from agentgrpo.store.redact import redact
+from agentgrpo.types import (
+    Boundary,
+    EpisodeKey,
+    Failure,
+    JsonObject,
+    Message,
+    Policy,
+    Span,
+    StopReason,
+    Trajectory,
+    Turn,
+)
+
+LOGPROB_SCALE = 2.0**16  # engines round logprobs to multiples of 2**-16 (agentgrpo.engines.round_logprob)
+
+_LIMIT = 2**31 - 1
+_NAN = -(2**31)  # the one int32 that no logprob uses
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Payload:
+    """A trajectory in stored form."""
+
+    record: bytes
+    token_ids: bytes
+    logprobs: bytes
+    text: str  # what a search looks through
+    cause: str | None  # of a failure
+
+
+def encode(trajectory: Trajectory) -> Payload:
+    """Return the stored form of a trajectory, known secrets redacted from its text."""
+    record = redact(_to_record(trajectory))
+    text = json.dumps(record, separators=(",", ":"), default=str)  # ASCII: any str survives, lone surrogates too
+    return Payload(
+        record=zlib.compress(text.encode(), 6),
+        token_ids=pack_ints(i for span in trajectory.spans for i in span.token_ids),
+        logprobs=pack_logprobs(x for span in trajectory.spans for x in span.logprobs or ()),
+        text="\n".join(_texts(record)),
+        cause=record["failure"] and record["failure"][1],
+    )
+
+
+def decode(record: bytes, token_ids: bytes, logprobs: bytes) -> Trajectory:
+    """Return the trajectory that `encode` was given (with its text redacted)."""
+    data = json.loads(zlib.decompress(record))
+    ids, values = iter(unpack_ints(token_ids)), iter(unpack_logprobs(logprobs))
+    return Trajectory(
+        key=EpisodeKey(**data["key"]),
+        env_id=data["env_id"],
+        seed=data["seed"],
+        policy=Policy(**data["policy"]),
+        prompt=tuple(data["prompt"]),
+        tools=tuple(data["tools"]),
+        spans=tuple(_span(row, ids, values) for row in data["spans"]),
+        turns=tuple(_turn(row) for row in data["turns"]),
+        stop_reason=StopReason(data["stop_reason"]),
+        reward=data["reward"],
+        reward_terms=data["reward_terms"],
+        failure=_failure(data["failure"]),
+        forks=data["forks"],
+        started_at=data["started_at"],
+        seconds=data["seconds"],
+        info=data["info"],
+    )
+
+
+def pack_ints(values: Iterable[int]) -> bytes:
+    """Return int32 values, little-endian and compressed."""
+    packed = array("i", values)
+    if sys.byteorder == "big":
+        packed.byteswap()
+    return zlib.compress(packed.tobytes(), 6)
+
+
+def unpack_ints(data: bytes) -> array[int]:
+    """Return the values `pack_ints` was given."""
+    values = array("i")
+    values.frombytes(zlib.decompress(data))
+    if sys.byteorder == "big":
+        values.byteswap()
+    return values
+
+
+def pack_logprobs(values: Iterable[float]) -> bytes:
+    """Return logprobs as whole multiples of 2**-16, compressed; NaN is kept, the infinite becomes +-32768."""
+    return pack_ints(_to_int(value) for value in values)
+
+
+def unpack_logprobs(data: bytes) -> list[float]:
+    """Return the logprobs `pack_logprobs` was given, rounded to multiples of 2**-16."""
+    return [math.nan if value == _NAN else value / LOGPROB_SCALE for value in unpack_ints(data)]
+
+
+def _to_int(value: float) -> int:
+    if math.isnan(value):
+        return _NAN
+    return round(max(-_LIMIT, min(_LIMIT, value * LOGPROB_SCALE)))
+
+
+def _to_record(trajectory: Trajectory) -> JsonObject:
+    key, policy, failure = trajectory.key, trajectory.policy, trajectory.failure
+    return {
+        "key": {name: getattr(key, name) for name in ("phase", "step", "task_id", "sample", "attempt")},
+        "env_id": trajectory.env_id,
+        "seed": trajectory.seed,
+        "policy": {"name": policy.name, "version": policy.version},
+        "prompt": trajectory.prompt,
+        "tools": trajectory.tools,
+        "spans": [_span_row(span) for span in trajectory.spans],
+        "turns": [_turn_row(turn) for turn in trajectory.turns],
+        "stop_reason": trajectory.stop_reason,
+        "reward": trajectory.reward,
+        "reward_terms": dict(trajectory.reward_terms),
+        "failure": failure and [failure.boundary, failure.cause],
+        "forks": trajectory.forks,
+        "started_at": trajectory.started_at,
+        "seconds": trajectory.seconds,
+        "info": trajectory.info,
+    }
+
+
+def _span_row(span: Span) -> list[Any]:
+    size, known = len(span.token_ids), None if span.logprobs is None else len(span.logprobs)
+    return [span.parent, size, span.sampled, known, span.policy_version, span.turn]
+
+
+def _span(row: list[Any], ids: Iterator[int], logprobs: Iterator[float]) -> Span:
+    parent, size, sampled, known, policy_version, turn = row
+    return Span(
+        parent=parent,
+        token_ids=tuple(islice(ids, size)),
+        sampled=sampled,
+        logprobs=None if known is None else tuple(islice(logprobs, known)),
+        policy_version=policy_version,
+        turn=turn,
+    )
+
+
+def _turn_row(turn: Turn) -> JsonObject:
+    return {
+        "action": turn.action,
+        "messages": turn.messages,
+        "reward": turn.reward,
+        "state_hash": turn.state_hash,
+        "state_diff": turn.state_diff,
+        "generate_seconds": turn.generate_seconds,
+        "env_seconds": turn.env_seconds,
+        "finish_reason": turn.finish_reason,
+    }
+
+
+def _turn(row: JsonObject) -> Turn:
+    diff = row["state_diff"]
+    return Turn(
+        **row | {"messages": tuple(row["messages"]), "state_diff": None if diff is None else tuple(diff)},
+    )
+
+
+def _failure(row: list[str] | None) -> Failure | None:
+    return None if row is None else Failure(boundary=Boundary(row[0]), cause=row[1])
+
+
+def _texts(record: JsonObject) -> Iterator[str]:
+    """Yield what a person may search for: messages, calls, results, the cause of a failure."""
+    for message in record["prompt"]:
+        yield from _message_texts(message)
+    for turn in record["turns"]:
+        yield from _message_texts(turn["action"])
+        for message in turn["messages"]:
+            yield from _message_texts(message)
+    if record["failure"]:
+        yield record["failure"][1]
+
+
+def _message_texts(message: Message) -> Iterator[str]:
+    for part in ("content", "reasoning"):
+        value = message.get(part)
+        if value:
+            yield value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    for call in message.get("tool_calls") or ():
+        yield f"{call.get('name')} {_arguments(call)}"
+
+
+def _arguments(call: Mapping[str, Any]) -> str:
+    return str(call["raw"]) if "raw" in call else json.dumps(call.get("arguments"), ensure_ascii=False, default=str)

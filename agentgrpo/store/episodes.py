@@ -1,0 +1,254 @@
+"""Writes episodes to a run's file: what `add` has acknowledged survives a kill.
+
+It knows nothing of learning or of environments; reading is in `reader`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeAlias
+
+from agentgrpo.errors import RunError
+from agentgrpo.store.codec import encode, pack_logprobs
+from agentgrpo.store.schema import connect
+from agentgrpo.types import EpisodeKey, Trajectory
+
+QUEUE_BATCHES = 64
+BATCH_EPISODES = 256  # a transaction takes in waiting batches up to this many episodes
+_RETRY_SECONDS = 0.005  # between offers to a full queue
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingRow:
+    """What the learner did with an episode.
+
+    `logprobs` are the learner's, one per trained token, in the order of `Trajectory.sequences()`: row after row, the
+    tokens whose `loss_mask` is 1.
+    """
+
+    key: EpisodeKey
+    advantage: float | None = None
+    filter_reason: str | None = None
+    logprobs: Sequence[float] | None = None
+
+
+Item: TypeAlias = Trajectory | TrainingRow
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    items: Sequence[Item]
+    done: Future[None]
+
+
+class EpisodeStore:
+    """The writing end of an episode file. One thread owns the connection, behind a bounded queue.
+
+    An episode added under a key that is already there replaces it: a resumed run makes its last step again.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._connection = connect(self.path)
+        self._jobs: queue.Queue[_Job | None] = queue.Queue(QUEUE_BATCHES)
+        self._lock = threading.Lock()  # no job may follow the sentinel of `close`
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name="episode-store", daemon=True)
+        self._thread.start()
+
+    async def add(self, trajectories: Sequence[Trajectory]) -> None:
+        """Store episodes, all or none; returns when they are durable.
+
+        Raises:
+            RunError: the file cannot be written (a full disk), or the store is closed.
+        """
+        await self._put(trajectories)
+
+    def add_sync(self, trajectories: Sequence[Trajectory]) -> None:
+        """Store episodes from a thread without an event loop; otherwise as `add`."""
+        while (done := self._offer(trajectories)) is None:
+            time.sleep(_RETRY_SECONDS)
+        done.result()
+
+    async def set_training(self, rows: Sequence[TrainingRow]) -> None:
+        """Note what the learner did with stored episodes, all or none; returns when it is durable.
+
+        Raises:
+            RunError: an episode is not in the store, or as for `add`.
+        """
+        await self._put(rows)
+
+    def close(self) -> None:
+        """Write what is queued and close the file. Safe to call twice."""
+        with self._lock:
+            was_closed, self._closed = self._closed, True
+        if not was_closed:
+            self._jobs.put(None)
+        self._thread.join()
+
+    def __enter__(self) -> EpisodeStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def _put(self, items: Sequence[Item]) -> None:
+        # The writer is a thread and cannot set this loop's events; a full queue is rare.
+        while (done := self._offer(items)) is None:  # noqa: ASYNC110
+            await asyncio.sleep(_RETRY_SECONDS)
+        await asyncio.wrap_future(done)
+
+    def _offer(self, items: Sequence[Item]) -> Future[None] | None:
+        """Queue a batch; None when the queue is full."""
+        job = _Job(tuple(items), Future())
+        with self._lock:
+            if self._closed:
+                raise RunError(f"episodes cannot be added to '{self.path}': the store is closed")
+            try:
+                self._jobs.put_nowait(job)
+            except queue.Full:
+                return None
+        return job.done
+
+    def _work(self) -> None:
+        is_open = True
+        while is_open:
+            jobs, is_open = self._waiting()
+            self._write(jobs)
+        self._connection.close()
+
+    def _waiting(self) -> tuple[list[_Job], bool]:
+        """Return the jobs at hand, at least one unless the store was closed, and whether more may come."""
+        jobs: list[_Job] = []
+        job = self._jobs.get()
+        while job is not None:
+            jobs.append(job)
+            if sum(len(job.items) for job in jobs) >= BATCH_EPISODES:
+                return jobs, True
+            try:
+                job = self._jobs.get_nowait()
+            except queue.Empty:
+                return jobs, True
+        return jobs, False
+
+    def _write(self, jobs: list[_Job]) -> None:
+        error = self._try_write([item for job in jobs for item in job.items])
+        if error is not None and len(jobs) > 1:
+            for job in jobs:  # one bad batch must not fail its neighbours
+                self._write([job])
+            return
+        for job in jobs:
+            # A caller that stopped waiting has cancelled the future; the episodes are stored all the same.
+            if job.done.set_running_or_notify_cancel():
+                if error is None:
+                    job.done.set_result(None)
+                else:
+                    job.done.set_exception(error)
+
+    def _try_write(self, items: list[Item]) -> Exception | None:
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            for item in items:
+                if isinstance(item, Trajectory):
+                    self._insert(item)
+                else:
+                    self._update(item)
+            self._connection.execute("COMMIT")
+        except Exception as error:  # handed to whoever waits for this batch
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            if isinstance(error, sqlite3.Error):
+                return _write_error(self.path, error)
+            return error
+        return None
+
+    def _insert(self, trajectory: Trajectory) -> None:
+        payload = encode(trajectory)
+        execute = self._connection.execute
+        execute(f"DELETE FROM episodes WHERE {_KEY}", key_values(trajectory.key))
+        cursor = execute(_INSERT, _columns(trajectory, payload.cause))
+        row_id = cursor.lastrowid
+        execute(
+            "INSERT INTO payloads (id, record, token_ids, logprobs) VALUES (?, ?, ?, ?)",
+            (row_id, payload.record, payload.token_ids, payload.logprobs),
+        )
+        execute("INSERT INTO texts (rowid, text) VALUES (?, ?)", (row_id, clean(payload.text)))
+
+    def _update(self, row: TrainingRow) -> None:
+        execute = self._connection.execute
+        cursor = execute(
+            f"UPDATE episodes SET advantage = ?, filter_reason = ? WHERE {_KEY} RETURNING id",
+            (finite(row.advantage), row.filter_reason, *key_values(row.key)),
+        )
+        found = cursor.fetchall()
+        if not found:
+            raise RunError(f"episode {row.key} was trained on but is not in '{self.path}': this is a bug")
+        if row.logprobs is not None:
+            packed = pack_logprobs(row.logprobs)
+            execute("UPDATE payloads SET learner_logprobs = ? WHERE id = ?", (packed, found[0][0]))
+
+
+_KEY = "phase = ? AND step = ? AND task_id = ? AND sample = ? AND attempt = ?"
+_NAMES = (
+    *("phase", "step", "task_id", "sample", "attempt", "env_id", "policy", "policy_version", "reward", "success"),
+    *("turns", "tokens", "sampled_tokens", "tool_calls", "tool_errors", "stop_reason", "boundary", "cause"),
+    *("forks", "started_at", "seconds"),
+)
+_INSERT = f"INSERT INTO episodes ({', '.join(_NAMES)}) VALUES ({', '.join('?' * len(_NAMES))})"
+
+
+def key_values(key: EpisodeKey) -> tuple[Any, ...]:
+    """Return a key as the values of its columns."""
+    return (key.phase, key.step, clean(key.task_id), key.sample, key.attempt)
+
+
+def clean(text: str) -> str:
+    """Return text that SQLite can hold: lone surrogates become question marks."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def finite(value: float | None) -> float | None:
+    """Return the value if it can be compared, else None."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _columns(trajectory: Trajectory, cause: str | None) -> tuple[Any, ...]:
+    failure = trajectory.failure
+    reward = finite(trajectory.reward)
+    return (
+        *key_values(trajectory.key),
+        clean(trajectory.env_id),
+        clean(trajectory.policy.name),
+        trajectory.policy.version,
+        reward,
+        None if reward is None else trajectory.success,
+        len(trajectory.turns),
+        trajectory.token_count,
+        trajectory.sampled_count,
+        trajectory.call_count,
+        trajectory.error_count,
+        trajectory.stop_reason.value,
+        failure and failure.boundary.value,
+        cause and clean(cause),
+        trajectory.forks,
+        trajectory.started_at,
+        trajectory.seconds,
+    )
+
+
+def _write_error(path: Path, error: sqlite3.Error) -> RunError:
+    return RunError(
+        f"episodes cannot be written to '{path}': {error}. Free space or fix the folder, then resume the run."
+    )

