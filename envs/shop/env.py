@@ -84,8 +84,7 @@ class Shop(ToolEnv):
 
     def reset_task(self, task: JsonObject) -> str:
         """Set up the task's world and return its instruction."""
-        template = _template(task)
-        self._case = _case(template.name, task["seed"], json.dumps(task["goal"], sort_keys=True))
+        self._case = _case_of(task)
         self._app.restore(self._case.snapshot)
         return str(task["instruction"])
 
@@ -167,7 +166,7 @@ class Shop(ToolEnv):
         header, database = data.split(b"\n", 1)
         fields = json.loads(header)
         self.task, self.answer = fields["task"], fields["answer"]
-        self.reset_task(self.task)
+        self._case = _case_of(self.task)
         self._app.restore(database)
 
     def state(self) -> Json:
@@ -201,6 +200,10 @@ def normalize(answer: str) -> str:
 
 def _texts(operations: list[JsonObject]) -> frozenset[str]:
     return frozenset(json.dumps(operation, sort_keys=True) for operation in operations)
+
+
+def _case_of(task: JsonObject) -> Case:
+    return _case(_template(task).name, task["seed"], json.dumps(task["goal"], sort_keys=True))
 
 
 @lru_cache(maxsize=256)
