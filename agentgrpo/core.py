@@ -9,6 +9,7 @@ import copy
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
@@ -20,7 +21,7 @@ from agentgrpo.actions import parse_action
 from agentgrpo.errors import EnvError, TaskError, nearest
 from agentgrpo.tasks import load_tasks
 from agentgrpo.tooling import Tool, ToolResult, as_tool, describe, encodable, error_result, is_tool, one_line
-from agentgrpo.types import BadCall, JsonObject, Message, ToolCall
+from agentgrpo.types import BadCall, JsonObject, Message, Task, ToolCall
 
 StepResult: TypeAlias = tuple[str, float, bool, bool, JsonObject]
 
@@ -239,7 +240,7 @@ class ToolEnv(AgentEnv):
     def _load(self, split: str) -> list[str]:
         if split not in self._ids:
             is_own = split == "train" and self._own_tasks is not None
-            tasks = load_tasks((self._own_tasks if is_own else type(self).tasks(split)) or (), split=split)
+            tasks = load_tasks(self._own_tasks or (), split=split) if is_own else _shipped(type(self), split)  # type: ignore[arg-type]
             self._rows |= {task.id: task.row for task in tasks}
             self._ids[split] = [task.id for task in tasks]
         return self._ids[split]
@@ -298,6 +299,11 @@ def weigh(terms: Mapping[str, float], weights: Mapping[str, float]) -> float:
         if name not in terms:
             raise EnvError(f"reward_weights has '{name}', the reward has {', '.join(terms)}.{nearest(name, terms)}")
     return float(sum(weights.get(name, 1.0) * value for name, value in terms.items()))
+
+
+@lru_cache(maxsize=64)  # environments are made by the thousand
+def _shipped(env_class: type[ToolEnv], split: str) -> tuple[Task, ...]:
+    return load_tasks(env_class.tasks(split), split=split)
 
 
 def _tool_names(env_class: type[ToolEnv]) -> list[str]:
