@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,13 @@ from agentgrpo.types import AssistantMessage, BadCall, JsonObject, Message, Tool
 
 logger = logging.getLogger(__name__)
 
-_BY_MODEL_TYPE = {"qwen3": "qwen3", "qwen3_moe": "qwen3", "qwen3_5": "qwen3.5", "llama": "llama-3", "gpt_oss": "gpt-oss"}
+_BY_MODEL_TYPE = {
+    "qwen3": "qwen3",
+    "qwen3_moe": "qwen3",
+    "qwen3_5": "qwen3.5",
+    "llama": "llama-3",
+    "gpt_oss": "gpt-oss",
+}
 _PROBE: list[Message] = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello there."}]
 _PROBE_TOOLS: list[JsonObject] = [
     {
@@ -45,6 +52,35 @@ _STATUS = {
 }
 
 
+class CachedTokenizer:
+    """A tokenizer that remembers what it encoded: system blocks and scaffolding recur in every prompt of a run."""
+
+    def __init__(self, inner: PreTrainedTokenizerBase) -> None:
+        self.inner = inner
+        self._encoded = lru_cache(maxsize=4096)(self._encode)
+        self._with_offsets = lru_cache(maxsize=4096)(self._encode_with_offsets)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def encode(self, text: str, **options: Any) -> list[int]:
+        """Return the ids of a text; options other than `add_special_tokens=False` are not cached."""
+        if options != {"add_special_tokens": False}:
+            return list(self.inner.encode(text, **options))
+        return list(self._encoded(text))
+
+    def __call__(self, text: Any, **options: Any) -> Any:
+        if not isinstance(text, str) or options != {"add_special_tokens": False, "return_offsets_mapping": True}:
+            return self.inner(text, **options)
+        return self._with_offsets(text)
+
+    def _encode(self, text: str) -> tuple[int, ...]:
+        return tuple(self.inner.encode(text, add_special_tokens=False))
+
+    def _encode_with_offsets(self, text: str) -> Any:
+        return self.inner(text, add_special_tokens=False, return_offsets_mapping=True)
+
+
 class Chat:
     """One tokenizer and chat template: renders prompts, extends them, parses what was sampled."""
 
@@ -55,6 +91,7 @@ class Chat:
         controls = {str(text): int(i) for text, i in tokenizer.get_added_vocab().items()}
         self._control_text = {i: text for text, i in controls.items()}
         self._content_tokenizer = _without_added_tokens(tokenizer)
+        self._defused: dict[str, list[Any]] = {}
 
     @classmethod
     def from_folder(
@@ -84,7 +121,8 @@ class Chat:
             raise ModelError(f"cannot load a tokenizer from '{path}': {str(error).splitlines()[0]}") from error
         options = {"enable_thinking": enable_thinking, "thinking_retention": thinking_retention}
         options = {k: v for k, v in options.items() if v is not None}
-        return cls(tokenizer, _make_renderer(tokenizer, str(path), renderer, options))
+        cached: Any = CachedTokenizer(tokenizer)
+        return cls(cached, _make_renderer(cached, str(path), renderer, options))
 
     def render(self, messages: Sequence[Message], tools: Sequence[JsonObject]) -> list[int]:
         """Return the ids of a whole prompt, ready for the model's next turn.
@@ -181,8 +219,12 @@ class Chat:
 
     def _specs(self, tools: Sequence[JsonObject]) -> list[Any] | None:
         """Return tool schemas for the template; text that spells a control token is broken up (schemas are scaffold)."""
-        specs = [self._defuse(tool) for tool in tools]
-        return specs or None
+        if not tools:
+            return None
+        key = json.dumps(tools, sort_keys=True)
+        if key not in self._defused:
+            self._defused = {key: [self._defuse(tool) for tool in tools]}
+        return self._defused[key]
 
     def _defuse(self, value: Any) -> Any:
         if isinstance(value, dict):

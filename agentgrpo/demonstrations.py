@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentgrpo.chat import Chat
-from agentgrpo.core import EnvSource
+from agentgrpo.registry import EnvSource
 from agentgrpo.errors import EnvError
 from agentgrpo.seeds import derive_seed
 from agentgrpo.types import JsonObject, Message, Sequence as TokenSequence, Task
@@ -120,4 +120,3 @@ def _all_words(values: Iterable[Any]) -> Iterator[str]:
 
 def _options(task: Task) -> dict[str, Any]:
     return {"task": {"task_id": task.id, **task.row}}
-

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from agentgrpo.learner.schedule import learning_rate
 from agentgrpo.seeds import derive_seed
 from agentgrpo.types import Sequence as TokenSequence
 
+_POOL = 8  # batches sorted by length together
 Progress = Callable[[int, float], None]
 
 
@@ -45,16 +46,26 @@ def fine_tune(
     model.requires_grad_(True).train()
     done = 0
     for number, (steps, sequences) in enumerate(phases):
-        rng = random.Random(derive_seed(seed, "sft", number))
+        batches = _batches(sequences, config.batch_size, random.Random(derive_seed(seed, "sft", number)))
         for _ in range(steps):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(
                     done, peak=config.learning_rate, kind="cosine", warmup_steps=total // 20, total_steps=total
                 )
-            loss = _step(model, optimizer, rng.sample(sequences, min(config.batch_size, len(sequences))))
+            loss = _step(model, optimizer, next(batches))
             done += 1
             on_step(done, loss)
     model.requires_grad_(False).eval()
+
+
+def _batches(sequences: Sequence[TokenSequence], size: int, rng: random.Random) -> Iterator[list[TokenSequence]]:
+    """Yield batches of sequences of like length (padding costs as much as text), forever, in a seeded order."""
+    size = min(size, len(sequences))
+    while True:
+        pool = sorted(rng.sample(sequences, min(size * _POOL, len(sequences))), key=lambda s: len(s.token_ids))
+        batches = [pool[i : i + size] for i in range(0, len(pool) - size + 1, size)]
+        rng.shuffle(batches)
+        yield from batches
 
 
 def _step(model: PreTrainedModel, optimizer: torch.optim.Optimizer, sequences: Sequence[TokenSequence]) -> float:

@@ -19,9 +19,11 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from agentgrpo.chat import assistant_message
 from agentgrpo.config import TinyConfig
 from agentgrpo.demonstrations import Demonstration, value_words
+from agentgrpo.types import JsonObject, Message
 
 _SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 _TAGS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<think>", "</think>")
+_CORPUS = 800  # episodes whose text is read; values are collected from all
 _SYSTEM_WEIGHT = 3  # how often the system block counts, so that what is said in episodes merges first
 
 
@@ -62,7 +64,7 @@ def make_tokenizer(episodes: Sequence[Demonstration], config: TinyConfig) -> Pre
     )
     template = resources.files("agentgrpo").joinpath("assets/qwen3.jinja").read_text(encoding="utf-8")
     bootstrap = _wrap(Tokenizer(models.BPE()), template)
-    tokenizer.train_from_iterator(_corpus(episodes, values, bootstrap), trainer)
+    tokenizer.train_from_iterator(_corpus(episodes[:_CORPUS], values, bootstrap), trainer)
     tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in _SPECIAL])
     tokenizer.add_tokens([AddedToken(t, special=False, normalized=False) for t in _TAGS])
     return _wrap(tokenizer, template, model_max_length=config.context_length)
@@ -84,28 +86,22 @@ def _corpus(
     episodes: Sequence[Demonstration], values: Counter[str], template: PreTrainedTokenizerFast
 ) -> Iterator[str]:
     """Yield text as the tokenizer will see it: between control tokens, which never merge with anything."""
-    most = 10 * len(episodes)
-    for word in values:
-        for _ in range(most // 50 + 1):
-            yield "\n".join([word] * 50)
+    for word in values:  # often enough that a value merges before any rare phrase does
+        yield "\n".join([word] * len(episodes))
     control = re.compile("|".join(map(re.escape, (*_SPECIAL, *_TAGS))))
-    for index, episode in enumerate(episodes):
-        text = _render(episode, template)
-        system, _, body = text.partition("<|im_start|>user")
-        if index < _SYSTEM_WEIGHT:
-            yield from filter(None, control.split(system))
-        yield from filter(None, control.split("<|im_start|>user" + body))
+    for episode in episodes[:_SYSTEM_WEIGHT]:
+        text = _render(template, list(episode.prompt), episode.tools)
+        yield from filter(None, control.split(text))
+    for episode in episodes:
+        messages = [m for m in episode.prompt if m["role"] != "system"]
+        for action, answers in episode.turns:
+            messages += [assistant_message(action), *answers]
+        yield from filter(None, control.split(_render(template, messages, ())))
 
 
-def _render(episode: Demonstration, template: PreTrainedTokenizerFast) -> str:
-    messages = list(episode.prompt)
-    for action, answers in episode.turns:
-        messages += [assistant_message(action), *answers]
+def _render(template: PreTrainedTokenizerFast, messages: list[Message], tools: Sequence[JsonObject]) -> str:
     plain = [{k: v for k, v in m.items() if k != "is_error"} for m in messages]
-    text = template.apply_chat_template(
-        plain, tools=list(episode.tools) or None, tokenize=False, enable_thinking=False
-    )
-    return str(text)
+    return str(template.apply_chat_template(plain, tools=list(tools) or None, tokenize=False, enable_thinking=False))
 
 
 def _model_config(tokenizer: PreTrainedTokenizerFast, config: TinyConfig) -> Qwen3Config:
@@ -119,6 +115,8 @@ def _model_config(tokenizer: PreTrainedTokenizerFast, config: TinyConfig) -> Qwe
         head_dim=config.hidden_size // config.heads,
         max_position_embeddings=config.context_length,
         tie_word_embeddings=True,
+        # The usual 0.02 suits a width of 2,500; a tiny model that starts there learns to copy at half the speed.
+        initializer_range=config.hidden_size**-0.5,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,

@@ -62,8 +62,8 @@ class PolicyVersions:
         if policy in self._deltas:
             raise EngineFailure(f"{policy} was published before; publish the new weights as the next version")
         deltas = low_rank_pairs(adapter) if adapter is not None else {}
-        for name in deltas:
-            self._linears.setdefault(name, self._wrap(name))
+        for name in deltas.keys() - self._linears.keys():
+            self._linears[name] = self._wrap(name)
         placed = {n: (a.to(self._weight(n)), b.to(self._weight(n))) for n, (a, b) in deltas.items()}
         size = sum(self._weight(n).numel() * self._weight(n).itemsize for n in placed)
         if size <= _MERGE_LIMIT_BYTES:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from agentgrpo.chat import Chat
 from agentgrpo.config import RolloutConfig
-from agentgrpo.core import EnvSource
+from agentgrpo.registry import EnvSource
 from agentgrpo.engines import Engine
 from agentgrpo.errors import EpisodeError, RunError
 from agentgrpo.rollout.episode import Limits, run_episode

@@ -1,0 +1,79 @@
+"""agentgrpo trains tool-use agents by reinforcement learning on multi-turn environments.
+
+The public names, imported when first used: defining an environment or reading a run needs no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agentgrpo.config import Config, load_config
+    from agentgrpo.core import AgentEnv, ToolEnv
+    from agentgrpo.envcheck import check_env
+    from agentgrpo.errors import AgentGRPOError, RunError, ToolError, ToolFailure, UserError
+    from agentgrpo.registry import resolve_env
+    from agentgrpo.store.reader import EpisodeReader
+    from agentgrpo.tasks import load_tasks
+    from agentgrpo.tooling import tool
+    from agentgrpo.training import Run, train
+    from agentgrpo.types import StopReason, Task, Trajectory
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "AgentEnv": "agentgrpo.core",
+    "AgentGRPOError": "agentgrpo.errors",
+    "Config": "agentgrpo.config",
+    "EpisodeReader": "agentgrpo.store.reader",
+    "Run": "agentgrpo.training",
+    "RunError": "agentgrpo.errors",
+    "StopReason": "agentgrpo.types",
+    "Task": "agentgrpo.types",
+    "ToolEnv": "agentgrpo.core",
+    "ToolError": "agentgrpo.errors",
+    "ToolFailure": "agentgrpo.errors",
+    "Trajectory": "agentgrpo.types",
+    "UserError": "agentgrpo.errors",
+    "check_env": "agentgrpo.envcheck",
+    "load_config": "agentgrpo.config",
+    "load_tasks": "agentgrpo.tasks",
+    "resolve_env": "agentgrpo.registry",
+    "tool": "agentgrpo.tooling",
+    "train": "agentgrpo.training",
+}
+
+__all__ = [
+    "AgentEnv",
+    "AgentGRPOError",
+    "Config",
+    "EpisodeReader",
+    "Run",
+    "RunError",
+    "StopReason",
+    "Task",
+    "ToolEnv",
+    "ToolError",
+    "ToolFailure",
+    "Trajectory",
+    "UserError",
+    "check_env",
+    "load_config",
+    "load_tasks",
+    "resolve_env",
+    "tool",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'agentgrpo' has no attribute '{name}'")
+    value = getattr(import_module(_WHERE[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,31 @@
+"""train, demo and eval: from arguments to the library and back to a screen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+from agentgrpo.evaluate_run import evaluate_checkpoint
+from agentgrpo.report import ConsoleReporter
+from agentgrpo.training import train as run_training
+
+
+def train(config: Path, overrides: Sequence[str], max_hours: float | None) -> None:
+    """Train as a config file says."""
+    run_training(config, overrides=_with_hours(overrides, max_hours))
+
+
+def demo(overrides: Sequence[str], max_hours: float | None) -> None:
+    """Train the shipped shop run."""
+    with resources.as_file(resources.files("agentgrpo").joinpath("assets/demo.toml")) as config:
+        run_training(config, overrides=_with_hours(overrides, max_hours))
+
+
+def evaluate_run(run: Path, checkpoint: str, split: str, overrides: Sequence[str]) -> None:
+    """Evaluate a checkpoint of a run and print what was found."""
+    evaluate_checkpoint(run, checkpoint=checkpoint, split=split, overrides=overrides, reporter=ConsoleReporter())
+
+
+def _with_hours(overrides: Sequence[str], max_hours: float | None) -> list[str]:
+    return [*overrides, *([f"train.max_hours={max_hours}"] if max_hours is not None else [])]

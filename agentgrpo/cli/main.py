@@ -1,0 +1,119 @@
+"""`agentgrpo`: the commands, and how errors reach a person. Heavy modules are imported by the command that needs them."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from agentgrpo.cli.show import show
+from agentgrpo.errors import RunError, UserError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+env_app = typer.Typer(no_args_is_help=True, help="Look at environments.")
+model_app = typer.Typer(no_args_is_help=True, help="Make and warm-start models.")
+app.add_typer(env_app, name="env")
+app.add_typer(model_app, name="model")
+app.command()(show)
+
+ConfigFile = Annotated[Path, typer.Argument(help="A TOML file.")]
+Set = Annotated[list[str], typer.Option("--set", help="section.key=value; may be given several times.")]
+MaxHours = Annotated[float | None, typer.Option(help="Stop training after this many hours.")]
+
+
+@app.command()
+def train(config: ConfigFile, set_: Set = [], max_hours: MaxHours = None) -> None:  # noqa: B006
+    """Train an agent as a config file says."""
+    _load("agentgrpo.cli.commands").train(config, set_, max_hours)
+
+
+@app.command()
+def demo(set_: Set = [], max_hours: MaxHours = None) -> None:  # noqa: B006
+    """Train a tiny agent on the shop, from nothing, on this machine."""
+    _load("agentgrpo.cli.commands").demo(set_, max_hours)
+
+
+@app.command(name="eval")
+def eval_(
+    run: Annotated[Path, typer.Argument(help="A run directory, or a folder of runs (the newest is taken).")],
+    checkpoint: Annotated[str, typer.Option(help="best, last, step-NNNNNN, or base (no adapter).")] = "best",
+    split: Annotated[str, typer.Option(help="Which tasks: the run's held-out ones, or a split of the env.")] = "",
+    set_: Set = [],  # noqa: B006
+) -> None:
+    """Evaluate a run's adapter on held-out tasks."""
+    _load("agentgrpo.cli.commands").evaluate_run(run, checkpoint, split, set_)
+
+
+@env_app.command(name="check")
+def env_check(
+    env: Annotated[str, typer.Argument(help='A shipped name, "module:Class" or a Gymnasium id.')],
+    tasks: Annotated[int, typer.Option(help="How many tasks to try.")] = 20,
+    seed: int = 0,
+) -> None:
+    """Check that an environment is sound: Gymnasium's contract, determinism, oracle, do-nothing, garbage."""
+    _load("agentgrpo.cli.environments").check(env, tasks, seed)
+
+
+@env_app.command(name="list")
+def env_list() -> None:
+    """List the environments that come with agentgrpo."""
+    _load("agentgrpo.cli.environments").list_shipped()
+
+
+@model_app.command(name="tiny")
+def model_tiny(
+    folder: Annotated[Path, typer.Argument(help="Where to write the model.")],
+    env: Annotated[str, typer.Option(help="The environment whose text the tokenizer is fitted to.")] = "shop",
+    episodes: Annotated[int, typer.Option(help="Oracle episodes to fit it on.")] = 2000,
+    seed: int = 0,
+) -> None:
+    """Make a tiny Qwen3-architecture model with random weights and a fitted tokenizer."""
+    _load("agentgrpo.cli.models").tiny(folder, env, episodes, seed)
+
+
+@model_app.command(name="sft")
+def model_sft(
+    model: Annotated[str, typer.Argument(help="A model folder or hub name to start from.")],
+    folder: Annotated[Path, typer.Argument(help="Where to write the fine-tuned model.")],
+    env: Annotated[str, typer.Option(help="The environment whose oracle demonstrates.")] = "shop",
+    steps: int = 600,
+    episodes: int = 2000,
+    quality: Annotated[float, typer.Option(help="Probability that a demonstrated decision is the oracle's.")] = 1.0,
+    learning_rate: float = 1e-3,
+    batch_size: int = 16,
+    seed: int = 0,
+) -> None:
+    """Fine-tune a model on oracle demonstrations."""
+    settings = {"steps": steps, "episodes": episodes, "quality": quality, "perfect_fraction": 0.0}
+    settings |= {"learning_rate": learning_rate, "batch_size": batch_size}
+    _load("agentgrpo.cli.models").sft(model, folder, env, settings, seed)
+
+
+def main() -> None:
+    """Run the command line; a user's error is one message and exit code 2, a run's is exit code 1."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    errors = Console(stderr=True, highlight=False)
+    try:
+        app()
+    except UserError as error:
+        errors.print(f"[bold red]error:[/bold red] {_escape(str(error))}", soft_wrap=True)
+        sys.exit(2)
+    except RunError as error:
+        errors.print(f"[bold red]the run stopped:[/bold red] {_escape(str(error))}", soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", "\\[")
+
+
+def _load(name: str) -> Any:
+    """Import a module on demand, so that `show` and `--help` start without torch."""
+    return import_module(name)

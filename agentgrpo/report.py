@@ -1,0 +1,128 @@
+"""What a run tells the person who started it: messages, progress bars, one line per train step.
+
+It only prints; numbers are kept by the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+_HEADER_EVERY = 20
+_COLUMNS: tuple[tuple[str, str, str], ...] = (  # heading, metric, format
+    ("reward", "train/reward", "{:7.3f}"),
+    ("success", "train/success", "{:7.3f}"),
+    ("turns", "train/turns", "{:5.1f}"),
+    ("calls", "train/tool_calls", "{:5.1f}"),
+    ("err%", "train/tool_error_rate", "{:4.0%}"),
+    ("flat%", "train/zero_variance_groups", "{:5.0%}"),
+    ("kl", "train/kl", "{:7.0e}"),
+    ("entropy", "train/entropy", "{:7.3f}"),
+    ("grad", "train/grad_norm", "{:6.3f}"),
+    ("failed", "train/failed", "{:6.0f}"),
+    ("roll s", "time/rollout", "{:6.1f}"),
+    ("learn s", "time/learn", "{:7.1f}"),
+)
+
+
+class Advance(Protocol):
+    """Moves a progress bar on; `note` replaces the text beside it."""
+
+    def __call__(self, count: int = 1, note: str = "") -> None:
+        """Count `count` more."""
+        ...
+
+
+class Reporter(Protocol):
+    """Where a run reports to."""
+
+    def message(self, text: str) -> None:
+        """Say something once."""
+        ...
+
+    def progress(self, text: str, total: int) -> AbstractProgress:
+        """Show a bar while the context is open."""
+        ...
+
+    def step(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
+        """Report one train step."""
+        ...
+
+
+class AbstractProgress(Protocol):
+    """The context `Reporter.progress` returns."""
+
+    def __enter__(self) -> Advance: ...
+
+    def __exit__(self, *exc: object) -> bool | None: ...
+
+
+class ConsoleReporter:
+    """Reports to a terminal, or as plain lines where there is none."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False)
+        self._lines = 0
+
+    def message(self, text: str) -> None:
+        """Print one message."""
+        self.console.print(text, soft_wrap=True)
+
+    @contextmanager
+    def progress(self, text: str, total: int) -> Iterator[Advance]:
+        """Show a bar with the time left; it vanishes when done."""
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with Progress(*columns, console=self.console, transient=True) as bars:
+            bar = bars.add_task(text, total=total, note="")
+
+            def advance(count: int = 1, note: str = "") -> None:
+                bars.update(bar, advance=count, **({"note": note} if note else {}))
+
+            yield advance
+
+    def step(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
+        """Print the line of a train step, and the headings every so often."""
+        if self._lines % _HEADER_EVERY == 0:
+            names = " ".join(heading.rjust(_width(form)) for heading, _, form in _COLUMNS)
+            self.console.print(f"[bold]{'step':>9} {names}[/bold]", soft_wrap=True)
+        self._lines += 1
+        cells = " ".join(_cell(metrics.get(key), form) for _, key, form in _COLUMNS)
+        self.console.print(f"{step:>4}/{total:<4} {cells}", soft_wrap=True)
+
+
+class SilentReporter:
+    """Reports nothing."""
+
+    def message(self, text: str) -> None:
+        """Say nothing."""
+
+    @contextmanager
+    def progress(self, text: str, total: int) -> Iterator[Advance]:
+        """Show nothing."""
+
+        def advance(count: int = 1, note: str = "") -> None:
+            """Count nothing."""
+
+        yield advance
+
+    def step(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
+        """Report nothing."""
+
+
+def _width(form: str) -> int:
+    return len(form.format(0.0))
+
+
+def _cell(value: float | None, form: str) -> str:
+    return "-".rjust(_width(form)) if value is None else form.format(value)

@@ -1,0 +1,94 @@
+"""The warm start: a tiny model from nothing, fine-tuned on oracle demonstrations until it can act, not yet well."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from agentgrpo import causal_lm
+from agentgrpo.chat import Chat
+from agentgrpo.config import Config, SftConfig, WarmStartConfig
+from agentgrpo.registry import EnvSource
+from agentgrpo.demonstrations import Demonstration, demonstrations, tokenize
+from agentgrpo.report import Reporter
+from agentgrpo.seeds import derive_seed
+from agentgrpo.sft import fine_tune, save_model
+from agentgrpo.tiny import describe, make_tiny
+from agentgrpo.types import Sequence as TokenSequence
+from agentgrpo.types import Task
+
+
+def warm_start(
+    config: Config,
+    settings: WarmStartConfig,
+    source: EnvSource,
+    tasks: Sequence[Task],
+    folder: Path,
+    reporter: Reporter,
+) -> None:
+    """Make the model folder of a run: tokenizer and weights fitted to the environment, then fine-tuned.
+
+    Written beside the target and renamed, so that a folder that is there is complete.
+    """
+    working = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(working, ignore_errors=True)
+    sft, seed = settings.sft, config.seed
+    perfect = _play(source, tasks, sft, 1.0, seed, reporter)
+    make_tiny(working, perfect, settings.tiny, seed=derive_seed(seed, "tiny"))
+    reporter.message(f"made a model: {describe(working)}")
+    chat = Chat.from_folder(working, enable_thinking=config.model.enable_thinking)
+    run_sft(working, _phases(source, tasks, perfect, chat, sft, seed, reporter), sft, seed=seed, reporter=reporter)
+    (working / "warm_start.json").write_text(
+        json.dumps({"seed": seed, "env": source.id, **settings.model_dump()}, indent=1), encoding="utf-8"
+    )
+    working.rename(folder)
+
+
+def run_sft(
+    folder: Path,
+    phases: Sequence[tuple[int, Sequence[TokenSequence]]],
+    config: SftConfig,
+    *,
+    seed: int,
+    reporter: Reporter,
+    device: str = "auto",
+) -> None:
+    """Fine-tune the model of a folder in place."""
+    model = causal_lm.load_model(folder, device=causal_lm.pick_device(device), dtype=torch.float32)
+    total = sum(steps for steps, _ in phases)
+    with reporter.progress("warm start", total) as advance:
+        fine_tune(model, phases, config, seed=seed, on_step=lambda done, loss: advance(1, f"loss {loss:.3f}"))
+    save_model(model, folder, folder)
+
+
+def _phases(
+    source: EnvSource,
+    tasks: Sequence[Task],
+    perfect: Sequence[Demonstration],
+    chat: Chat,
+    sft: SftConfig,
+    seed: int,
+    reporter: Reporter,
+) -> list[tuple[int, list[TokenSequence]]]:
+    """Return (steps, rows): perfect demonstrations first, so that copying is learned, then those of `quality`."""
+    first = round(sft.steps * sft.perfect_fraction)
+    phases = [(first, [tokenize(d, chat) for d in perfect])] if first else []
+    if sft.steps > first:
+        flawed = _play(source, tasks, sft, sft.quality, seed, reporter)
+        phases.append((sft.steps - first, [tokenize(d, chat) for d in flawed]))
+    return phases
+
+
+def _play(
+    source: EnvSource, tasks: Sequence[Task], sft: SftConfig, quality: float, seed: int, reporter: Reporter
+) -> list[Demonstration]:
+    played = []
+    with reporter.progress(f"demonstrations of quality {quality:g}", sft.episodes) as advance:
+        for demonstration in demonstrations(source, tasks, count=sft.episodes, quality=quality, seed=seed):
+            played.append(demonstration)
+            advance()
+    return played

@@ -1,0 +1,166 @@
+"""Everything a run works with, made from its configuration: environment, tasks, model, engine, learner.
+
+It starts nothing and trains nothing, except the warm start when the model folder does not exist yet.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from agentgrpo import causal_lm
+from agentgrpo.chat import Chat
+from agentgrpo.config import Config
+from agentgrpo.core import AgentEnv
+from agentgrpo.engines.embedded import EmbeddedEngine
+from agentgrpo.errors import ConfigError, TaskError
+from agentgrpo.learner.policy import LoraPolicy
+from agentgrpo.learner.step import Learner
+from agentgrpo.registry import EnvSource, resolve_env
+from agentgrpo.report import Reporter
+from agentgrpo.seeds import derive_seed
+from agentgrpo.tasks import load_tasks, split_tasks
+from agentgrpo.types import JsonObject, Task
+from agentgrpo.warm_start import warm_start
+
+EnvLike = str | type[AgentEnv]
+TasksLike = str | Path | Iterable[JsonObject]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workbench:
+    """The parts of a run."""
+
+    config: Config
+    source: EnvSource
+    train_tasks: tuple[Task, ...]
+    heldout_tasks: tuple[Task, ...]
+    chat: Chat
+    engine: EmbeddedEngine
+    policy: LoraPolicy
+    learner: Learner
+
+
+def set_threads(config: Config) -> int:
+    """Set torch's threads once: by default 1 for tiny models (no contention), else all cores. Return how many."""
+    threads = config.train.threads or (1 if config.warm_start is not None else os.cpu_count() or 1)
+    torch.set_num_threads(threads)
+    return threads
+
+
+def open_env(config: Config, env: EnvLike | None) -> EnvSource:
+    """Resolve the environment a run names.
+
+    Raises:
+        ConfigError: none is named.
+        EnvError: it cannot be found or made.
+    """
+    chosen = env or config.env
+    if not chosen:
+        raise ConfigError('no environment: set env = "shop" (or "module:Class") in the config, or pass env=')
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)  # so that env = "locker:Locker" finds locker.py beside the user
+    arguments = dict(config.env_args)
+    if config.reward_weights:
+        arguments["reward_weights"] = config.reward_weights
+    return resolve_env(chosen, **arguments)
+
+
+def open_tasks(
+    config: Config, source: EnvSource, tasks: TasksLike | None, heldout: TasksLike | float | None
+) -> tuple[tuple[Task, ...], tuple[Task, ...]]:
+    """Return the training and the held-out tasks of a run; the latter may be empty.
+
+    Raises:
+        TaskError: there is no training task, or a task is in both sets.
+    """
+    given = tasks if tasks is not None else config.tasks
+    train = load_tasks(given) if given is not None else _shipped(source, "train")
+    held = heldout if heldout is not None else config.heldout
+    if held is None and given is None:
+        held = "heldout"
+    if isinstance(held, int | float):
+        train, test = split_tasks(train, held, config.seed)
+    elif isinstance(held, str) and not Path(held).exists() and (given is None or source.tasks(held)):
+        test = _shipped(source, held)
+    else:
+        test = load_tasks(held, split="heldout") if held is not None else ()
+    if not train:
+        raise TaskError(f"{source.id} ships no training tasks: pass tasks= (a .jsonl file or rows)")
+    shared = {t.id for t in train} & {t.id for t in test}
+    if shared:
+        raise TaskError(f"{len(shared)} tasks are both trained on and held out, such as '{min(shared)}'")
+    return train, test
+
+
+def _shipped(source: EnvSource, split: str) -> tuple[Task, ...]:
+    rows = source.tasks(split)
+    return load_tasks(rows, split=split) if rows else ()
+
+
+def prepare(
+    config: Config,
+    *,
+    env: EnvLike | None,
+    tasks: TasksLike | None,
+    heldout: TasksLike | float | None,
+    reporter: Reporter,
+) -> Workbench:
+    """Make the parts of a run; a model folder that is missing is made by the warm start, when one is configured."""
+    set_threads(config)
+    source = open_env(config, env)
+    train_tasks, heldout_tasks = open_tasks(config, source, tasks, heldout)
+    folder = Path(config.model.path)
+    if config.warm_start is not None and not (folder / "config.json").exists():
+        warm_start(config, config.warm_start, source, train_tasks, folder, reporter)
+    device = causal_lm.pick_device(config.model.device)
+    base = causal_lm.load_model(
+        config.model.path, device=device, dtype=causal_lm.pick_dtype(config.model.dtype, device)
+    )
+    # The engine copies the module tree before peft wraps the learner's: they share tensors, not modules.
+    engine = EmbeddedEngine(
+        base,
+        max_sequences=config.engine.max_sequences,
+        context_length=config.engine.context_length,
+        prefill_tokens=config.engine.prefill_tokens,
+    )
+    policy = LoraPolicy(
+        base,
+        config.model.lora,
+        seed=derive_seed(config.seed, "lora"),
+        model_path=config.model.path,
+        gradient_checkpointing=config.model.gradient_checkpointing,
+    )
+    learner = Learner(
+        policy,
+        config.learner,
+        total_steps=config.train.steps,
+        temperature=config.rollout.temperature,
+        max_episode_tokens=config.rollout.max_tokens,
+    )
+    return Workbench(
+        config=config,
+        source=source,
+        train_tasks=train_tasks,
+        heldout_tasks=heldout_tasks,
+        chat=make_chat(config),
+        engine=engine,
+        policy=policy,
+        learner=learner,
+    )
+
+
+def make_chat(config: Config) -> Chat:
+    """Load the chat of the configured model."""
+    return Chat.from_folder(
+        config.model.path,
+        renderer=config.model.renderer,
+        enable_thinking=config.model.enable_thinking,
+        thinking_retention=config.model.thinking_retention,
+    )
