@@ -96,10 +96,11 @@ def start_record(
         env: The environment's class; None when it is not Python at hand.
         env_id: What the configuration calls it.
         tasks: The rows of each split.
-        model_path: The folder of the base model.
+        model_path: The folder of the base model; a name that is no folder is kept as it is, its hash unknown.
         sampling: How episodes are sampled.
     """
     before = run.read_record()
+    folder = Path(model_path) if model_path is not None and Path(model_path).is_dir() else None
     record = {
         "name": run.name,
         "status": "running",
@@ -108,12 +109,12 @@ def start_record(
         "ended_at": None,
         "seed": config.get("seed"),
         "env_id": env_id,
-        "model_path": None if model_path is None else str(Path(model_path).resolve()),
+        "model_path": str(folder.resolve()) if folder else model_path and str(model_path),
         "sampling": sampling,
         "hashes": {
             "config": hash_json(config),
             "env_source": None if env is None else hash_source(env),
-            "model": None if model_path is None else hash_folder(model_path),
+            "model": hash_folder(folder) if folder else None,
             "tasks": {split: hash_json(list(rows)) for split, rows in tasks.items()},
         },
         "tasks": {split: len(rows) for split, rows in tasks.items()},

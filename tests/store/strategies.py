@@ -27,7 +27,7 @@ FINISHES: tuple[FinishReason, ...] = ("stop", "length", "cancelled")
 
 numbers = st.floats(allow_nan=False)
 finite = st.floats(-1e6, 1e6)
-names = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=8)
+names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
 json_values: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | numbers | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
@@ -119,8 +119,10 @@ def trajectories(key: st.SearchStrategy[EpisodeKey] = keys) -> st.SearchStrategy
     )
 
 
-def make_key(step: int = 3, task_id: str = "shop-12", sample: int = 0, **more: Any) -> EpisodeKey:
-    return EpisodeKey(**({"phase": "train", "step": step, "task_id": task_id, "sample": sample} | more))
+def make_key(
+    step: int = 3, task_id: str = "shop-12", sample: int = 0, *, phase: Phase = "train", attempt: int = 0
+) -> EpisodeKey:
+    return EpisodeKey(phase=phase, step=step, task_id=task_id, sample=sample, attempt=attempt)
 
 
 def make_trajectory(key: EpisodeKey | None = None, *, reward: float | None = 1.0, **changes: Any) -> Trajectory:

@@ -1,0 +1,199 @@
+"""`agentgrpo show`: a run's episodes as a table, or one of them in full, in the terminal.
+
+It reads the run's files only, also while the run is writing them, and starts without torch.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console, JustifyMethod
+from rich.table import Table
+from rich.text import Text
+
+from agentgrpo.cli.token_view import Colour, Vocabulary, token_view
+from agentgrpo.cli.transcript import BAD, GOOD, QUIET, WARN, conversation, head, mark, number, printable, stop_text
+from agentgrpo.errors import UserError, nearest
+from agentgrpo.store.reader import EpisodeFilter, EpisodeReader, EpisodeRow
+from agentgrpo.store.run import RunDirectory
+from agentgrpo.types import StopReason
+
+_COLUMNS: dict[str, JustifyMethod] = {
+    "#": "right",
+    "phase": "left",
+    "step": "right",
+    "task": "left",
+    "sample": "right",
+    "reward": "right",
+    "success": "center",
+    "turns": "right",
+    "calls": "right",
+    "errors": "right",
+    "stop": "left",
+    "seconds": "right",
+}
+_TASK = list(_COLUMNS).index("task")
+_SORTS = {  # what --sort takes, and what the store calls it
+    "id": "id",
+    "phase": "phase",
+    "step": "step",
+    "task": "task_id",
+    "reward": "reward",
+    "success": "success",
+    "advantage": "advantage",
+    "turns": "turns",
+    "calls": "tool_calls",
+    "errors": "tool_errors",
+    "stop": "stop_reason",
+    "seconds": "seconds",
+    "tokens": "tokens",
+    "sampled": "sampled_tokens",
+    "forks": "forks",
+}
+_ROOMY = 120  # columns from which on the table may spread
+
+
+class PhaseName(StrEnum):
+    """What episodes are for."""
+
+    TRAIN = "train"
+    EVAL = "eval"
+
+
+def show(
+    run: Annotated[Path, typer.Argument(help="A run's folder, or a folder of runs (the newest is taken).")],
+    episode: Annotated[
+        str | None, typer.Argument(help="A number of the list, or a key: phase/step/task/sample.")
+    ] = None,
+    *,
+    phase: Annotated[PhaseName | None, typer.Option(help="Only episodes of this phase.")] = None,
+    step: Annotated[int | None, typer.Option(help="Only episodes of this train step.")] = None,
+    task: Annotated[str | None, typer.Option(help="Only episodes of this task; * stands for anything.")] = None,
+    stop: Annotated[StopReason | None, typer.Option(help="Only episodes that ended for this reason.")] = None,
+    min_reward: Annotated[float | None, typer.Option(help="Only rewards of at least this.")] = None,
+    max_reward: Annotated[float | None, typer.Option(help="Only rewards of at most this.")] = None,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="Only episodes that broke (not: unsuccessful ones).")
+    ] = False,
+    contains: Annotated[str | None, typer.Option(help="Only episodes whose text holds these words.")] = None,
+    sort: Annotated[str, typer.Option(help="Column to sort by.")] = "id",
+    descending: Annotated[bool, typer.Option("--desc/--asc", help="High to low, or low to high.")] = True,
+    limit: Annotated[int, typer.Option(min=1, help="Most rows to list.")] = 30,
+    tokens: Annotated[
+        Colour | None, typer.Option(help="Show one episode's tokens as trained, coloured by this.")
+    ] = None,
+) -> None:
+    """List the episodes of a run, or show one of them in full."""
+    directory = RunDirectory.open(run)
+    console = Console(highlight=False)
+    with EpisodeReader(directory.episodes) as reader:
+        if episode is not None:
+            _show_episode(console, directory, reader, episode, tokens)
+            return
+        if tokens is not None:
+            raise UserError(
+                "--tokens needs an episode: agentgrpo show RUN EPISODE --tokens mask (RUN alone lists them)"
+            )
+        where = EpisodeFilter(
+            phase=None if phase is None else phase.value,
+            step=step,
+            task_id=task,
+            stop_reason=stop,
+            failed=True if failed else None,
+            min_reward=min_reward,
+            max_reward=max_reward,
+            contains=contains,
+        )
+        rows = reader.list(where, order=_order(sort), descending=descending, limit=limit)
+        console.print(_title(directory, reader))
+        if rows:
+            console.print(Text(), _table(rows, console.width))
+        console.print(_footer(run, rows, reader.count(where), reader.count()), soft_wrap=True)
+
+
+def _show_episode(
+    console: Console, run: RunDirectory, reader: EpisodeReader, episode: str, colour: Colour | None
+) -> None:
+    stored = reader.get(episode)
+    console.print(head(stored, reader.group(stored.row.key)))
+    if colour is None:
+        parts = conversation(stored.trajectory)
+    else:
+        parts = token_view(stored, Vocabulary.of(run.read_record().get("model_path")), colour)
+    for part in parts:
+        console.print(part)
+
+
+def _order(sort: str) -> str:
+    if sort not in _SORTS:
+        raise UserError(f"--sort {sort}: no such column.{nearest(sort, _SORTS)} Columns: {', '.join(_SORTS)}.")
+    return _SORTS[sort]
+
+
+def _title(run: RunDirectory, reader: EpisodeReader) -> Text:
+    steps = reader.steps()
+    trained = max((s.step for s in steps if s.phase == "train"), default=0)
+    parts = [f"{sum(s.episodes for s in steps):,} episodes", f"{trained:,} train steps"]
+    status = run.read_record().get("status")
+    evaluations = [s for s in steps if s.phase == "eval" and s.scored]
+    if evaluations:
+        last = evaluations[-1]
+        parts.append(f"held-out success {last.successes / last.scored:.1%} at step {last.step}")
+    if status:
+        parts.insert(0, printable(str(status)))
+    return Text.assemble((printable(run.name), "bold"), "   ", ("  ·  ".join(parts), QUIET))
+
+
+def _table(rows: Sequence[EpisodeRow], width: int) -> Table:
+    gap = 2 if width >= _ROOMY else 1
+    table = Table(box=None, header_style=QUIET, padding=(0, gap, 0, 0), pad_edge=False)
+    for heading, justify in _COLUMNS.items():
+        table.add_column(heading, justify=justify, no_wrap=True)
+    lines = [_cells(row) for row in rows]
+    widths = [max(len(heading), *map(len, column)) for heading, *column in zip(_COLUMNS, *lines, strict=True)]
+    room = width - (sum(widths) - widths[_TASK]) - gap * (len(widths) - 1)
+    for line in lines:
+        line[_TASK] = Text(_middle(line[_TASK].plain, room))
+        table.add_row(*line)
+    return table
+
+
+def _middle(text: str, room: int) -> str:
+    """Shorten a text in the middle: the ends of task ids tell them apart."""
+    if len(text) <= max(room, 8):
+        return text
+    tail = max(room, 8) // 2
+    return f"{text[: max(room, 8) - tail - 1]}\u2026{text[-tail:]}"
+
+
+def _cells(row: EpisodeRow) -> list[Text]:
+    reward_style = QUIET if row.success is None else GOOD if row.success else BAD if not row.reward else ""
+    return [
+        Text(str(row.id), "bold"),
+        Text(row.phase, "magenta" if row.phase == "eval" else ""),
+        Text(str(row.step)),
+        Text(printable(row.task_id)),
+        Text(f"{row.sample}.{row.attempt}" if row.attempt else str(row.sample)),
+        Text(number(row.reward), reward_style),
+        mark(row.success),
+        Text(str(row.turns)),
+        Text(str(row.tool_calls)),
+        Text(str(row.tool_errors), WARN if row.tool_errors else QUIET),
+        stop_text(row.stop_reason, row.boundary),
+        Text(f"{row.seconds:.1f}"),
+    ]
+
+
+def _footer(run: Path, rows: Sequence[EpisodeRow], matching: int, total: int) -> Text:
+    if not total:
+        return Text("\nNo episode has finished yet.", QUIET)
+    if not rows:
+        return Text(f"\nNone of the {total:,} episodes match. Leave out an option.", WARN)
+    shown = f"{len(rows):,} of {matching:,} episodes" + (f" that match, {total:,} in all" if matching < total else "")
+    example = f"agentgrpo show {shlex.quote(str(run))} {rows[0].id}"
+    return Text.assemble("\n", (f"{shown}.  One in full: ", QUIET), example, (" (add --tokens mask)", QUIET))

@@ -1,0 +1,272 @@
+"""Draws one episode for a terminal: its head, its conversation with calls and results paired, its end.
+
+It only draws what it is given; nothing a model or a tool wrote can move the cursor or change a colour.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from agentgrpo.store.reader import EpisodeRow, StoredEpisode
+from agentgrpo.types import Json, JsonObject, Message, StopReason, Trajectory, Turn
+
+GOOD, BAD, WARN, CALL, QUIET = "green", "red", "yellow", "cyan", "dim"
+
+_GUTTER = 9
+_DOTS = "  ·  "
+
+
+def printable(text: str) -> str:
+    """Return text with control and direction-changing characters spelled out; newlines and tabs stay."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
+
+def number(value: float | None, *, sign: bool = False) -> str:
+    """Return a number with two digits, or a dash when it is unknown."""
+    if value is None:
+        return "-"
+    return f"{value:+.2f}" if sign else f"{value:.2f}"
+
+
+def dotted(parts: Iterable[Text]) -> Text:
+    """Return texts in one line, dots between them."""
+    line = Text()
+    for part in parts:
+        line.append(_DOTS if line else "", QUIET).append_text(part)
+    return line
+
+
+def mark(success: bool | None) -> Text:
+    """Return a tick, a cross, or a dash when nobody knows."""
+    return {True: Text("✓", GOOD), False: Text("✗", BAD), None: Text("-", QUIET)}[success]
+
+
+def stop_text(stop: StopReason, boundary: str | None) -> Text:
+    """Return why an episode ended, coloured by how bad that is."""
+    style = BAD if stop is StopReason.FAILED else WARN if stop.is_truncated or stop is StopReason.CANCELLED else ""
+    return Text(f"{stop}:{boundary}" if boundary else str(stop), style)
+
+
+def head(stored: StoredEpisode, mates: Sequence[EpisodeRow]) -> RenderableType:
+    """Return what is known about an episode as a whole."""
+    row, trajectory = stored.row, stored.trajectory
+    lines: list[tuple[str, Text]] = [
+        ("result", _result(row)),
+        ("reward", _terms(trajectory)),
+        ("group", _group(row, mates)),
+        ("size", _size(row)),
+        ("origin", _origin(trajectory)),
+    ]
+    if row.filter_reason:
+        lines.insert(2, ("filtered", Text(f"did not train: {row.filter_reason}", WARN)))
+    title = Text.assemble((printable(str(row.key)), "bold"), (f"   #{row.id}", QUIET))
+    return Group(title, Text(), _grid(lines), Text())
+
+
+def conversation(trajectory: Trajectory) -> Iterator[RenderableType]:
+    """Yield the messages before the first turn, then every turn, then the end."""
+    yield _grid((str(m.get("role", "?")), _content(m)) for m in trajectory.prompt)
+    state = State()
+    for index, turn in enumerate(trajectory.turns):
+        yield Text()
+        yield _rule(_turn_title(index, turn, trajectory))
+        yield _grid(_turn_lines(turn, state))
+    yield Text()
+    yield _rule(_end(trajectory))
+
+
+class State:
+    """Remembers what earlier patches wrote, so that a later one can say what it replaces."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Json] = {}
+
+    def lines(self, patch: Iterable[JsonObject]) -> Iterator[Text]:
+        """Yield a readable line per JSON Patch operation; `test` operations say what was there before."""
+        for operation in patch:
+            kind, path, value = operation.get("op"), str(operation.get("path", "")), operation.get("value")
+            if kind == "test":
+                self._learn(path, value)
+                continue
+            yield self._line(str(kind), path, value, operation)
+            self._forget(path)
+            if kind in ("add", "replace"):
+                self._learn(path, value)
+
+    def _line(self, kind: str, path: str, value: Json, operation: JsonObject) -> Text:
+        line = Text(printable(path), "bold")
+        old = operation.get("old", self._known.get(path, _UNKNOWN))
+        before = [] if old is _UNKNOWN else [(f"{_plain(old)} ", BAD), ("-> ", QUIET)]
+        if kind == "add":
+            return line.append(": ").append(f"added {_plain(value)}", GOOD)
+        if kind == "replace":
+            return Text.assemble(line, ": ", *before, (_plain(value), GOOD))
+        if kind == "remove":
+            return Text.assemble(line, ": ", *before, ("removed", BAD))
+        return line.append(f": {printable(kind)} {printable(str(operation.get('from', '')))}", WARN)
+
+    def _learn(self, path: str, value: Json) -> None:
+        self._known[path] = value
+        if isinstance(value, dict):
+            for name, item in value.items():
+                self._learn(f"{path}/{name.replace('~', '~0').replace('/', '~1')}", item)
+
+    def _forget(self, path: str) -> None:
+        self._known = {p: v for p, v in self._known.items() if p != path and not p.startswith(f"{path}/")}
+
+
+_UNKNOWN = object()
+
+
+def _result(row: EpisodeRow) -> Text:
+    verdict = {True: ("success", GOOD), False: ("no success", BAD), None: ("not scored", QUIET)}[row.success]
+    parts = [Text(*verdict), Text(f"reward {number(row.reward)}")]
+    if row.advantage is not None:
+        parts.append(Text(f"advantage {number(row.advantage, sign=True)}", advantage_style(row.advantage)))
+    parts.append(stop_text(row.stop_reason, row.boundary))
+    if row.cause:
+        parts.append(Text(printable(row.cause), BAD))
+    return dotted(parts)
+
+
+def advantage_style(advantage: float) -> str:
+    """Return the colour of an advantage as text."""
+    return "blue" if advantage > 0 else "dark_orange" if advantage < 0 else QUIET
+
+
+def _terms(trajectory: Trajectory) -> Text:
+    terms = [Text(f"{printable(name)} {value:g}") for name, value in trajectory.reward_terms.items()]
+    return dotted(terms) if terms else Text("no terms", QUIET)
+
+
+def _group(row: EpisodeRow, mates: Sequence[EpisodeRow]) -> Text:
+    rewards = [mate.reward for mate in mates if mate.reward is not None]
+    mean = f"mean {sum(rewards) / len(rewards):.2f} of {len(rewards)}:" if rewards else "none scored:"
+    line = Text(mean)
+    for mate in mates:
+        style = QUIET if mate.success is None else GOOD if mate.success else BAD
+        line.append(" ").append(f" {number(mate.reward)} ", f"{style} reverse" if mate.id == row.id else style)
+    return line
+
+
+def _size(row: EpisodeRow) -> Text:
+    errors = (f"{row.tool_errors} failed", BAD) if row.tool_errors else ("none failed", "")
+    parts = [
+        Text(f"{row.turns} turns"),
+        Text.assemble(f"{row.tool_calls} calls, ", errors),
+        Text(f"{row.sampled_tokens:,} tokens sampled of {row.tokens:,}"),
+        Text(f"{row.seconds:.1f} s"),
+    ]
+    if row.forks:
+        parts.append(Text(f"{row.forks} forks", WARN))
+    return dotted(parts)
+
+
+def _origin(trajectory: Trajectory) -> Text:
+    started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(trajectory.started_at))
+    parts = [printable(trajectory.env_id), str(trajectory.policy), f"seed {trajectory.seed}", started]
+    return Text(_DOTS.join(parts), QUIET)
+
+
+def _turn_title(index: int, turn: Turn, trajectory: Trajectory) -> Text:
+    sampled = sum(len(s.token_ids) for s in trajectory.spans if s.sampled and s.turn == index)
+    parts = [f"{sampled} tokens", f"model {turn.generate_seconds:.2f} s", f"env {turn.env_seconds:.2f} s"]
+    if turn.finish_reason != "stop":
+        parts.insert(0, f"ended by {turn.finish_reason}")
+    if turn.state_hash:
+        parts.append(f"state {printable(turn.state_hash)[:8]}")
+    return Text.assemble((f"turn {index + 1}", "bold"), ("   " + _DOTS.join(parts), QUIET))
+
+
+def _turn_lines(turn: Turn, state: State) -> Iterator[tuple[str, Text]]:
+    if turn.action.get("reasoning"):
+        yield "thinks", Text(printable(str(turn.action["reasoning"]).strip()), f"italic {QUIET}")
+    if turn.action.get("content"):
+        yield "assistant", _content(turn.action)
+    pending = list(turn.messages)
+    for call in turn.action["tool_calls"]:
+        yield "call", _call(call)
+        result = next((m for m in pending if m.get("tool_call_id") == call["id"]), None)
+        if result is None:
+            yield "", Text("no result", QUIET)
+        else:
+            pending.remove(result)
+            yield _answer(result)
+    for message in pending:
+        yield _answer(message)
+    for line in state.lines(turn.state_diff or ()):
+        yield "state", line
+
+
+def _call(call: Mapping[str, Any]) -> Text:
+    name = printable(str(call.get("name") or "?"))
+    if "raw" in call:
+        return Text.assemble((name, f"bold {CALL}"), "  ", (printable(str(call["raw"])), WARN))
+    arguments = call.get("arguments")
+    listed = arguments.items() if isinstance(arguments, dict) else [("", arguments)]
+    line = Text.assemble((name, f"bold {CALL}"), ("(", QUIET))
+    for index, (key, value) in enumerate(listed):
+        line.append(", " if index else "", QUIET)
+        line.append(f"{printable(str(key))}=", CALL).append(_short(value))
+    return line.append(")", QUIET)
+
+
+def _answer(message: Message) -> tuple[str, Text]:
+    if message.get("is_error"):
+        return "error", Text(_error(message.get("content")), BAD)
+    role = str(message.get("role", "?"))
+    return ("result" if role == "tool" else role), _content(message)
+
+
+def _error(content: Any) -> str:
+    try:
+        error = json.loads(content)["error"]
+        return printable(f"{error['type']}: {error['message']}")
+    except (ValueError, KeyError, TypeError):
+        return printable(str(content))
+
+
+def _content(message: Mapping[str, Any]) -> Text:
+    content = message.get("content")
+    text = content if isinstance(content, str) else _short(content)
+    return Text(printable(text.strip("\n"))) if text.strip() else Text("empty", f"italic {QUIET}")
+
+
+def _end(trajectory: Trajectory) -> Text:
+    line = Text.assemble(("end   ", "bold"), stop_text(trajectory.stop_reason, None))
+    if trajectory.failure:
+        line.append(f" at the {trajectory.failure.boundary}: {printable(trajectory.failure.cause)}", BAD)
+    if trajectory.reward is not None:
+        line.append(f"   reward {number(trajectory.reward)}", GOOD if trajectory.success else BAD)
+    return line
+
+
+def _short(value: Json) -> str:
+    return printable(json.dumps(value, ensure_ascii=False, default=str))
+
+
+def _plain(value: Json) -> str:
+    return printable(value) if isinstance(value, str) and value else _short(value)
+
+
+def _rule(title: Text) -> Rule:
+    return Rule(title, align="left", characters="─", style=QUIET)
+
+
+def _grid(lines: Iterable[tuple[str, Text]]) -> Table:
+    """Return labelled lines: labels right-aligned in a gutter, text beside them."""
+    styles = {"call": CALL, "error": BAD, "state": "magenta", "user": "bold", "assistant": "bold", "filtered": WARN}
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(width=_GUTTER, justify="right", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for label, text in lines:
+        grid.add_row(Text(printable(label), styles.get(label, QUIET)), text)
+    return grid
