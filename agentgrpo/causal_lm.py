@@ -43,14 +43,16 @@ def load_model(path: str | Path, *, device: torch.device, dtype: torch.dtype) ->
         ModelError: the folder or name cannot be loaded as a causal language model.
     """
     try:
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
     except (OSError, ValueError, KeyError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(
             f"cannot load a causal language model from '{path}': {first}\n"
             "Give [model] path a folder with config.json and model.safetensors, or a hub name this machine can reach."
         ) from error
-    return model.to(device).requires_grad_(False).eval()  # type: ignore[no-any-return]
+    model = model.to(device)  # type: ignore[arg-type]  # a decorator of transformers hides `self`
+    model.requires_grad_(False).eval()
+    return model
 
 
 def share_weights(model: PreTrainedModel) -> PreTrainedModel:

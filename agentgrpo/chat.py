@@ -218,7 +218,7 @@ class Chat:
         return [i for piece in pieces for i in piece if i not in self._control_text]
 
     def _specs(self, tools: Sequence[JsonObject]) -> list[Any] | None:
-        """Return tool schemas for the template; text that spells a control token is broken up (schemas are scaffold)."""
+        """Return tool schemas for the template; they are scaffold, so text that spells a control is broken up."""
         if not tools:
             return None
         key = json.dumps(tools, sort_keys=True)
@@ -326,7 +326,7 @@ def _agrees(renderer: renderers.Renderer, tokenizer: PreTrainedTokenizerBase, op
     """Whether a renderer's ids equal those of the tokenizer's own chat template on a probe."""
     template_options = {k: v for k, v in options.items() if k == "enable_thinking"}
     expected = tokenizer.apply_chat_template(
-        _PROBE, tools=_PROBE_TOOLS, add_generation_prompt=True, return_dict=False, **template_options
+        _PROBE, tools=[*_PROBE_TOOLS], add_generation_prompt=True, return_dict=False, **template_options
     )
-    got = renderer.render(_PROBE, tools=_PROBE_TOOLS, add_generation_prompt=True).token_ids  # type: ignore[arg-type]
+    got = renderer.render(_PROBE, tools=_PROBE_TOOLS, add_generation_prompt=True).token_ids
     return list(got) == list(expected)

@@ -176,7 +176,9 @@ class DecodeLoop:
     def _leave(self, request: Request) -> None:
         slot = self._slots[request.slot]
         # The last token sampled was never fed back, so its keys are not in the cache.
-        slot.token_ids = [*request.prompt_ids, *request.token_ids][: len(request.prompt_ids) + len(request.token_ids) - 1]
+        slot.token_ids = [*request.prompt_ids, *request.token_ids][
+            : len(request.prompt_ids) + len(request.token_ids) - 1
+        ]
         slot.request, slot.last_used = None, self._clock
         if self._sessions.get(request.session) != request.slot:
             self._slots[request.slot] = Slot()
@@ -234,7 +236,7 @@ class DecodeLoop:
         leading = range(max(rows) + 1)
         # Idle rows among busy ones are computed and ignored: cheaper than gathering the keys of the busy ones.
         slots = list(leading) if 2 * len(rows) >= len(leading) else sorted(rows)
-        tokens = [(rows[s].token_ids[-1],) if s in rows else (0,) for s in slots]
+        tokens: list[tuple[int, ...]] = [(rows[s].token_ids[-1],) if s in rows else (0,) for s in slots]
         starts = [self._fed_length(s, rows) for s in slots]
         hidden = self._forward(model, slots, tokens, starts)
         batch = [(i, rows[s]) for i, s in enumerate(slots) if s in rows]
@@ -298,7 +300,5 @@ class DecodeLoop:
             request.on_end(EngineFailure(f"{request.policy} gave a logprob of {request.logprobs[-1]}: not finite"))
         else:
             request.on_end(
-                Generation(
-                    token_ids=tuple(request.token_ids), logprobs=tuple(request.logprobs), finish_reason=reason
-                )
+                Generation(token_ids=tuple(request.token_ids), logprobs=tuple(request.logprobs), finish_reason=reason)
             )

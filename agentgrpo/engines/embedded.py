@@ -59,12 +59,16 @@ class EmbeddedEngine:
         """Sample a completion; see `Engine.generate`."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Generation] = loop.create_future()
+
+        def hand_over(result: Generation | Exception) -> None:
+            loop.call_soon_threadsafe(_settle, future, result)
+
         request = Request(
             prompt_ids=tuple(prompt_ids),
             sampling=sampling,
             policy=policy,
             session=session,
-            on_end=lambda result: loop.call_soon_threadsafe(_settle, future, result),
+            on_end=hand_over,
         )
         self._send(lambda: self._decode.add(request))
         try:

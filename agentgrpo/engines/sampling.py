@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
-def mix64(value: np.ndarray) -> np.ndarray:
+def mix64(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Scramble uint64 counters (the finalizer of SplitMix64, Steele et al. 2014)."""
     with np.errstate(over="ignore"):
         value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return value ^ (value >> np.uint64(31))
+        mixed: NDArray[np.uint64] = value ^ (value >> np.uint64(31))
+    return mixed
 
 
-def uniforms(seeds_B: np.ndarray, counters_B: np.ndarray) -> np.ndarray:
+def uniforms(seeds_B: NDArray[np.uint64], counters_B: NDArray[np.uint64]) -> NDArray[np.float64]:
     """Return one number in [0, 1) per (seed, counter), float64 [B]."""
     with np.errstate(over="ignore"):
         state = mix64(seeds_B.astype(np.uint64) * _GOLDEN + _GOLDEN)

@@ -50,8 +50,9 @@ class SlotCache:
             return
         wanted = max(columns, min(2 * self.columns, self.max_columns))
         wanted = min(-(-wanted // _COLUMNS) * _COLUMNS, max(self.max_columns, columns))
-        self.keys = [self._grown(t, wanted) for t in self.keys or [None] * self.layer_count]
-        self.values = [self._grown(t, wanted) for t in self.values or [None] * self.layer_count]
+        nothing: list[Tensor | None] = [None] * self.layer_count
+        self.keys = [self._grown(t, wanted) for t in self.keys or nothing]
+        self.values = [self._grown(t, wanted) for t in self.values or nothing]
         self.columns = wanted
 
     def _grown(self, old: Tensor | None, columns: int) -> Tensor:
@@ -76,7 +77,7 @@ class SlotCache:
             v[slots, :, :length] = values[:, :length]
 
 
-class SlotView(Cache):  # type: ignore[misc]
+class SlotView(Cache):
     """One forward pass over some slots: writes T new columns per row and reads all columns up to `width`."""
 
     def __init__(self, cache: SlotCache, slots: Tensor, positions: Tensor, width: int) -> None:

@@ -5,10 +5,12 @@ The prefix a microbatch shares is computed once, with gradient. It knows neither
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.cache_utils import DynamicCache
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from agentgrpo import causal_lm
 from agentgrpo.learner.batch import Microbatch
@@ -47,7 +49,7 @@ def suffix_hidden(model: PreTrainedModel, batch: Microbatch, *, share_prefix: bo
 def _prefix_cache(model: PreTrainedModel, batch: Microbatch) -> DynamicCache:
     cache = DynamicCache()
     causal_lm.hidden_states(model, batch.prefix_ids[None], past_key_values=cache, use_cache=True)
-    for layer in cache.layers:
-        layer.keys = layer.keys.expand(len(batch.suffix_ids), -1, -1, -1)
-        layer.values = layer.values.expand(len(batch.suffix_ids), -1, -1, -1)
+    for layer in cast(list[DynamicLayer], cache.layers):
+        layer.keys = cast(Tensor, layer.keys).expand(len(batch.suffix_ids), -1, -1, -1)
+        layer.values = cast(Tensor, layer.values).expand(len(batch.suffix_ids), -1, -1, -1)
     return cache

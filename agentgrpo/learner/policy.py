@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from pathlib import Path
+from typing import Any
 
 import peft
 import torch
@@ -95,7 +96,7 @@ class LoraPolicy:
             ModelError: the folder holds no adapter of this shape.
         """
         try:
-            result = set_peft_model_state_dict(self.model, load_file(folder / "adapter_model.safetensors"))
+            result: Any = set_peft_model_state_dict(self.model, load_file(folder / "adapter_model.safetensors"))
         except (OSError, RuntimeError) as error:
             raise ModelError(f"cannot load the adapter in '{folder}': {error}") from error
         if result.unexpected_keys:

@@ -173,7 +173,7 @@ class Learner:
             max_tokens=self.max_episode_tokens,
         )
         total = (loss * weights).sum()
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
         count = len(logprobs)
         return {
             "loss": float(total.detach()),
