@@ -35,8 +35,8 @@ class UnicodeText(Text):
     Samples are short and printable.
     """
 
-    def __init__(self, max_length: int = 2**31 - 1, *, min_length: int = 0) -> None:
-        super().__init__(max_length, min_length=min_length, charset=_PRINTABLE)
+    def __init__(self, max_length: int = 2**31 - 1, *, min_length: int = 0, seed: int | None = None) -> None:
+        super().__init__(max_length, min_length=min_length, charset=_PRINTABLE, seed=seed)
 
     def contains(self, x: Any) -> bool:
         """Return whether `x` is a text of a length within the bounds."""
@@ -113,6 +113,8 @@ class ToolEnv(AgentEnv):
         self._wanted = None if tools is None else tuple(tools)
         self._call_count = 0
         self._shown = ""
+        self._offered: list[Tool] = []
+        self._schemas = "[]"  # of those offered, as JSON
         self._own_tools = _named(as_tool(getattr(self, name)) for name in _tool_names(type(self)))
         self.tools = self._own_tools
         if type(self).extra_tools is ToolEnv.extra_tools:  # otherwise only a reset shows them all
@@ -278,8 +280,11 @@ class ToolEnv(AgentEnv):
         return [] if reply is None else [{"role": "user", "content": reply}]
 
     def _info(self, messages: list[Message]) -> JsonObject:
+        offered = list(self.tools.values())
+        if offered != self._offered:  # the author may have changed them
+            self._offered, self._schemas = offered, json.dumps([tool.schema for tool in offered])
         # Fresh objects each time: Gymnasium's users keep what they are given.
-        info: JsonObject = {"messages": messages, "tools": copy.deepcopy([t.schema for t in self.tools.values()])}
+        info: JsonObject = {"messages": messages, "tools": json.loads(self._schemas)}
         return info | ({"state_hash": self._observe("state_hash")} if self._has("state_hash") else {})
 
     def _has(self, capability: str) -> bool:

@@ -51,6 +51,7 @@ class EnvHosts:
         self.source, self.concurrency, self.seconds = source, concurrency, seconds
         self.abandoned = 0  # threads that were still busy at a deadline
         self._idle: list[Place] = []
+        self._used: set[Place] = set()
         self._is_closed = False
 
     def make(self) -> EnvHost:
@@ -58,20 +59,30 @@ class EnvHosts:
         if self._is_closed:
             raise EnvFailure("the rollout was closed")
         place = self._idle.pop() if self._idle else _PLACES[self.source.isolation](self.source.spec)
+        self._used.add(place)
         return EnvHost(place, self)
 
     def close(self) -> None:
-        """End every idle thread and process; those of hosts end when the host is closed."""
+        """End every thread and process, also those of hosts that are still open."""
         self._is_closed = True
         while self._idle:
             self._idle.pop().end()
+        while self._used:
+            self._used.pop().kill()
 
     def take_back(self, place: Place) -> None:
         """Keep a place for another host, or end it."""
+        self._used.discard(place)
         if self._is_closed or len(self._idle) >= self.concurrency:
             place.end()
         else:
             self._idle.append(place)
+
+    def give_up(self, place: Place, *, is_late: bool) -> None:
+        """Kill a place in mid-call."""
+        self._used.discard(place)
+        self.abandoned += is_late and isinstance(place, ThreadPlace)
+        place.kill()
 
 
 class EnvHost:
@@ -132,8 +143,7 @@ class EnvHost:
 
     def _discard(self, place: Place, *, is_late: bool) -> None:
         self._place = None
-        self._hosts.abandoned += is_late and isinstance(place, ThreadPlace)
-        place.kill()
+        self._hosts.give_up(place, is_late=is_late)
 
 
 def _entry(spec: EnvSpec) -> str:

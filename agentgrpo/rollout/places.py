@@ -212,9 +212,12 @@ class ProcessPlace(Place):
             await writer.drain()
             line = await reader.readline()
         except (OSError, ValueError) as error:
-            raise EnvFailure(f"cannot speak with the environment's process: {describe(error)}") from error
+            self.kill()
+            raise EnvFailure(f"{method}: lost the environment's process: {describe(error)}") from error
         if not line:
-            raise EnvFailure(f"{method}: the environment's process died ({self._exit()})")
+            status = self._exit()
+            self.kill()
+            raise EnvFailure(f"{method}: the environment's process died ({status})")
         self.start_seconds = 0.0
         answer = json.loads(line)
         if "failure" in answer:

@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentgrpo.envs.lockbox.env import Lockbox
+from agentgrpo.errors import EnvError, EnvFailure, ToolFailure
+from agentgrpo.registry import EnvSource, Isolation, resolve_env
+from agentgrpo.rollout.isolation import EnvHost, EnvHosts
+
+FILE = '''
+import os, subprocess, sys, time
+import agentgrpo as ag
+from agentgrpo.errors import ToolFailure
+
+class Odd(ag.ToolEnv):
+    """Misbehaves on demand."""
+    def reset_task(self, task):
+        if task.get("bad"):
+            raise ValueError("bad task")
+        return str(os.getpid())
+    @ag.tool
+    def hang(self, pid_file: str) -> str:
+        """Start a child and never return."""
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        with open(pid_file, "w") as file:
+            file.write(str(child.pid))
+        time.sleep(60)
+    @ag.tool
+    def nap(self, seconds: float) -> str:
+        time.sleep(seconds)
+        return "rested"
+    @ag.tool
+    def die(self) -> str:
+        os._exit(3)
+    @ag.tool
+    def leave(self) -> str:
+        sys.exit(4)
+    @ag.tool
+    def down(self) -> str:
+        raise ToolFailure("backend is down")
+    def reward(self):
+        return {"outcome": 0.5, "extra": 2.0}
+    def close(self):
+        print("closing")
+        super().close()
+
+class Slow(Odd):
+    @ag.tool(deadline=0.05)
+    async def wait(self) -> str:
+        import asyncio
+        await asyncio.sleep(60)
+'''
+KINDS: tuple[Isolation, ...] = ("inline", "thread", "process")
+
+
+@pytest.fixture
+def odd(tmp_path: Path) -> EnvSource:
+    (tmp_path / "odd.py").write_text(FILE)
+    return resolve_env(f"{tmp_path / 'odd.py'}:Odd")
+
+
+@asynccontextmanager
+async def hosting(source: EnvSource, kind: Isolation, seconds: float = 20.0) -> AsyncIterator[EnvHosts]:
+    hosts = EnvHosts(replace(source, isolation=kind), concurrency=8, seconds=seconds)
+    try:
+        yield hosts
+    finally:
+        hosts.close()
+        await asyncio.sleep(0.01)  # transports close in the loop
+
+
+@contextmanager
+def faster_than(seconds: float) -> Iterator[None]:
+    began = time.perf_counter()
+    yield
+    assert time.perf_counter() - began < seconds
+
+
+def call(tool: str, **arguments: Any) -> str:
+    return json.dumps({"content": "", "tool_calls": [{"id": "c", "name": tool, "arguments": arguments}]})
+
+
+async def episode(host: EnvHost) -> list[Any]:
+    said: list[Any] = [await host.reset(seed=3, options={"task": {"task_id": "x", "seed": 7}})]
+    saved = await host.snapshot()
+    assert saved is not None
+    said += [await host.step(call("press", digit=d)) for d in (5, 3)]
+    said.append(await host.score())
+    await host.restore(saved)
+    said += [await host.step(call("press", digit=5)), await host.step("ok")]
+    return said
+
+
+def is_alive(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+async def test_an_episode_is_the_same_everywhere() -> None:
+    source = resolve_env("lockbox", reward_weights={"outcome": 2.0})
+    transcripts = []
+    for kind in KINDS:
+        async with hosting(source, kind) as hosts:
+            host = hosts.make()
+            transcripts.append(await episode(host))
+            host.close()
+    assert transcripts[0] == transcripts[1] == transcripts[2]
+    assert transcripts[0][3] == (0.5, {"outcome": 0.25})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_what_an_environment_raises_is_an_episodes_failure(odd: EnvSource, kind: Isolation) -> None:
+    async with hosting(odd, kind) as hosts:
+        host = hosts.make()
+        with pytest.raises(EnvFailure, match="not reset"):
+            await host.step("x")
+        with pytest.raises(EnvFailure, match=r"reset raised ValueError: bad task \(odd.py:10\)"):
+            await host.reset(options={"task": {"bad": True}})
+        await host.reset()
+        with pytest.raises(ToolFailure, match="backend is down"):
+            await host.step(call("down"))
+        with pytest.raises(EnvFailure, match="SystemExit: 4"):
+            await host.step(call("leave"))
+        assert await host.score() == (2.5, {"outcome": 0.5, "extra": 2.0})
+        assert await host.snapshot() is None
+        with pytest.raises(EnvFailure, match="no restore"):
+            await host.restore(b"")
+        host.close()
+        with pytest.raises(EnvFailure, match="closed"):
+            await host.reset()
+    with pytest.raises(EnvFailure, match="rollout was closed"):
+        hosts.make()
+
+
+async def test_weights_for_no_term_are_a_failure(tmp_path: Path) -> None:
+    source = resolve_env("lockbox", reward_weights={"outcom": 1.0})
+    async with hosting(source, "inline") as hosts:
+        host = hosts.make()
+        await host.reset()
+        with pytest.raises(EnvFailure, match="Did you mean 'outcome'"):
+            await host.score()
+
+
+async def test_a_hung_thread_is_abandoned_counted_and_replaced(odd: EnvSource) -> None:
+    async with hosting(odd, "thread", seconds=0.2) as hosts:
+        host = hosts.make()
+        await host.reset()
+        with (
+            faster_than(2),
+            pytest.raises(EnvFailure, match=r"step did not return within 0.2 s; its thread was abandoned"),
+        ):
+            await host.step(call("nap", seconds=0.6))
+        assert hosts.abandoned == 1
+        with pytest.raises(EnvFailure, match="discarded"):
+            await host.score()
+        host.close()
+        fresh = hosts.make()
+        await fresh.reset()
+        assert (await fresh.step(call("nap", seconds=0)))[0] == "rested"
+
+
+async def test_a_hung_process_is_killed_with_its_group(odd: EnvSource, tmp_path: Path) -> None:
+    async with hosting(odd, "process", seconds=1.0) as hosts:
+        host = hosts.make()
+        pid = int((await host.reset())[0])
+        assert pid != os.getpid()
+        pid_file = tmp_path / "pid"
+        with faster_than(5), pytest.raises(EnvFailure, match="its process was killed"):
+            await host.step(call("hang", pid_file=str(pid_file)))
+        grandchild = int(pid_file.read_text())
+        for _ in range(100):
+            if not is_alive(grandchild):
+                break
+            await asyncio.sleep(0.02)
+        assert not is_alive(grandchild)
+        assert not is_alive(pid)
+        assert hosts.abandoned == 0
+
+
+async def test_a_process_that_dies_is_a_failure_and_is_replaced(odd: EnvSource) -> None:
+    async with hosting(odd, "process") as hosts:
+        host = hosts.make()
+        first = (await host.reset())[0]
+        with pytest.raises(EnvFailure, match=r"process died .exit status 3"):
+            await host.step(call("die"))
+        host.close()
+        host = hosts.make()
+        assert (await host.reset())[0] != first
+        host.close()
+
+
+@pytest.mark.parametrize("kind", ["thread", "process"])
+async def test_places_are_used_again_for_a_fresh_environment(kind: Isolation) -> None:
+    async with hosting(resolve_env("lockbox"), kind) as hosts:
+        places = []
+        for _ in range(3):
+            host = hosts.make()
+            places.append(host._place)
+            await host.reset(seed=0)
+            assert await host.score() == (0.0, {"outcome": 0.0})
+            await host.step(call("press", digit=1))
+            host.close()
+        assert places[0] is places[1] is places[2]
+
+
+async def test_cancelling_a_call_discards_the_environment(odd: EnvSource) -> None:
+    async with hosting(odd, "thread") as hosts:
+        host = hosts.make()
+        await host.reset()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await host.step(call("nap", seconds=0.3))
+        with pytest.raises(EnvFailure, match="discarded"):
+            await host.score()
+        assert hosts.abandoned == 0
+
+
+async def test_many_blocking_environments_run_at_once() -> None:
+    async with hosting(resolve_env("lockbox", latency=0.05), "thread") as hosts:
+
+        async def play() -> float:
+            host = hosts.make()
+            await host.reset(seed=0)
+            for _ in range(4):
+                await host.step(call("press", digit=1))
+            reward = (await host.step("ok"))[1]
+            host.close()
+            return reward
+
+        with faster_than(4.0):  # one after the other: 12.8 s
+            assert len(await asyncio.gather(*(play() for _ in range(64)))) == 64
+    for _ in range(100):
+        if not any(thread.name == "agentgrpo-env" for thread in threading.enumerate()):
+            break
+        await asyncio.sleep(0.02)
+    assert not any(thread.name == "agentgrpo-env" for thread in threading.enumerate())
+
+
+async def test_async_tools_are_stopped_by_their_own_deadline(tmp_path: Path) -> None:
+    (tmp_path / "odd.py").write_text(FILE)
+    slow = resolve_env(f"{tmp_path / 'odd.py'}:Slow")
+    for kind in ("thread", "process"):
+        async with hosting(slow, kind) as hosts:
+            host = hosts.make()
+            await host.reset()
+            assert '"timeout"' in (await host.step(call("wait")))[0]
+            host.close()
+    with pytest.raises(EnvError, match=r"isolation 'inline'.*'isolation': 'thread'"):
+        EnvHosts(replace(slow, isolation="inline"), concurrency=1, seconds=1.0)
+
+
+def test_a_class_no_other_process_can_import_is_told() -> None:
+    class Local(Lockbox):
+        metadata = {"isolation": "process"}  # noqa: RUF012
+
+    with pytest.raises(EnvError, match="move its class to a module or file"):
+        EnvHosts(resolve_env(Local), concurrency=1, seconds=1.0)

@@ -1,0 +1,305 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Annotated, Any, Literal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel, Field
+
+from agentgrpo.errors import EnvError, ToolError, ToolFailure
+from agentgrpo.tooling import MAX_MESSAGE, TOOL_LOOP, as_tool, encodable, error_result, is_tool, one_line, tool
+
+
+class Line(BaseModel):
+    item: str
+    count: int = 1
+
+
+class Node(BaseModel):
+    children: list[Node] = []
+
+
+class Size(Enum):
+    SMALL = "s"
+    LARGE = "l"
+
+
+@dataclass
+class Receipt:
+    total: int
+    lines: list[str]
+
+
+def order(
+    lines: list[Line],
+    size: Literal["s", "l"],
+    qty: Annotated[int, Field(ge=1)] = 1,
+    schema: str | None = None,
+    _note: str = "",
+) -> str:
+    """Order things.
+
+    Longer text.
+
+    Args:
+        lines: What to
+            order.
+        size: How big.
+    """
+    return f"{lines[0].item} {size} {qty} {schema} {_note}"
+
+
+def error_of(content: str) -> dict[str, str]:
+    error: dict[str, str] = json.loads(content)["error"]
+    return error
+
+
+def test_schema_comes_from_signature_and_docstring() -> None:
+    schema = as_tool(order).schema
+    assert schema == {
+        "type": "function",
+        "function": {
+            "name": "order",
+            "description": "Order things.\n\nLonger text.",
+            "parameters": {
+                "type": "object",
+                "properties": {
+                    "lines": {
+                        "items": {
+                            "properties": {"item": {"type": "string"}, "count": {"default": 1, "type": "integer"}},
+                            "required": ["item"],
+                            "type": "object",
+                        },
+                        "type": "array",
+                        "description": "What to order.",
+                    },
+                    "size": {"enum": ["s", "l"], "type": "string", "description": "How big."},
+                    "qty": {"default": 1, "minimum": 1, "type": "integer"},
+                    "schema": {"anyOf": [{"type": "string"}, {"type": "null"}], "default": None},
+                    "_note": {"default": "", "type": "string"},
+                },
+                "required": ["lines", "size"],
+            },
+        },
+    }
+
+
+def test_arguments_are_validated_and_coerced() -> None:
+    result = as_tool(order).call({"lines": [{"item": "pen"}], "size": "s", "qty": "3", "schema": "x", "_note": "n"})
+    assert result == ("pen s 3 x n", False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"size": "s"}, "lines: Field required"),
+        ({"lines": [], "size": "s", "qtty": 1}, "qtty: Extra inputs are not permitted"),
+        ({"lines": [], "size": "s", "qty": 0}, "qty: Input should be greater than or equal to 1, got 0"),
+        ({"lines": [{"item": 3}], "size": "s"}, "lines.0.item: Input should be a valid string, got 3"),
+        ({"lines": [], "size": "m"}, "size: Input should be 's' or 'l', got 'm'"),
+        ({"lines": [], "size": "s", "_note": "\ud800"}, "half a character"),
+    ],
+)
+def test_wrong_arguments_are_told_in_one_line(arguments: dict[str, Any], told: str) -> None:
+    result = as_tool(order).call(arguments)
+    error = error_of(result.content)
+    assert result.is_error
+    assert error["type"] == "invalid_arguments"
+    assert told in error["message"]
+    assert "\n" not in error["message"]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(alphabet=st.characters()),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.dictionaries(st.sampled_from(["lines", "size", "qty", "schema", "other"]) | st.text(), JSON, max_size=4))
+def test_no_argument_raises(arguments: dict[str, Any]) -> None:
+    result = as_tool(order).call(arguments)
+    result.content.encode()
+    if result.is_error:
+        assert len(error_of(result.content)["message"]) < MAX_MESSAGE + 50
+
+
+def test_huge_and_deep_arguments_do_not_raise() -> None:
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    for value in (10**5000, "x" * 10**6, deep, float("nan")):
+        assert as_tool(order).call({"lines": value, "size": "s"}).is_error
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "ok"),
+        ("", ""),
+        ("as is", "as is"),
+        ([], "[]"),
+        (True, "true"),
+        ({"a": [1, "é"]}, '{"a": [1, "é"]}'),
+        (Receipt(3, ["a"]), '{"total": 3, "lines": ["a"]}'),
+        ([Line(item="pen")], '[{"item": "pen", "count": 1}]'),
+        (Size.SMALL, '"s"'),
+        ("half \ud800", "half ?"),
+    ],
+)
+def test_results_become_text(value: Any, text: str) -> None:
+    def give() -> Any:
+        return value
+
+    assert as_tool(give).call({}) == (text, False)
+
+
+def test_long_output_keeps_head_and_tail() -> None:
+    @tool(max_output=10)
+    def talk() -> str:
+        return "a" * 50 + "b" * 50
+
+    assert as_tool(talk).call({}).content == "aaaaa\n[... 90 characters left out ...]\nbbbbb"
+
+
+def test_the_three_ways_a_tool_can_fail() -> None:
+    def act(how: str) -> str:
+        if how == "no":
+            raise ToolError("not\npossible")
+        if how == "down":
+            raise ToolFailure("backend is down")
+        raise KeyError(how)
+
+    assert error_of(as_tool(act).call({"how": "no"}).content) == {"type": "tool_error", "message": "not possible"}
+    with pytest.raises(ToolFailure, match="backend is down"):
+        as_tool(act).call({"how": "down"})
+    with pytest.raises(ToolFailure, match=r"tool 'act' raised KeyError: 'bug' \(test_tooling.py:\d+\)"):
+        as_tool(act).call({"how": "bug"})
+
+
+def test_marked_functions_stay_functions_and_methods_bind() -> None:
+    class Counter:
+        count = 0
+
+        @tool(name="increase")
+        def add(self, by: int) -> int:
+            self.count += by
+            return self.count
+
+    first, second = Counter(), Counter()
+    assert is_tool(first.add)
+    assert not is_tool(order)
+    assert first.add(2) == 2
+    assert as_tool(first.add).name == "increase"
+    assert as_tool(first.add).call({"by": 3}).content == "5"
+    assert as_tool(second.add).call({"by": 1}).content == "1"
+    assert as_tool(first.add).parameters is as_tool(second.add).parameters  # computed once
+
+
+def test_unusable_signatures_are_told() -> None:
+    def untyped(x) -> str:  # type: ignore[no-untyped-def]
+        return str(x)
+
+    def many(*names: str) -> str:
+        return str(names)
+
+    def unknown(x: Missing) -> str:  # type: ignore[name-defined]  # noqa: F821
+        return str(x)
+
+    def opaque(x: asyncio.Event) -> str:
+        return str(x)
+
+    def recursive(node: Node) -> str:
+        return str(node)
+
+    cases: list[tuple[Callable[..., Any], str]] = [
+        (untyped, "parameter 'x' has no type"),
+        (many, "cannot be passed by name"),
+        (unknown, "name 'Missing' is not defined"),
+        (opaque, "use types that have a JSON schema"),
+        (recursive, "Node contains itself"),
+    ]
+    for function, told in cases:
+        with pytest.raises(EnvError, match=told):
+            as_tool(function)
+    with pytest.raises(EnvError, match="nothing could stop it"):
+        tool(deadline=1.0)(untyped)
+
+
+async def _sleep(seconds: float) -> str:
+    await asyncio.sleep(seconds)
+    return "slept"
+
+
+def test_async_tools_run_with_and_without_a_running_loop() -> None:
+    nap = as_tool(_sleep)
+    assert nap.is_async
+    assert nap.call({"seconds": 0}).content == "slept"
+
+    async def in_a_notebook() -> str:
+        return nap.call({"seconds": 0}).content
+
+    assert asyncio.run(in_a_notebook()) == "slept"
+
+
+def test_hung_async_tool_is_cancelled_at_its_deadline() -> None:
+    ended: list[str] = []
+
+    @tool(deadline=0.05)
+    async def hang() -> str:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append("cancelled")
+        return "never"
+
+    began = time.perf_counter()
+    result = as_tool(hang).call({})
+    assert time.perf_counter() - began < 1
+    assert error_of(result.content) == {
+        "type": "timeout",
+        "message": "hang did not finish within 0.05 s and was stopped",
+    }
+    assert ended == ["cancelled"]
+
+
+def test_a_tools_own_timeout_is_a_failure() -> None:
+    async def fetch() -> str:
+        raise TimeoutError("no route")
+
+    with pytest.raises(ToolFailure, match="TimeoutError: no route"):
+        as_tool(fetch).call({})
+
+
+async def test_async_tools_use_the_rollouts_loop() -> None:
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def which() -> str:
+        loops.append(asyncio.get_running_loop())
+        return "ok"
+
+    token = TOOL_LOOP.set(asyncio.get_running_loop())
+    try:
+        assert (await asyncio.to_thread(as_tool(which).call, {})).content == "ok"
+        with pytest.raises(EnvError, match="isolation 'thread'"):
+            as_tool(which).call({})
+    finally:
+        TOOL_LOOP.reset(token)
+    assert loops == [asyncio.get_running_loop()]
+
+
+@given(st.text(alphabet=st.characters()))
+def test_messages_are_one_encodable_line(text: str) -> None:
+    line = one_line(text, 20)
+    line.encode()
+    assert len(line.splitlines()) <= 1
+    assert error_result("x", text).is_error
+    assert encodable(encodable(text)) == encodable(text)
