@@ -8,19 +8,20 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from agentgrpo.chat import Chat
 from agentgrpo.config import RolloutConfig
-from agentgrpo.registry import EnvSource
 from agentgrpo.engines import Engine
-from agentgrpo.errors import EpisodeError, RunError
-from agentgrpo.rollout.episode import Limits, run_episode
+from agentgrpo.errors import RunError
+from agentgrpo.registry import EnvSource
+from agentgrpo.rollout.episode import Stage, run_episode
 from agentgrpo.rollout.group import GroupResult, run_group
 from agentgrpo.rollout.isolation import EnvHosts
 from agentgrpo.rollout.record import Recorder
+from agentgrpo.rollout.turn import Limits
 from agentgrpo.seeds import derive_seed
-from agentgrpo.types import Boundary, EpisodeKey, Failure, Phase, Policy, Sampling, StopReason, Task, Trajectory
+from agentgrpo.types import EpisodeKey, Phase, Policy, Sampling, StopReason, Task, Trajectory
 
 OnGroup = Callable[[GroupResult], Awaitable[None]]
 
@@ -60,9 +61,7 @@ class RolloutManager:
         self._hosts: EnvHosts | None = None
 
     async def __aenter__(self) -> RolloutManager:
-        self._hosts = EnvHosts(
-            self.source, concurrency=self.config.concurrency, seconds=self.config.tool_seconds
-        )
+        self._hosts = EnvHosts(self.source, concurrency=self.config.concurrency, seconds=self.config.tool_seconds)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -130,25 +129,15 @@ class RolloutManager:
         episode_seed = derive_seed(self.seed, key.phase, key.step, key.task_id, key.sample, key.attempt)
         if self._hosts is None:
             raise RunError("use the rollout manager as an async context manager: async with manager: ...")
+        host = self._hosts.make()
+        stage = Stage(
+            host=host,
+            engine=self.engine,
+            chat=self.chat,
+            limits=self._limits,
+            sampling=replace(sampling, seed=episode_seed),
+        )
         try:
-            host = self._hosts.make()
-        except EpisodeError as error:
-            return recorder.freeze(StopReason.FAILED, Failure(boundary=Boundary.ENV, cause=str(error)))
-        try:
-            return await run_episode(
-                recorder,
-                task,
-                host=host,
-                engine=self.engine,
-                chat=self.chat,
-                limits=self._limits,
-                sampling=Sampling(
-                    max_tokens=self.config.max_turn_tokens,
-                    seed=episode_seed,
-                    temperature=sampling.temperature,
-                    top_p=sampling.top_p,
-                    top_k=sampling.top_k,
-                ),
-            )
+            return await run_episode(recorder, task, stage)
         finally:
             host.close()

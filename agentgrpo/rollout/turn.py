@@ -1,0 +1,88 @@
+"""One turn's pieces: how much may be sampled, the call to the engine, the action, the record. It loops over nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from agentgrpo.engines import Engine
+from agentgrpo.errors import EngineFailure
+from agentgrpo.rollout.record import Recorder
+from agentgrpo.seeds import derive_seed
+from agentgrpo.types import AssistantMessage, Generation, JsonObject, Sampling, StopReason, Turn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What bounds an episode. Tokens are sampled tokens; the context bounds prompt and completion together."""
+
+    max_turns: int
+    max_tokens: int
+    max_turn_tokens: int
+    context_length: int
+    episode_seconds: float
+    generate_seconds: float
+
+    def room(self, prompt_length: int, sampled_count: int) -> tuple[int, StopReason]:
+        """Return how many tokens the next turn may have, and what it means when they do not suffice."""
+        context, episode = self.context_length - prompt_length, self.max_tokens - sampled_count
+        reason = StopReason.CONTEXT_FULL if context <= min(episode, self.max_turn_tokens) else StopReason.MAX_TOKENS
+        return max(0, min(context, episode, self.max_turn_tokens)), reason
+
+
+async def generate(
+    engine: Engine, recorder: Recorder, prompt_ids: Sequence[int], sampling: Sampling, seconds: float
+) -> tuple[Generation, float]:
+    """Sample one turn, its seed derived from the episode's; return it and the seconds it took.
+
+    Raises:
+        EngineFailure: the engine broke or did not answer within `seconds`.
+    """
+    request = Sampling(
+        max_tokens=sampling.max_tokens,
+        seed=derive_seed(sampling.seed, len(recorder.turns)),
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        stop_token_ids=sampling.stop_token_ids,
+    )
+    clock = time.perf_counter()
+    try:
+        async with asyncio.timeout(seconds):
+            generation = await engine.generate(prompt_ids, request, recorder.policy, session=str(recorder.key))
+    except TimeoutError as error:
+        raise EngineFailure(f"no answer within {seconds:g} s") from error
+    return generation, time.perf_counter() - clock
+
+
+def action_text(message: AssistantMessage, action_format: str) -> str:
+    """Return what the environment is stepped with: canonical JSON, or the bare text if that is what it takes."""
+    if action_format == "text":
+        return message.content
+    return json.dumps(message.to_message(), ensure_ascii=False, sort_keys=True)
+
+
+def record_turn(
+    message: AssistantMessage,
+    generation: Generation,
+    reward: float,
+    info: JsonObject,
+    *,
+    generate_seconds: float,
+    env_seconds: float,
+) -> Turn:
+    """Return the turn as readable data."""
+    diff = info.get("state_diff")
+    return Turn(
+        action=message.to_message(),
+        messages=tuple(info.get("messages") or ()),
+        reward=reward,
+        state_hash=info.get("state_hash"),
+        state_diff=None if diff is None else tuple(diff),
+        generate_seconds=generate_seconds,
+        env_seconds=env_seconds,
+        finish_reason=generation.finish_reason,
+    )
