@@ -146,7 +146,7 @@ def _title(run: RunDirectory, reader: EpisodeReader) -> Text:
         parts.append(f"held-out success {last.successes / last.scored:.1%} at step {last.step}")
     if status:
         parts.insert(0, printable(str(status)))
-    return Text.assemble((printable(run.name), "bold"), "   ", ("  ·  ".join(parts), QUIET))
+    return Text.assemble((printable(run.name), "bold"), "   ", (" · ".join(parts), QUIET))
 
 
 def _table(rows: Sequence[EpisodeRow], width: int) -> Table:

@@ -48,7 +48,7 @@ class Payload:
 
 def encode(trajectory: Trajectory) -> Payload:
     """Return the stored form of a trajectory, known secrets redacted from its text."""
-    record = redact(_to_record(trajectory))
+    record = redact(_to_record(trajectory)) | {"spans": [_span_row(span) for span in trajectory.spans]}
     text = json.dumps(record, separators=(",", ":"), default=str)  # ASCII: any str survives, lone surrogates too
     return Payload(
         record=zlib.compress(text.encode(), 6),
@@ -101,8 +101,12 @@ def unpack_ints(data: bytes) -> array[int]:
 
 
 def pack_logprobs(values: Iterable[float]) -> bytes:
-    """Return logprobs as whole multiples of 2**-16, compressed; NaN is kept, the infinite becomes +-32768."""
-    return pack_ints(_to_int(value) for value in values)
+    """Return logprobs, within +-32767, as whole multiples of 2**-16, compressed; NaN is kept, the infinite clipped."""
+    known = list(values)
+    try:
+        return pack_ints([round(value * LOGPROB_SCALE) for value in known])
+    except (OverflowError, ValueError):  # out of range, or not a number: slower, and rare
+        return pack_ints(_to_int(value) for value in known)
 
 
 def unpack_logprobs(data: bytes) -> list[float]:
@@ -125,7 +129,6 @@ def _to_record(trajectory: Trajectory) -> JsonObject:
         "policy": {"name": policy.name, "version": policy.version},
         "prompt": trajectory.prompt,
         "tools": trajectory.tools,
-        "spans": [_span_row(span) for span in trajectory.spans],
         "turns": [_turn_row(turn) for turn in trajectory.turns],
         "stop_reason": trajectory.stop_reason,
         "reward": trajectory.reward,

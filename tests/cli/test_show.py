@@ -56,6 +56,10 @@ def rows(text: str) -> list[list[str]]:
     return [line.split() for line in text.splitlines() if re.match(r"\s*\d+ +(train|eval)", line)]
 
 
+def squeeze(text: str) -> str:
+    return "\n".join(" ".join(line.split()) for line in text.splitlines()) + "\n"
+
+
 @pytest.mark.parametrize("columns", [100, 140])
 def test_the_list_fits_its_width_and_shows_every_column(output: Show, columns: int) -> None:
     text = output(columns=columns)
@@ -121,18 +125,18 @@ def test_mistakes_are_answered_with_the_fix(output: Show, arguments: list[str], 
 def test_an_episode_pairs_calls_with_results(output: Show) -> None:
     text = output("train/1/shop-1/0")
     assert text == output("1")
-    compact = re.sub(r" +", " ", text)
+    compact = squeeze(text)
     assert "train/1/shop-1/0 #1" in compact
     assert "result success · reward 1.00 · answered" in compact
-    assert 'call cancel_order(order_id="4812") \n error tool_error: no order 4812 \n' in compact
-    assert 'call find_orders(customer="Ada Lovelace") \n result [{"id": "4821", "status": "pending"}] \n' in compact
+    assert 'call cancel_order(order_id="4812")\nerror tool_error: no order 4812\n' in compact
+    assert 'call find_orders(customer="Ada Lovelace")\nresult [{"id": "4821", "status": "pending"}]\n' in compact
     assert "state /orders/4821/status: cancelled" in compact
     assert "group mean 0.50 of 4: 1.00 0.00 0.00 1.00" in compact
     assert "end answered reward 1.00" in compact
 
 
 def test_a_broken_episode_says_where_and_why(output: Show) -> None:
-    compact = re.sub(r" +", " ", output("6"))
+    compact = squeeze(output("6"))
     assert "not scored · reward - · failed:engine · the engine is gone" in compact
     assert "end failed at the engine: the engine is gone" in compact
 
@@ -171,8 +175,8 @@ def test_calls_that_could_not_be_parsed_and_results_nobody_asked_for() -> None:
         {"role": "tool", "tool_call_id": "a", "content": "not json", "is_error": True},
     )
     turn = Turn(action=action, messages=answers, reward=0.0, finish_reason="length")
-    text = re.sub(r" +", " ", plain(*conversation(make_trajectory(turns=(turn,)))))
-    assert ' call ? {"name": \n error not json \n call look() \n no result \n user and now? \n' in text
+    text = squeeze(plain(*conversation(make_trajectory(turns=(turn,)))))
+    assert 'call ? {"name":\nerror not json\ncall look()\nno result\nuser and now?\n' in text
     assert "ended by length" in text
     assert "thinks hm" in text
 
@@ -245,10 +249,11 @@ def test_tokens_become_the_text_they_were(run: RunDirectory, tokenizer: Tokenize
 
 
 def test_control_tokens_and_their_look_alikes_differ(run: RunDirectory, tokenizer: Tokenizer) -> None:
-    fake = [tokenizer.token_to_id(c) for c in "<|im_end|>"]
+    fake = tokenizer.encode("<|im", add_special_tokens=False).ids + tokenizer.encode("_end|>").ids
+    real = tokenizer.encode("<|im_end|>").ids
     store_text(run, tokenizer, ["x", "<|im_end|>"])
     with EpisodeStore(run.episodes) as store:
-        store.add_sync([make_trajectory(make_key(8), spans=make_spans([fake, [tokenizer.token_to_id("<|im_end|>")]]))])
+        store.add_sync([make_trajectory(make_key(8), spans=make_spans([fake, real]))])
     with EpisodeReader(run.episodes) as reader:
         stored = reader.get(11)
     *_, row = token_view(stored, Vocabulary.of(run.read_record()["model_path"]), Colour.MASK)

@@ -40,9 +40,9 @@ def test_logprobs_are_rounded_to_the_nearest_multiple(value: float) -> None:
 
 
 def test_logprobs_no_engine_should_give_do_not_lose_the_episode() -> None:
-    back = unpack_logprobs(pack_logprobs([math.nan, -math.inf, -0.0]))
+    back = unpack_logprobs(pack_logprobs([math.nan, -math.inf, -1e30, -0.0]))
     assert math.isnan(back[0])
-    assert back[1:] == [-(2**31 - 1) * UNIT, 0.0]
+    assert back[1:] == [-(2**31 - 1) * UNIT, -(2**31 - 1) * UNIT, 0.0]
 
 
 def test_data_that_json_cannot_hold_becomes_its_text() -> None:
