@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from agentgrpo.errors import ConfigError, ModelError, ParseFailure
+from agentgrpo.tooling import encodable
 from agentgrpo.types import AssistantMessage, BadCall, JsonObject, Message, ToolCall
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ _PROBE_TOOLS: list[JsonObject] = [
 _EXPECTED = {
     "invalid_json": 'expected {"name": <tool>, "arguments": {...}} as JSON',
     "unclosed": "the call was cut off before its end; write it again, shorter",
-    "missing_name": 'expected {"name": <tool>, "arguments": {...}}: the name is missing',
+    "missing_name": 'expected {"name": <tool>, "arguments": {...}}: the name is missing or no string',
     "malformed": "the call is not in the form the system message describes",
     "invalid_arguments": "expected arguments to be a JSON object",
 }
@@ -90,7 +91,10 @@ class Chat:
         self.stop_token_ids = tuple(renderer.get_stop_token_ids())
         controls = {str(text): int(i) for text, i in tokenizer.get_added_vocab().items()}
         self._control_text = {i: text for text, i in controls.items()}
+        # What delimits turns has no place inside one, whoever wrote it; calls and thinking have, in the model's own.
+        self._delimiters = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special]
         self._content_tokenizer = _without_added_tokens(tokenizer)
+        self._marks_content = bool(renderer.render(list(_PROBE)).is_content)
         self._defused: dict[str, list[Any]] = {}
 
     @classmethod
@@ -147,7 +151,7 @@ class Chat:
         known = [*prompt_ids, *completion_ids]
         try:
             rendered = self.renderer.bridge_to_next_turn(
-                list(prompt_ids), list(completion_ids), list(map(_plain, messages)), tools=self._specs(tools)
+                list(prompt_ids), list(completion_ids), list(map(self._plain, messages)), tools=self._specs(tools)
             )
         except Exception as error:
             raise ParseFailure(f"the chat template could not extend the conversation: {error}") from error
@@ -178,7 +182,7 @@ class Chat:
         """
         question: list[Message] = [{"role": "user", "content": "?"}]
         before = self.decode(self._render(question, ()).token_ids)
-        full = self.renderer.render([*map(_plain, question), _plain(assistant_message(action))])
+        full = self.renderer.render(list(map(self._plain, [*question, assistant_message(action)])))
         text = self.decode(full.token_ids)
         if not text.startswith(before):
             raise ParseFailure(f"the chat template changes its prompt {before[-80:]!r} once it is answered")
@@ -193,7 +197,7 @@ class Chat:
     def _render(self, messages: Sequence[Message], tools: Sequence[JsonObject]) -> renderers.RenderedTokens:
         try:
             return self.renderer.render(
-                list(map(_plain, messages)), tools=self._specs(tools), add_generation_prompt=True
+                list(map(self._plain, messages)), tools=self._specs(tools), add_generation_prompt=True
             )
         except Exception as error:
             raise ParseFailure(f"the chat template could not render the conversation: {error}") from error
@@ -223,18 +227,15 @@ class Chat:
             return None
         key = json.dumps(tools, sort_keys=True)
         if key not in self._defused:
-            self._defused = {key: [self._defuse(tool) for tool in tools]}
+            self._defused = {key: _defuse(list(tools), self._control_text.values())}
         return self._defused[key]
 
-    def _defuse(self, value: Any) -> Any:
-        if isinstance(value, dict):
-            return {self._defuse(k): self._defuse(v) for k, v in value.items()}
-        if isinstance(value, list):
-            return [self._defuse(v) for v in value]
-        if isinstance(value, str):
-            for text in self._control_text.values():
-                value = value.replace(text, text[0] + "\u200b" + text[1:])
-        return value
+    def _plain(self, message: Message) -> Any:
+        """Drop keys that are ours alone, and break up control text where no content mask would find it."""
+        plain = {k: v for k, v in message.items() if k != "is_error"}
+        if message["role"] == "assistant":
+            return _defuse(plain, self._delimiters)
+        return plain if self._marks_content else _defuse(plain, self._control_text.values())
 
 
 def assistant_message(action: JsonObject) -> Message:
@@ -250,9 +251,16 @@ def assistant_message(action: JsonObject) -> Message:
     return message | ({"reasoning_content": action["reasoning"]} if action.get("reasoning") else {})
 
 
-def _plain(message: Message) -> Any:
-    """Drop keys that are ours alone, so that no template can trip over them."""
-    return {k: v for k, v in message.items() if k != "is_error"}
+def _defuse(value: Any, controls: Collection[str]) -> Any:
+    """Break up text that spells a control token, with a space of no width, anywhere in a JSON value."""
+    if isinstance(value, dict):
+        return {_defuse(k, controls): _defuse(v, controls) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_defuse(v, controls) for v in value]
+    if isinstance(value, str):
+        for text in controls:
+            value = value.replace(text, text[0] + "\u200b" + text[1:])
+    return value
 
 
 def _bad(call_id: str, raw: str, error_type: str, name: str | None = None) -> BadCall:
@@ -271,9 +279,13 @@ def _call(call_id: str, parsed: renderers.ParsedToolCall) -> ToolCall | BadCall:
             arguments = json.loads(arguments)
         except (ValueError, RecursionError):
             return _bad(call_id, parsed.raw, "invalid_arguments", parsed.name)
-    if not isinstance(arguments, dict) or not isinstance(parsed.name, str):
-        return _bad(call_id, parsed.raw, "invalid_arguments", None)
-    return ToolCall(id=call_id, name=parsed.name, arguments=arguments)
+    if not isinstance(parsed.name, str):
+        return _bad(call_id, parsed.raw, "missing_name")
+    if not isinstance(arguments, dict):
+        return _bad(call_id, parsed.raw, "invalid_arguments", parsed.name)
+    # JSON can spell lone surrogates, which no tokenizer takes when the call is rendered again.
+    arguments = json.loads(encodable(json.dumps(arguments, ensure_ascii=False)))
+    return ToolCall(id=call_id, name=encodable(parsed.name), arguments=arguments)
 
 
 def _without_added_tokens(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:

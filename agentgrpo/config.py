@@ -228,7 +228,9 @@ class Config(Section):
     def _no_dead_keys(self) -> Config:
         rollout, learner = self.rollout, self.learner
         if rollout.group_size == 1 and learner.axes()["loss_type"] != "reinforce" and self.train.steps:
-            raise ValueError("rollout.group_size = 1 gives every advantage 0: a group baseline needs at least 2 episodes")
+            raise ValueError(
+                "rollout.group_size = 1 gives every advantage 0: a group baseline needs at least 2 episodes"
+            )
         if rollout.min_survivors > rollout.group_size:
             raise ValueError(
                 f"rollout.min_survivors = {rollout.min_survivors} can never be met by "
@@ -287,12 +289,25 @@ def _read(source: str | Path | Mapping[str, Any] | Config) -> dict[str, Any]:
         return dict(source)
     path = Path(source)
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return _anchor(tomllib.loads(path.read_text(encoding="utf-8")), path.parent)
     except FileNotFoundError as error:
         here = ", ".join(sorted(p.name for p in path.parent.glob("*.toml"))) if path.parent.is_dir() else ""
         raise ConfigError(f"no config file '{path}'. TOML files there: {here or 'none'}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"'{path}' is not a readable TOML file: {error}") from error
+
+
+def _anchor(data: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Let a config file name its neighbours: task files and env modules beside it are found from anywhere."""
+    for key in ("tasks", "heldout"):
+        name = data.get(key)
+        if isinstance(name, str) and not Path(name).exists() and (folder / name).exists():
+            data[key] = str((folder / name).resolve())
+    module, colon, item = str(data.get("env", "")).partition(":")
+    file = folder / f"{module.replace('.', '/')}.py"
+    if colon and file.is_file():
+        data["env"] = f"{file.resolve()}:{item}"
+    return data
 
 
 def _set(data: dict[str, Any], override: str) -> None:

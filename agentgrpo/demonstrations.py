@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentgrpo.chat import Chat
-from agentgrpo.registry import EnvSource
 from agentgrpo.errors import EnvError
+from agentgrpo.registry import EnvSource
 from agentgrpo.seeds import derive_seed
-from agentgrpo.types import JsonObject, Message, Sequence as TokenSequence, Task
+from agentgrpo.types import JsonObject, Message, Task
+from agentgrpo.types import Sequence as TokenSequence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,8 +12,8 @@ import torch
 from agentgrpo import causal_lm
 from agentgrpo.chat import Chat
 from agentgrpo.config import Config, SftConfig, WarmStartConfig
-from agentgrpo.registry import EnvSource
 from agentgrpo.demonstrations import Demonstration, demonstrations, tokenize
+from agentgrpo.registry import EnvSource
 from agentgrpo.report import Reporter
 from agentgrpo.seeds import derive_seed
 from agentgrpo.sft import fine_tune, save_model

@@ -1,4 +1,7 @@
-"""`agentgrpo`: the commands, and how errors reach a person. Heavy modules are imported by the command that needs them."""
+"""`agentgrpo`: the commands, and how errors reach a person.
+
+Heavy modules are imported by the command that needs them.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,9 @@ from rich.console import Console
 from agentgrpo.cli.show import show
 from agentgrpo.errors import RunError, UserError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+_ABOUT = "Train tool-use agents by reinforcement learning on multi-turn environments."
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=_ABOUT)
 env_app = typer.Typer(no_args_is_help=True, help="Look at environments.")
 model_app = typer.Typer(no_args_is_help=True, help="Make and warm-start models.")
 app.add_typer(env_app, name="env")
@@ -117,3 +122,7 @@ def _escape(text: str) -> str:
 def _load(name: str) -> Any:
     """Import a module on demand, so that `show` and `--help` start without torch."""
     return import_module(name)
+
+
+if __name__ == "__main__":
+    main()

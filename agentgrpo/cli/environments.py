@@ -1,0 +1,41 @@
+"""env check and env list: what a person sees of an environment before training on it."""
+
+from __future__ import annotations
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from agentgrpo.envcheck import check_env
+from agentgrpo.envs import SHIPPED
+from agentgrpo.registry import resolve_env
+
+
+def check(env: str, tasks: int, seed: int) -> None:
+    """Print one line per check; exit code 1 when one failed."""
+    results = check_env(resolve_env(env), tasks=tasks, seed=seed)
+    table = Table(box=None, show_header=False, pad_edge=False)
+    marks = {True: "[green]ok[/green]", False: "[red]FAILED[/red]", None: "[dim]skipped[/dim]"}
+    for result in results:
+        table.add_row(marks[result.passed], result.name, result.detail.replace("[", "\\["))
+    console = Console(highlight=False)
+    console.print(table)
+    failed = sum(result.passed is False for result in results)
+    console.print(f"{env}: {len(results) - failed} of {len(results)} checks hold" if failed else f"{env} is sound")
+    if failed:
+        raise typer.Exit(1)
+
+
+def list_shipped() -> None:
+    """Print the shipped environments with their splits and tools."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("name", "what it is", "train", "held out", "tools"):
+        table.add_column(heading)
+    for name in SHIPPED:
+        source = resolve_env(name)
+        about = (source.env_class.__doc__ or "").strip().splitlines()[0]
+        tools = source.make().reset(seed=0)[1].get("tools", [])
+        table.add_row(
+            name, about, str(len(source.tasks("train"))), str(len(source.tasks("heldout"))), str(len(tools))
+        )
+    Console(highlight=False).print(table)
