@@ -83,7 +83,7 @@ class ConsoleReporter:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
         )
-        with Progress(*columns, console=self.console, transient=True) as bars:
+        with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as bars:
             bar = bars.add_task(text, total=total, note="")
 
             def advance(count: int = 1, note: str = "") -> None:
