@@ -316,9 +316,10 @@ def _make_renderer(
 
 
 def _named_renderer(tokenizer: PreTrainedTokenizerBase, name: str, options: dict[str, Any]) -> renderers.Renderer:
-    config = config_from_name(name)
-    if config is None:
-        raise ConfigError(f"[model] renderer is '{name}', which the renderers library does not know")
+    try:
+        config = config_from_name(name)
+    except ValueError as error:
+        raise ConfigError(f"[model] renderer = '{name}' is not one the renderers library has: {error}") from error
     if name == "default":
         options = {"tool_parser": "qwen3", **options}
     try:
