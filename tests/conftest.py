@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Before torch or transformers is imported: they read these once.
 os.environ.update(
@@ -15,6 +17,9 @@ os.environ.update(
 )
 
 import pytest
+
+if TYPE_CHECKING:
+    from agentgrpo.chat import Chat
 
 
 def _has_gpu() -> bool:
@@ -37,3 +42,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if marked and not is_available():
             for item in marked:
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder with random weights and a tokenizer fitted to the lockbox; made in a fraction of a second."""
+    from agentgrpo.config import TinyConfig
+    from agentgrpo.demonstrations import demonstrations
+    from agentgrpo.registry import resolve_env
+    from agentgrpo.tasks import load_tasks
+    from agentgrpo.tiny import make_tiny
+
+    source = resolve_env("lockbox")
+    tasks = load_tasks(source.tasks("train"), split="train")
+    config = TinyConfig(
+        hidden_size=32, layers=2, heads=2, kv_heads=1, intermediate_size=64, vocab_size=500, context_length=1024
+    )
+    folder = tmp_path_factory.mktemp("tiny")
+    make_tiny(folder, list(demonstrations(source, tasks, count=40, quality=1.0, seed=0)), config, seed=0)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_chat(tiny_folder: Path) -> Chat:
+    """The chat of the tiny model, thinking as its template has it."""
+    from agentgrpo.chat import Chat
+
+    return Chat.from_folder(tiny_folder)
