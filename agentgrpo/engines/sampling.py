@@ -53,7 +53,8 @@ def _truncate(logprobs: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
     keep = (top_k[:, None] <= 0) | (rank < top_k[:, None])
     ranked = ranked.masked_fill(~keep, float("-inf")).log_softmax(-1)
     mass_before = ranked.exp().cumsum(-1) - ranked.exp()
-    keep &= (mass_before < top_p[:, None]) | (rank == 0)
+    # Off means off: rounded, the mass before the last tokens can reach 1.
+    keep &= (mass_before < top_p[:, None]) | (top_p[:, None] >= 1) | (rank == 0)
     ranked = ranked.masked_fill(~keep, float("-inf")).log_softmax(-1)
     return torch.empty_like(ranked).scatter_(-1, order, ranked)
 
