@@ -8,7 +8,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -49,6 +49,17 @@ class Section(BaseModel):
     """Base of all sections: unknown keys are errors, values never change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def dead_keys(self) -> dict[str, str]:
+        """Return the keys that have no effect beside the others' values, and why."""
+        return {}
+
+    @model_validator(mode="after")
+    def _no_dead_keys(self) -> Self:
+        for key, why in self.dead_keys().items():
+            if key in self.model_fields_set and getattr(self, key) is not None:
+                raise ValueError(f"{key} has no effect {why}")
+        return self
 
 
 class LoraConfig(Section):
@@ -94,7 +105,6 @@ class SftConfig(Section):
     episodes: int = Field(2000, gt=0)
     quality: float = Field(0.5, ge=0, le=1)  # probability that a demonstrated decision is the oracle's
     perfect_fraction: float = Field(0.5, ge=0, le=1)  # share of steps on perfect demonstrations, made first
-    stop_at_success: float | None = Field(None, gt=0, le=1)
 
 
 class WarmStartConfig(Section):
@@ -153,17 +163,22 @@ class LearnerConfig(Section):
     minibatches: int = Field(1, gt=0)  # optimizer steps per rollout batch
     tokens_per_microbatch: int = Field(16384, gt=0)
 
+    def dead_keys(self) -> dict[str, str]:
+        """Return what the axes chosen leave unused."""
+        axes, dead = self.axes(), {}
+        if axes["loss_type"] == "reinforce":
+            why = 'with loss_type = "reinforce", which uses no ratio: remove it'
+            dead = dict.fromkeys(("epsilon", "epsilon_high", "importance_level"), why)
+        if axes["beta"] == 0:
+            dead["kl_estimator"] = "while beta is 0: set beta or remove kl_estimator"
+        return dead
+
     @model_validator(mode="after")
-    def _no_dead_keys(self) -> LearnerConfig:
-        axes = self.axes()
-        if self.epsilon is not None and axes["loss_type"] == "reinforce":
-            raise ValueError('epsilon has no effect with loss_type = "reinforce", which uses no ratio: remove it')
-        if self.epsilon_high is not None and axes["loss_type"] == "reinforce":
-            raise ValueError('epsilon_high has no effect with loss_type = "reinforce": remove it')
-        if "importance_level" in self.model_fields_set and axes["loss_type"] == "reinforce":
-            raise ValueError('importance_level has no effect with loss_type = "reinforce": remove it')
-        if "kl_estimator" in self.model_fields_set and axes["beta"] == 0:
-            raise ValueError("kl_estimator has no effect while beta is 0: set beta or remove kl_estimator")
+    def _penalty_has_a_gradient(self) -> Self:
+        if self.kl_estimator == "k1" and self.axes()["beta"]:
+            raise ValueError(
+                'kl_estimator = "k1" has no effect: its expected gradient is 0; take "k3" or "k2", or set beta = 0'
+            )
         return self
 
     def axes(self) -> Preset:
@@ -190,20 +205,18 @@ class EvalConfig(Section):
 
     every: int = Field(25, ge=0)  # 0: only before and after
     tasks: int | None = Field(None, gt=0)  # of the held-out set, the first so many; None: all
-    during_tasks: int | None = Field(64, gt=0)  # the same during training
+    during_tasks: int = Field(64, gt=0)  # the same during training
     samples: int = Field(1, gt=0)
     temperature: float = Field(0.0, ge=0)
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: int = Field(0, ge=0)
 
-    @model_validator(mode="after")
-    def _no_dead_keys(self) -> EvalConfig:
-        if self.temperature == 0:
-            dead = [k for k in ("top_p", "top_k") if k in self.model_fields_set]
-            dead += ["samples"] if self.samples > 1 else []
-            if dead:
-                raise ValueError(f"{dead[0]} has no effect at temperature 0 (greedy): set temperature or remove it")
-        return self
+    def dead_keys(self) -> dict[str, str]:
+        """Return what greedy decoding, or no evaluation during training, leaves unused."""
+        why = "at temperature 0 (greedy): set temperature or remove it"
+        dead = dict.fromkeys(("top_p", "top_k", *(["samples"] if self.samples > 1 else [])), why)
+        dead = dead if self.temperature == 0 else {}
+        return dead if self.every else {**dead, "during_tasks": "while eval.every is 0: set every or remove it"}
 
 
 class Config(Section):
@@ -215,7 +228,7 @@ class Config(Section):
     env_args: dict[str, Any] = {}
     reward_weights: dict[str, float] = {}
     tasks: str | None = None
-    heldout: str | float | None = None
+    heldout: str | int | float | None = None
     model: ModelConfig = ModelConfig()
     warm_start: WarmStartConfig | None = None
     engine: EngineConfig = EngineConfig()
@@ -225,9 +238,9 @@ class Config(Section):
     eval: EvalConfig = EvalConfig()
 
     @model_validator(mode="after")
-    def _no_dead_keys(self) -> Config:
+    def _fits_together(self) -> Self:
         rollout, learner = self.rollout, self.learner
-        if rollout.group_size == 1 and learner.axes()["loss_type"] != "reinforce" and self.train.steps:
+        if rollout.group_size == 1 and self.train.steps:
             raise ValueError(
                 "rollout.group_size = 1 gives every advantage 0: a group baseline needs at least 2 episodes"
             )
@@ -245,8 +258,9 @@ class Config(Section):
         return self
 
     def to_toml(self) -> str:
-        """Return the resolved configuration as TOML, defaults included."""
-        data = self.model_dump(mode="json", exclude_none=True)
+        """Return the resolved configuration as TOML: defaults included, keys without effect left out."""
+        unused = {"learner": set(self.learner.dead_keys()), "eval": set(self.eval.dead_keys())}
+        data = self.model_dump(mode="json", exclude_none=True, exclude=unused)
         return "\n".join(_toml_lines(data, "")) + "\n"
 
 
@@ -372,5 +386,10 @@ def _toml_value(value: Any) -> str:
         return "[" + ", ".join(map(_toml_value, value)) + "]"
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{_toml_key(k)} = {_toml_value(v)}" for k, v in value.items()) + "}"
-    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r")
-    return '"' + escaped.replace("\t", "\\t") + '"'
+    return _toml_string(str(value))
+
+
+def _toml_string(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    # TOML takes no control character as it is.
+    return '"' + "".join(f"\\u{ord(c):04x}" if ord(c) < 32 or ord(c) == 127 else c for c in escaped) + '"'
