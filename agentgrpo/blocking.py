@@ -4,30 +4,43 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
 def run_blocking(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end and return what it returns; inside a running loop, on a thread of its own."""
+    """Run a coroutine to its end and return what it returns; inside a running loop, on a thread of its own.
+
+    An interrupt ends the coroutine as it does in `asyncio.run`: it is cancelled, and waited for.
+    """
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(coroutine)
-    outcome: list[T | BaseException] = []
+    future: Future[T] = Future()
+    cancel: Future[Callable[[], object]] = Future()
+
+    async def cancellable() -> T:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        cancel.set_result(lambda: loop.call_soon_threadsafe(task.cancel))
+        return await coroutine
 
     def run() -> None:
         try:
-            outcome.append(asyncio.run(coroutine))
+            future.set_result(asyncio.run(cancellable()))
         except BaseException as error:  # raised again in the caller's thread
-            outcome.append(error)
+            future.set_exception(error)
 
     thread = threading.Thread(target=run, name="agentgrpo-run")
     thread.start()
-    thread.join()
-    result = outcome[0]
-    if isinstance(result, BaseException):
-        raise result
-    return result
+    try:
+        thread.join()
+    except KeyboardInterrupt:  # reaches the caller's thread only
+        cancel.result()()
+        thread.join()
+        raise
+    return future.result()

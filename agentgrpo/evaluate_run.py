@@ -7,16 +7,17 @@ from pathlib import Path
 
 from agentgrpo.blocking import run_blocking
 from agentgrpo.checkpoint import Checkpoints
-from agentgrpo.config import load_config
+from agentgrpo.config import Config, load_config
 from agentgrpo.errors import TaskError, UserError
 from agentgrpo.evaluate import Evaluation, evaluate
+from agentgrpo.registry import EnvSource
 from agentgrpo.report import Reporter
 from agentgrpo.rollout.group import GroupResult
 from agentgrpo.rollout.manager import RolloutManager
 from agentgrpo.store.run import RunDirectory, write_json
 from agentgrpo.tasks import load_tasks
 from agentgrpo.types import Policy, Task
-from agentgrpo.workbench import Workbench, prepare
+from agentgrpo.workbench import Workbench, assemble, open_env, open_tasks, set_threads
 
 
 def evaluate_checkpoint(
@@ -28,22 +29,44 @@ def evaluate_checkpoint(
         UserError: no such run, checkpoint or split.
     """
     run = RunDirectory.open(path)
-    config = load_config(run.config, overrides=overrides)
-    bench = prepare(config, env=None, tasks=None, heldout=None, reporter=reporter)
+    changed = {override.partition("=")[0].strip() for override in overrides}
+    config = load_config(run.config, overrides=[*_model(run, changed), *overrides])
+    set_threads(config)
+    source = open_env(config, None)
+    tasks = _tasks(config, source, run.heldout, split, changed)
+    bench = assemble(config, source, (), tasks)
     if checkpoint != "base":
         folder = Checkpoints(folder=run.checkpoints, keep=1).path(checkpoint)
         if folder is None:
             there = ", ".join(sorted(p.name for p in run.checkpoints.glob("[!.]*"))) or "none"
             raise UserError(f"no checkpoint '{checkpoint}' in {run.checkpoints}; there: {there}, base")
         bench.policy.load(folder)
-    tasks = load_tasks(bench.source.tasks(split), split=split) if split else bench.heldout_tasks
-    if not tasks:
-        raise TaskError(f"nothing to evaluate on: {bench.source.id} has no tasks in '{split or 'heldout'}'")
     found = run_blocking(_evaluate(bench, tasks[: config.eval.tasks], reporter))
     name = f"eval-{checkpoint}{f'-{split}' if split else ''}.json"
     write_json(run.path / name, {"checkpoint": checkpoint, "split": split or "heldout", **found.metrics()})
     reporter.message(f"{checkpoint}, {split or 'heldout'}: success {found}")
     return found
+
+
+def _model(run: RunDirectory, changed: set[str]) -> list[str]:
+    """Return the override that finds the run's model from any folder: the config may name it relative to another."""
+    path = run.read_record().get("model_path")
+    is_there = "model.path" not in changed and path is not None and Path(path).is_dir()
+    return [f"model.path={path}"] if is_there else []
+
+
+def _tasks(config: Config, source: EnvSource, kept: Path, split: str, changed: set[str]) -> tuple[Task, ...]:
+    """Return the tasks of a split, or those the run held out."""
+    if split:
+        tasks = load_tasks(source.tasks(split), split=split)
+    elif kept.is_file() and not changed & {"tasks", "heldout"}:
+        tasks = load_tasks(kept) if kept.stat().st_size else ()
+    else:
+        tasks = open_tasks(config, source, None, None)[1]
+    if not tasks:
+        what = f"{source.id} has no split '{split}'" if split else "this run held no tasks out"
+        raise TaskError(f"nothing to evaluate on: {what}; name a split of the environment (--split), or set heldout")
+    return tasks
 
 
 async def _evaluate(bench: Workbench, tasks: Sequence[Task], reporter: Reporter) -> Evaluation:

@@ -6,8 +6,8 @@ It only prints; numbers are kept by the store.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Protocol
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -44,21 +44,13 @@ class Reporter(Protocol):
         """Say something once."""
         ...
 
-    def progress(self, text: str, total: int) -> AbstractProgress:
+    def progress(self, text: str, total: int) -> AbstractContextManager[Advance]:
         """Show a bar while the context is open."""
         ...
 
     def step(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
         """Report one train step."""
         ...
-
-
-class AbstractProgress(Protocol):
-    """The context `Reporter.progress` returns."""
-
-    def __enter__(self) -> Advance: ...
-
-    def __exit__(self, *exc: object) -> bool | None: ...
 
 
 class ConsoleReporter:
@@ -69,8 +61,8 @@ class ConsoleReporter:
         self._lines = 0
 
     def message(self, text: str) -> None:
-        """Print one message."""
-        self.console.print(text, soft_wrap=True)
+        """Print one message, as it stands: brackets in a path are no markup."""
+        self.console.print(text, soft_wrap=True, markup=False)
 
     @contextmanager
     def progress(self, text: str, total: int) -> Iterator[Advance]:
@@ -87,7 +79,8 @@ class ConsoleReporter:
             bar = bars.add_task(text, total=total, note="")
 
             def advance(count: int = 1, note: str = "") -> None:
-                bars.update(bar, advance=count, **({"note": note} if note else {}))
+                fields: dict[str, Any] = {"note": note} if note else {}
+                bars.update(bar, advance=count, **fields)
 
             yield advance
 

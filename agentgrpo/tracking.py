@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +13,38 @@ from agentgrpo.errors import ConfigError
 _MODULES = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb", "trackio": "trackio"}
 
 
+def tracker_module(name: str) -> Any:
+    """Import what a tracker needs.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        return importlib.import_module(_MODULES[name])
+    except ImportError as error:
+        raise ConfigError(
+            f"train.track asks for '{name}', which is not installed: "
+            f"pip install 'agentgrpo[track]', or take '{name}' out of train.track"
+        ) from error
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Raise ConfigError unless all these trackers can be used; worth knowing before a model is made."""
+    for name in names:
+        tracker_module(name)
+
+
 class Trackers:
     """The trackers of one run."""
 
     def __init__(self, config: Config, folder: Path) -> None:
-        self._writers: list[Callable[[int, Mapping[str, float]], None]] = []
+        self._writers: list[Callable[[int, Mapping[str, float]], Any]] = []
         self._closers: list[Callable[[], Any]] = []
         for name in config.train.track:
             self._open(name, config, folder)
 
     def _open(self, name: str, config: Config, folder: Path) -> None:
-        try:
-            module: Any = importlib.import_module(_MODULES[name])
-        except ImportError as error:
-            raise ConfigError(
-                f"train.track asks for '{name}', which is not installed: pip install agentgrpo[track]"
-            ) from error
+        module = tracker_module(name)
         if name == "tensorboard":
             writer = module.SummaryWriter(str(folder / "tensorboard"))
             self._writers.append(lambda step, metrics: [writer.add_scalar(k, v, step) for k, v in metrics.items()])

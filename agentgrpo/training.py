@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,9 +25,9 @@ from agentgrpo.store.episodes import EpisodeStore, TrainingRow
 from agentgrpo.store.record import finish_record, start_record
 from agentgrpo.store.run import Metrics, RunDirectory, write_json, write_text
 from agentgrpo.tasks import TaskSampler
-from agentgrpo.tracking import Trackers
+from agentgrpo.tracking import Trackers, check_trackers
 from agentgrpo.types import Group, Policy, Sampling, StopReason, Task, Trajectory
-from agentgrpo.workbench import EnvLike, TasksLike, Workbench, prepare
+from agentgrpo.workbench import EnvLike, TasksLike, Workbench, env_reference, prepare
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,11 +90,12 @@ def train(
         UserError: something in the config, the environment or the tasks must be mended.
         RunError: the run could not go on.
     """
-    resolved = load_config(config, overrides=overrides, env=env if isinstance(env, str) else None)
-    reporter = reporter or ConsoleReporter()
     started = time.time()
-    bench = prepare(resolved, env=env, tasks=tasks, heldout=heldout, reporter=reporter)
-    return run_blocking(_train(bench, reporter, started))
+    resolved = load_config(config, overrides=overrides, env=env if isinstance(env, str) else None)
+    check_trackers(resolved.train.track)
+    tell: Reporter = reporter or ConsoleReporter()
+    bench = prepare(resolved, env=env, tasks=tasks, heldout=heldout, reporter=tell)
+    return run_blocking(_train(bench, tell, started))
 
 
 async def _train(bench: Workbench, reporter: Reporter, started: float) -> Run:
@@ -116,7 +118,13 @@ async def _train(bench: Workbench, reporter: Reporter, started: float) -> Run:
                 reporter=reporter,
                 started=started,
             )
-            return await _steps(state)
+            try:
+                return await _steps(state)
+            except BaseException as error:
+                _stop(state, error)
+                raise
+            finally:
+                state.trackers.close()
     finally:
         await bench.engine.close()
         store.close()
@@ -125,7 +133,9 @@ async def _train(bench: Workbench, reporter: Reporter, started: float) -> Run:
 
 def _record_start(run: RunDirectory, bench: Workbench) -> None:
     config = bench.config
-    write_text(run.config, config.to_toml())
+    write_text(run.config, config.model_copy(update={"env": env_reference(config, bench.source)}).to_toml())
+    # What a later evaluation runs on, wherever the tasks came from.
+    write_text(run.heldout, "".join(f"{json.dumps(t.row, ensure_ascii=False)}\n" for t in bench.heldout_tasks))
     start_record(
         run,
         config=config.model_dump(mode="json"),
@@ -142,18 +152,20 @@ async def _steps(state: _State) -> Run:
     await state.bench.engine.publish(state.bench.policy.adapter(), state.policy)
     before = await _evaluate(state, config.eval.tasks, "before")
     sampler = TaskSampler(state.bench.train_tasks, derive_seed(config.seed, "tasks"))
-    try:
-        while state.step < config.train.steps and not _out_of_time(state):
-            await _train_step(state, sampler)
-            await _look(state)
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        _checkpoint(state, None)
-        finish_record(state.run, status="interrupted")
-        state.reporter.message(f"stopped at step {state.step}; the adapter is in {state.run.path}/checkpoints/last")
-        raise
+    while state.step < config.train.steps and not _out_of_time(state):
+        await _train_step(state, sampler)
+        await _look(state)
     after = await _evaluate(state, config.eval.tasks, "after") if state.step else before
     _checkpoint(state, after)
     return _finish(state, before, after)
+
+
+def _stop(state: _State, error: BaseException) -> None:
+    """Keep the adapter, and say in the record how it ended, when a run ends before its time."""
+    is_interrupt = isinstance(error, KeyboardInterrupt | asyncio.CancelledError)
+    _checkpoint(state, None)
+    finish_record(state.run, status="interrupted" if is_interrupt else "failed", cause=str(error) or None)
+    state.reporter.message(f"stopped at step {state.step}; the adapter is in {state.run.path}/checkpoints/last")
 
 
 async def _train_step(state: _State, sampler: TaskSampler) -> None:
@@ -270,7 +282,6 @@ def _finish(state: _State, before: Evaluation | None, after: Evaluation | None) 
     }
     write_json(state.run.summary, summary)
     finish_record(state.run, status="finished", adapter=state.bench.policy.adapter().sha256)
-    state.trackers.close()
     draw_curve(state.run.metrics, state.run.curve)
     _say_goodbye(state, before, after, summary)
     return Run(path=state.run.path, summary=summary)
@@ -286,7 +297,8 @@ def _say_goodbye(
         say(f"held-out success before  {before}")
         say(f"held-out success after   {after}")
     say(
-        f"{summary['train_steps']} train steps, {summary['episodes']} episodes in {summary['wall_seconds'] / 60:.1f} min "
+        f"{summary['train_steps']} train steps, {summary['episodes']} episodes in "
+        f"{summary['wall_seconds'] / 60:.1f} min "
         f"({summary['episodes_per_second']} episodes/s, {summary['sampled_tokens_per_second']} sampled tokens/s)"
     )
     say(f"run      {path}   (curve.png, metrics.jsonl, summary.json)")

@@ -72,6 +72,17 @@ def open_env(config: Config, env: EnvLike | None) -> EnvSource:
     return resolve_env(chosen, **arguments)
 
 
+def env_reference(config: Config, source: EnvSource) -> str:
+    """Return what names this environment from any folder, as far as there is such a name."""
+    if ":" not in source.id or source.id.startswith("local:"):
+        return config.env or source.id
+    module, name = source.env_class.__module__, source.env_class.__qualname__
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if file is None or "." in module or module == "__main__":  # of a package, or of a script that would train again
+        return source.id
+    return f"{Path(file).resolve()}:{name}"
+
+
 def open_tasks(
     config: Config, source: EnvSource, tasks: TasksLike | None, heldout: TasksLike | float | None
 ) -> tuple[tuple[Task, ...], tuple[Task, ...]]:
@@ -85,17 +96,26 @@ def open_tasks(
     held = heldout if heldout is not None else config.heldout
     if held is None and given is None:
         held = "heldout"
+    if not train:
+        raise TaskError(f"{source.id} ships no training tasks: pass tasks= (a .jsonl file or rows)")
     if isinstance(held, int | float):
         train, test = split_tasks(train, held, config.seed)
     elif isinstance(held, str) and not Path(held).exists() and (given is None or source.tasks(held)):
         test = _shipped(source, held)
+        if not test and (heldout or config.heldout):
+            raise TaskError(f"heldout = '{held}' is neither a file that is there nor a split {source.id} ships")
     else:
         test = load_tasks(held, split="heldout") if held is not None else ()
-    if not train:
-        raise TaskError(f"{source.id} ships no training tasks: pass tasks= (a .jsonl file or rows)")
     shared = {t.id for t in train} & {t.id for t in test}
     if shared:
-        raise TaskError(f"{len(shared)} tasks are both trained on and held out, such as '{min(shared)}'")
+        raise TaskError(
+            f"{len(shared)} tasks are both trained on and held out, such as '{min(shared)}': take them out of one set"
+        )
+    wanted = config.rollout.tasks_per_step
+    if config.train.steps and wanted > len(train):
+        raise TaskError(
+            f"rollout.tasks_per_step = {wanted}, but there are {len(train)} training tasks: lower it, or add tasks"
+        )
     return train, test
 
 
@@ -119,6 +139,13 @@ def prepare(
     folder = Path(config.model.path)
     if config.warm_start is not None and not (folder / "config.json").exists():
         warm_start(config, config.warm_start, source, train_tasks, folder, reporter)
+    return assemble(config, source, train_tasks, heldout_tasks)
+
+
+def assemble(
+    config: Config, source: EnvSource, train_tasks: tuple[Task, ...], heldout_tasks: tuple[Task, ...]
+) -> Workbench:
+    """Load the model and put the parts of a run together."""
     device = causal_lm.pick_device(config.model.device)
     base = causal_lm.load_model(
         config.model.path, device=device, dtype=causal_lm.pick_dtype(config.model.dtype, device)

@@ -82,6 +82,10 @@ class RunDirectory:
         return self.path / "metrics.jsonl"
 
     @property
+    def heldout(self) -> Path:
+        return self.path / "heldout.jsonl"
+
+    @property
     def summary(self) -> Path:
         return self.path / "summary.json"
 
