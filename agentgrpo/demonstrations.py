@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentgrpo.chat import Chat
-from agentgrpo.errors import EnvError
+from agentgrpo.errors import EnvError, EpisodeError
 from agentgrpo.registry import EnvSource
 from agentgrpo.seeds import derive_seed
 from agentgrpo.types import JsonObject, Message, Task
 from agentgrpo.types import Sequence as TokenSequence
+
+_MOST_TURNS = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,35 +32,58 @@ def demonstrate(source: EnvSource, task: Task, *, quality: float, seed: int) -> 
     """Play one episode with the environment's oracle.
 
     Raises:
-        EnvError: the environment has no oracle.
+        EnvError: the environment has no oracle, or the episode broke or never ends.
     """
     env = source.make()
     oracle_env: Any = env.unwrapped
     if not callable(getattr(oracle_env, "oracle", None)):
-        raise EnvError(f"{source.id} has no oracle(): define one, or start from a model that can act already")
+        raise EnvError(
+            f"{source.id} has no oracle() to learn from: define one, "
+            "or give [model] path a model that can act already (and leave out [warm_start])"
+        )
     try:
         obs, info = env.reset(seed=derive_seed(seed, "env", task.id) % 2**31, options=_options(task))
         prompt = tuple(info.get("messages") or [{"role": "user", "content": obs}])
-        turns, reward = [], 0.0
         oracle = oracle_env.oracle(quality=quality, rng=random.Random(derive_seed(seed, "oracle", task.id, quality)))
+        turns, reward = _play(env, oracle, f"the oracle of {source.id}, on task '{task.id}',")
+    except EpisodeError as error:
+        raise EnvError(f"{source.id} broke while its oracle played task '{task.id}': {error}") from error
+    finally:
+        env.close()
+    return Demonstration(prompt=prompt, tools=tuple(info.get("tools") or ()), turns=turns, reward=reward)
+
+
+def _play(env: Any, oracle: Any, who: str) -> tuple[tuple[tuple[JsonObject, tuple[Message, ...]], ...], float]:
+    """Return the turns and the reward of an episode."""
+    turns: list[tuple[JsonObject, tuple[Message, ...]]] = []
+    reward = 0.0
+    try:
         action = next(oracle)
-        while True:
-            obs, step_reward, terminated, truncated, step_info = env.step(json.dumps(action))
-            messages = tuple(step_info.get("messages") or ())
+        while len(turns) < _MOST_TURNS:
+            _, step_reward, terminated, truncated, info = env.step(json.dumps(action))
+            messages = tuple(info.get("messages") or ())
             turns.append((action, messages))
             reward += float(step_reward)
             if terminated or truncated:
-                break
+                return tuple(turns), reward
             action = oracle.send(messages)
-    finally:
-        env.close()
-    return Demonstration(prompt=prompt, tools=tuple(info.get("tools") or ()), turns=tuple(turns), reward=reward)
+    except StopIteration:
+        raise EnvError(
+            f"{who} stopped after {len(turns)} actions, before the episode's end: let it end with self.say('done')"
+        ) from None
+    raise EnvError(f"{who} was not done after {_MOST_TURNS} actions: let it end with self.say('done')")
 
 
 def demonstrations(
     source: EnvSource, tasks: Sequence[Task], *, count: int, quality: float, seed: int
 ) -> Iterator[Demonstration]:
-    """Yield `count` demonstrations, going round the tasks in a seeded order."""
+    """Yield `count` demonstrations, going round the tasks in a seeded order.
+
+    Raises:
+        EnvError: there is no task, or as for `demonstrate`.
+    """
+    if not tasks:
+        raise EnvError(f"{source.id} has no training tasks to demonstrate: return rows from tasks('train')")
     rng = random.Random(derive_seed(seed, "demonstrations", quality))
     order: list[Task] = []
     for index in range(count):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
 from agentgrpo.config import SftConfig
-from agentgrpo.errors import RunError
+from agentgrpo.errors import RunError, UserError
 from agentgrpo.learner.batch import Row, collate
 from agentgrpo.learner.forward import trained_logprobs
 from agentgrpo.learner.schedule import learning_rate
@@ -73,12 +75,31 @@ def _step(model: PreTrainedModel, optimizer: torch.optim.Optimizer, sequences: S
     optimizer.zero_grad(set_to_none=True)
     logprobs, _ = trained_logprobs(model, collate(rows).to(model.device))
     loss = -logprobs.mean()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     if not torch.isfinite(norm):
         raise RunError(f"the loss of the warm start became {loss.item()}: lower [warm_start.sft] learning_rate")
     optimizer.step()
     return loss.item()
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Give a folder to write a model in; it takes its name when the block ends well, and vanishes when it does not.
+
+    Raises:
+        UserError: there are files already.
+    """
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise UserError(f"'{folder}' exists and is not empty: give another folder, or move it away")
+    working = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(working, ignore_errors=True)
+    try:
+        working.mkdir(parents=True)
+        yield working
+        working.rename(folder)
+    finally:
+        shutil.rmtree(working, ignore_errors=True)
 
 
 def save_model(model: PreTrainedModel, tokenizer_from: str | Path, folder: Path) -> None:

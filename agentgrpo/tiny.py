@@ -126,5 +126,5 @@ def _model_config(tokenizer: PreTrainedTokenizerFast, config: TinyConfig) -> Qwe
 def describe(folder: Path) -> str:
     """Return one line on a model folder: architecture, parameters, vocabulary."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    size = (folder / "model.safetensors").stat().st_size // 4
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors")) // 4
     return f"{config['model_type']}, {size / 1e6:.2f} M parameters, vocabulary {config['vocab_size']}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from agentgrpo.demonstrations import Demonstration, demonstrations, tokenize
 from agentgrpo.registry import EnvSource
 from agentgrpo.report import Reporter
 from agentgrpo.seeds import derive_seed
-from agentgrpo.sft import fine_tune, save_model
+from agentgrpo.sft import fine_tune, save_model, whole_folder
 from agentgrpo.tiny import describe, make_tiny
 from agentgrpo.types import Sequence as TokenSequence
 from agentgrpo.types import Task
@@ -34,18 +33,16 @@ def warm_start(
 
     Written beside the target and renamed, so that a folder that is there is complete.
     """
-    working = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(working, ignore_errors=True)
     sft, seed = settings.sft, config.seed
-    perfect = _play(source, tasks, sft, 1.0, seed, reporter)
-    make_tiny(working, perfect, settings.tiny, seed=derive_seed(seed, "tiny"))
-    reporter.message(f"made a model: {describe(working)}")
-    chat = Chat.from_folder(working, enable_thinking=config.model.enable_thinking)
-    run_sft(working, _phases(source, tasks, perfect, chat, sft, seed, reporter), sft, seed=seed, reporter=reporter)
-    (working / "warm_start.json").write_text(
-        json.dumps({"seed": seed, "env": source.id, **settings.model_dump()}, indent=1), encoding="utf-8"
-    )
-    working.rename(folder)
+    with whole_folder(folder) as working:
+        perfect = _play(source, tasks, sft, 1.0, seed, reporter)
+        make_tiny(working, perfect, settings.tiny, seed=derive_seed(seed, "tiny"))
+        reporter.message(f"made a model: {describe(working)}")
+        chat = Chat.from_folder(working, enable_thinking=config.model.enable_thinking)
+        run_sft(working, _phases(source, tasks, perfect, chat, sft, seed, reporter), sft, seed=seed, reporter=reporter)
+        (working / "warm_start.json").write_text(
+            json.dumps({"seed": seed, "env": source.id, **settings.model_dump()}, indent=1), encoding="utf-8"
+        )
 
 
 def run_sft(

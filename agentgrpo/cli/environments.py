@@ -35,7 +35,5 @@ def list_shipped() -> None:
         source = resolve_env(name)
         about = (source.env_class.__doc__ or "").strip().splitlines()[0]
         tools = source.make().reset(seed=0)[1].get("tools", [])
-        table.add_row(
-            name, about, str(len(source.tasks("train"))), str(len(source.tasks("heldout"))), str(len(tools))
-        )
+        table.add_row(name, about, str(len(source.tasks("train"))), str(len(source.tasks("heldout"))), str(len(tools)))
     Console(highlight=False).print(table)

@@ -7,16 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
-
 from agentgrpo import causal_lm
 from agentgrpo.chat import Chat
 from agentgrpo.config import SftConfig, TinyConfig, validate
 from agentgrpo.demonstrations import demonstrations, tokenize
 from agentgrpo.errors import UserError
 from agentgrpo.registry import resolve_env
-from agentgrpo.report import ConsoleReporter
-from agentgrpo.sft import save_model
+from agentgrpo.report import ConsoleReporter, Reporter
+from agentgrpo.sft import save_model, whole_folder
 from agentgrpo.tasks import load_tasks
 from agentgrpo.tiny import describe, make_tiny
 from agentgrpo.warm_start import run_sft
@@ -25,39 +23,43 @@ from agentgrpo.warm_start import run_sft
 def tiny(folder: Path, env: str, episodes: int, seed: int) -> None:
     """Write a tiny model with random weights."""
     _refuse_existing(folder)
-    reporter, source = ConsoleReporter(), resolve_env(env)
+    source = resolve_env(env)
+    reporter: Reporter = ConsoleReporter()
     played = []
     with reporter.progress("demonstrations", episodes) as advance:
         for played_one in demonstrations(source, _tasks(env), count=episodes, quality=1.0, seed=seed):
             played.append(played_one)
             advance()
-    make_tiny(folder, played, TinyConfig(), seed=seed)
+    with whole_folder(folder) as working:
+        make_tiny(working, played, TinyConfig(), seed=seed)
     reporter.message(f"{folder}: {describe(folder)}")
 
 
 def sft(model: str, folder: Path, env: str, settings: Mapping[str, Any], seed: int) -> None:
     """Fine-tune a copy of a model on oracle demonstrations."""
     _refuse_existing(folder)
-    config, reporter, source = validate(SftConfig, settings), ConsoleReporter(), resolve_env(env)
+    config, source = validate(SftConfig, settings), resolve_env(env)
+    reporter: Reporter = ConsoleReporter()
     chat = Chat.from_folder(model)
     rows = []
     with reporter.progress("demonstrations", config.episodes) as advance:
         for played in demonstrations(source, _tasks(env), count=config.episodes, quality=config.quality, seed=seed):
             rows.append(tokenize(played, chat))
             advance()
-    _copy(model, folder)
-    run_sft(folder, [(config.steps, rows)], config, seed=seed, reporter=reporter)
+    with whole_folder(folder) as working:
+        _copy(model, working)
+        run_sft(working, [(config.steps, rows)], config, seed=seed, reporter=reporter)
     reporter.message(f"{folder}: {describe(folder)}, fine-tuned for {config.steps} steps")
 
 
 def _copy(model: str, folder: Path) -> None:
     if Path(model).is_dir():
-        shutil.copytree(model, folder)
+        shutil.copytree(model, folder, dirs_exist_ok=True)
         return
     device = causal_lm.pick_device()
     save_model(
         causal_lm.load_model(model, device=device, dtype=causal_lm.pick_dtype("float32", device)),
-        AutoTokenizer.from_pretrained(model),
+        model,
         folder,
     )
 
