@@ -27,19 +27,20 @@ SPINE: list[set[str]] = [
     {"rollout"},
     {"learner"},
     # The stories and their parts.
-    {"train", "evaluate", "evaluate_run", "workbench", "checkpoint", "report", "tracking", "blocking"}
+    {"training", "evaluate", "evaluate_run", "workbench", "checkpoint", "report", "tracking", "blocking"}
     | {"sft", "tiny", "demonstrations", "warm_start"},
 ]
 BASE = SPINE[0] | SPINE[1]
 ALLOWED = {area: set[str]().union(*SPINE[: rank + 1]) for rank, layer in enumerate(SPINE) for area in layer}
-ALLOWED["train"] |= {"store"}
+for story in ("training", "evaluate_run"):
+    ALLOWED[story] |= {"store"}
 ALLOWED |= {
     "store": BASE | {"store"},
     "viewer": BASE | {"store", "viewer"},
     "tools": BASE | {"tooling", "tools"},
     "envs": BASE | SPINE[2] | {"tools", "envs"},
-    "cli": ALLOWED["train"] | {"viewer", "tools", "envs", "cli", "agentgrpo"},
-    "agentgrpo": ALLOWED["train"],  # the package itself: its public names, lazily
+    "cli": ALLOWED["training"] | {"viewer", "tools", "envs", "cli", "agentgrpo"},
+    "agentgrpo": ALLOWED["training"],  # the package itself: its public names, lazily
 }
 LAZY = {"torch", "transformers", "vllm", "matplotlib", "datasets", "wandb", "tensorboard", "trackio", "mcp", "ray"}
 LAZY_OWN = {"agentgrpo", "cli", "registry"}  # areas that may import agentgrpo inside a function, to start fast
@@ -167,7 +168,7 @@ def test_the_linked_folders_have_one_import_name(folder: str) -> None:
 
 
 def test_records_can_be_read_and_tools_written_without_torch() -> None:
-    names = [f"agentgrpo.{area}" for area in sorted(TORCH_FREE)]
+    names = sorted(f"agentgrpo.{area}" for area in TORCH_FREE if f"agentgrpo.{area}" in MODULES)
     code = f"import sys, {', '.join(names)}; print(*{{'torch', 'transformers', 'vllm'}} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
