@@ -108,29 +108,34 @@ class DecodeLoop:
             self._slots[index] = Slot(request=self._slots[index].request)
 
     def retire(self, policy: Policy) -> None:
-        """Forget a policy and what was cached under it."""
+        """Forget a policy and what was cached under it; what it still generates ends with EngineFailure."""
+        orphans = [r for r in (*self._queue, *self._active) if r.policy == policy]
+        self._fail(orphans, EngineFailure(f"{policy} was retired while it was generating"))
         self.versions.drop(policy)
         self._prefixes.pop(policy, None)
 
     def fail_all(self, error: Exception) -> None:
         """End everything under way with this error."""
-        for request in [*self._queue, *self._active]:
+        self._fail([*self._queue, *self._active], error)
+
+    def _fail(self, requests: list[Request], error: Exception) -> None:
+        for request in requests:
+            self.cancel(request)
+            self.release(request.session)  # after a broken pass nobody knows what its slot holds
             request.on_end(error)
-        self._queue.clear()
-        for request in list(self._active):
-            self._leave(request)
 
     def step(self) -> None:
         """Admit and prefill what waits and fits, then sample one token for every running sequence."""
         self._clock += 1
+        running = list(self._active)
         admitted = self._admit()
+        self._active += admitted  # from now on, whatever breaks finds them
         for policy in dict.fromkeys(r.policy for r in admitted):
             with self.versions.use(policy) as model:
                 self._prefill(model, [r for r in admitted if r.policy == policy])
-        for policy in dict.fromkeys(r.policy for r in self._active):
+        for policy in dict.fromkeys(r.policy for r in running):
             with self.versions.use(policy) as model:
-                self._decode(model, [r for r in self._active if r.policy == policy])
-        self._active += [r for r in admitted if r.slot >= 0]
+                self._decode(model, [r for r in running if r.policy == policy])
 
     # -- slots -----------------------------------------------------------------------------------------------------
 

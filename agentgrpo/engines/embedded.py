@@ -45,6 +45,7 @@ class EmbeddedEngine:
             prefill_tokens=prefill_tokens,
         )
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="agentgrpo-engine", daemon=True)
         self._thread.start()
 
@@ -74,12 +75,12 @@ class EmbeddedEngine:
         try:
             return await future
         except asyncio.CancelledError:
-            self._send(lambda: self._decode.cancel(request))
+            self._inbox.put(lambda: self._decode.cancel(request))
             raise
 
     async def release(self, session: str) -> None:
-        """Free the cache of a session."""
-        self._send(lambda: self._decode.release(session))
+        """Free the cache of a session; a closed engine holds none."""
+        self._inbox.put(lambda: self._decode.release(session))
 
     async def publish(self, adapter: Adapter | None, policy: Policy) -> None:
         """Load an adapter as `policy`."""
@@ -91,12 +92,13 @@ class EmbeddedEngine:
 
     async def close(self) -> None:
         """Stop the thread; generations still open end with EngineFailure."""
-        if self._thread.is_alive():
+        if not self._is_closed:
+            self._is_closed = True
             self._inbox.put(None)
-            await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._thread.join)
 
     def _send(self, command: Callable[[], None]) -> None:
-        if not self._thread.is_alive():
+        if self._is_closed:
             raise EngineFailure("the engine is closed")
         self._inbox.put(command)
 

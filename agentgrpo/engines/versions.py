@@ -117,4 +117,7 @@ def low_rank_pairs(adapter: Adapter) -> dict[str, tuple[Tensor, Tensor]]:
         if match is None:
             raise ModelError(f"adapter tensor '{name}' is not a plain LoRA weight (lora_A or lora_B)")
         sides.setdefault(match["module"], {})[match["side"]] = tensor
+    halves = [module for module, pair in sides.items() if len(pair) != 2]
+    if halves:
+        raise ModelError(f"the adapter has only one of lora_A and lora_B for '{halves[0]}'; it needs both")
     return {module: (pair["A"], pair["B"] * scale) for module, pair in sides.items()}
