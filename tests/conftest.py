@@ -19,6 +19,8 @@ os.environ.update(
 import pytest
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from agentgrpo.chat import Chat
 
 
@@ -69,3 +71,13 @@ def tiny_chat(tiny_folder: Path) -> Chat:
     from agentgrpo.chat import Chat
 
     return Chat.from_folder(tiny_folder)
+
+
+@pytest.fixture(scope="session")
+def model(tiny_folder: Path) -> PreTrainedModel:
+    """The tiny model in fp32; nobody changes it: engines share its tensors, learners wrap a copy."""
+    import torch
+
+    from agentgrpo import causal_lm
+
+    return causal_lm.load_model(tiny_folder, device=torch.device("cpu"), dtype=torch.float32)

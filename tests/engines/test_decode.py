@@ -1,0 +1,425 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from agentgrpo import causal_lm
+from agentgrpo.engines import versions
+from agentgrpo.engines.decode import DecodeLoop, Request, common_length
+from agentgrpo.engines.sampling import process_logits
+from agentgrpo.errors import EngineFailure
+from agentgrpo.types import Generation, Policy, Sampling
+from tests.engines.models import greedy, logprobs_of, merged, random_adapter
+
+VOCABULARY = 500
+BASE = Policy(version=0)
+
+
+@dataclass
+class Bench:
+    """A decode loop, what ended, and how many tokens each forward pass was fed (padding left out)."""
+
+    loop: DecodeLoop
+    ended: dict[int, Generation | Exception] = field(default_factory=dict)
+    fed: list[int] = field(default_factory=list)
+
+    def request(
+        self, prompt: Sequence[int], sampling: Sampling, policy: Policy = BASE, session: str = ""
+    ) -> tuple[int, Request]:
+        number = len(self.ended) + len(self.loop._queue) + len(self.loop._active)
+
+        def on_end(result: Generation | Exception) -> None:
+            assert request not in self.loop._active
+            self.ended[number] = result
+
+        request = Request(prompt_ids=tuple(prompt), sampling=sampling, policy=policy, session=session, on_end=on_end)
+        self.loop.add(request)
+        return number, request
+
+    def run(self) -> None:
+        for _ in range(2000):
+            if not self.loop.has_work:
+                return
+            self.loop.step()
+        raise AssertionError("the loop never finished")
+
+    def generate(
+        self, prompt: Sequence[int], sampling: Sampling, policy: Policy = BASE, session: str = ""
+    ) -> Generation:
+        number, _ = self.request(prompt, sampling, policy, session)
+        self.run()
+        result = self.ended[number]
+        assert isinstance(result, Generation), result
+        return result
+
+
+def bench(model: PreTrainedModel, *, slots: int = 8, context: int = 256, prefill: int = 8192) -> Bench:
+    shared = causal_lm.share_weights(model)
+    shared.set_attn_implementation(causal_lm.GROUPED_ATTENTION)
+    made = Bench(DecodeLoop(shared, max_sequences=slots, context_length=context, prefill_tokens=prefill))
+    made.loop.versions.add(BASE, None)
+    forward: Callable[..., Tensor] = made.loop._forward
+
+    def counting(model: PreTrainedModel, slots: list[int], rows: list[tuple[int, ...]], starts: list[int]) -> Tensor:
+        made.fed.append(sum(map(len, rows)))
+        return forward(model, slots, rows, starts)
+
+    made.loop._forward = counting  # type: ignore[method-assign]
+    return made
+
+
+def prompt_of(seed: int, length: int) -> list[int]:
+    return np.random.default_rng(seed).integers(0, VOCABULARY, length).tolist()
+
+
+requests = st.lists(
+    st.tuples(
+        st.integers(1, 60),  # prompt length
+        st.integers(1, 12),  # max_tokens
+        st.sampled_from([0.0, 0.7, 1.0]),
+        st.sampled_from([0, 20]),
+        st.sampled_from([1.0, 0.9]),
+        st.sampled_from([0, 1]),  # version
+        st.integers(0, 4),  # steps before it joins
+        st.booleans(),  # begins with the prefix many share
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+def test_greedy_is_the_likeliest_token_each_time(model: PreTrainedModel) -> None:
+    for seed, length in ((1, 1), (2, 17), (3, 60)):
+        prompt = prompt_of(seed, length)
+        got = bench(model).generate(prompt, Sampling(max_tokens=20, temperature=0))
+        assert list(got.token_ids) == greedy(model, prompt, 20)
+        assert got.logprobs == pytest.approx(logprobs_of(model, prompt, got.token_ids), abs=1e-4)
+        assert got.finish_reason == "length"
+
+
+@pytest.mark.parametrize(("temperature", "top_k", "top_p"), [(1.0, 0, 1.0), (0.7, 5, 1.0), (1.3, 0, 0.6)])
+def test_logprobs_are_those_of_the_distribution_sampled_from(
+    model: PreTrainedModel, temperature: float, top_k: int, top_p: float
+) -> None:
+    prompt = prompt_of(4, 30)
+    sampling = Sampling(max_tokens=15, seed=3, temperature=temperature, top_k=top_k, top_p=top_p)
+    got = bench(model).generate(prompt, sampling)
+    with torch.no_grad():
+        logits = model(torch.tensor([[*prompt, *got.token_ids]])).logits[0, len(prompt) - 1 : -1]
+    n = len(logits)
+    expected = process_logits(
+        logits, torch.full((n,), temperature), torch.full((n,), top_k), torch.full((n,), top_p)
+    ).gather(1, torch.tensor(got.token_ids)[:, None])
+    assert got.logprobs == pytest.approx(expected[:, 0].tolist(), abs=1e-4)
+    assert all(x * 2**16 == round(x * 2**16) for x in got.logprobs)
+
+
+def test_first_tokens_over_many_seeds_follow_the_model(model: PreTrainedModel) -> None:
+    prompt = prompt_of(5, 12)
+    with torch.no_grad():
+        p = (model(torch.tensor([prompt])).logits[0, -1] / 0.5).softmax(-1).numpy()
+    made, count = bench(model, slots=64), 3000
+    numbers = [made.request(prompt, Sampling(max_tokens=1, seed=s, temperature=0.5))[0] for s in range(count)]
+    made.run()
+    ended = [made.ended[n] for n in numbers]
+    observed = np.bincount([g.token_ids[0] for g in ended if isinstance(g, Generation)], minlength=VOCABULARY)
+    assert observed.sum() == count
+    often = p * count >= 5
+    cells = [*zip(observed[often], p[often] * count, strict=True), (observed[~often].sum(), p[~often].sum() * count)]
+    chi_square = sum((o - e) ** 2 / e for o, e in cells if e > 0)
+    degrees = len(cells) - 1
+    assert chi_square < degrees + 4 * (2 * degrees) ** 0.5 + 10
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(plan=requests, slots=st.sampled_from([2, 8]), prefill=st.sampled_from([1, 8192]))
+def test_a_request_gets_the_same_tokens_alone_and_among_others(
+    model: PreTrainedModel, plan: list[tuple[int, int, float, int, float, int, int, bool]], slots: int, prefill: int
+) -> None:
+    """Whoever joins or leaves at whatever token, under whichever policy: seeded draws and logprobs stay."""
+    made, adapter = bench(model, slots=slots, prefill=prefill), random_adapter(model, 1)
+    made.loop.versions.add(Policy(version=1), adapter)
+    waiting = []
+    for i, (length, max_tokens, temperature, top_k, top_p, version, delay, shares) in enumerate(plan):
+        prompt = [*(prompt_of(99, 40) if shares else []), *prompt_of(i, length)]
+        sampling = Sampling(max_tokens=max_tokens, seed=i, temperature=temperature, top_k=top_k, top_p=top_p)
+        waiting.append((delay, prompt, sampling, Policy(version=version)))
+    numbers: dict[int, int] = {}
+    for clock in range(5):
+        for i, (delay, prompt, sampling, policy) in enumerate(waiting):
+            if delay == clock:
+                numbers[i] = len(numbers)
+                request = Request(
+                    prompt_ids=tuple(prompt),
+                    sampling=sampling,
+                    policy=policy,
+                    session="",
+                    on_end=lambda result, i=i: made.ended.update({i: result}),  # type: ignore[misc]
+                )
+                made.loop.add(request)
+        made.loop.step()
+    made.run()
+    for i, (_, prompt, sampling, policy) in enumerate(waiting):
+        alone = bench(model)
+        alone.loop.versions.add(Policy(version=1), adapter)
+        expected, got = alone.generate(prompt, sampling, policy), made.ended[i]
+        assert isinstance(got, Generation)
+        assert got.token_ids == expected.token_ids
+        assert got.logprobs == pytest.approx(expected.logprobs, abs=1e-4)
+
+
+def test_another_seed_gives_other_tokens(model: PreTrainedModel) -> None:
+    made = bench(model)
+    drawn = {made.generate(prompt_of(1, 9), Sampling(max_tokens=8, seed=s)).token_ids for s in (0, 1, 2, 2**63 - 1)}
+    assert len(drawn) == 4
+
+
+def test_a_stop_token_ends_a_generation_and_belongs_to_it(model: PreTrainedModel) -> None:
+    prompt = prompt_of(7, 11)
+    free = bench(model).generate(prompt, Sampling(max_tokens=10, seed=5))
+    stop = free.token_ids[4]
+    first = free.token_ids.index(stop)
+    got = bench(model).generate(prompt, Sampling(max_tokens=10, seed=5, stop_token_ids=(stop,)))
+    assert got == Generation(
+        token_ids=free.token_ids[: first + 1], logprobs=free.logprobs[: first + 1], finish_reason="stop"
+    )
+
+
+def test_a_context_that_is_full_ends_a_generation(model: PreTrainedModel) -> None:
+    got = bench(model, context=20).generate(prompt_of(1, 15), Sampling(max_tokens=50))
+    assert len(got.token_ids) == 5
+    assert got.finish_reason == "length"
+
+
+@pytest.mark.parametrize("length", [0, 20, 21])
+def test_a_prompt_that_does_not_fit_is_refused(model: PreTrainedModel, length: int) -> None:
+    made = bench(model, context=20)
+    number, _ = made.request(prompt_of(1, length), Sampling(max_tokens=5))
+    assert "does not fit a context of 20" in str(made.ended[number])
+    assert not made.loop.has_work
+
+
+def test_a_session_feeds_only_what_is_new(model: PreTrainedModel) -> None:
+    made, prompt = bench(model), prompt_of(1, 40)
+    sampling = Sampling(max_tokens=6, seed=1)
+    first = made.generate(prompt, sampling, session="a")
+    assert made.fed == [40, 1, 1, 1, 1, 1]
+    made.fed.clear()
+    following = [*prompt, *first.token_ids, *prompt_of(2, 7)]
+    second = made.generate(following, sampling, session="a")
+    assert made.fed[0] == 1 + 7  # the last token sampled was never fed
+    assert second.token_ids == bench(model).generate(following, sampling).token_ids
+    assert second.logprobs == pytest.approx(logprobs_of(model, following, second.token_ids), abs=1e-4)
+
+
+def test_a_session_that_forks_keeps_what_is_common(model: PreTrainedModel) -> None:
+    made, prompt = bench(model), prompt_of(1, 40)
+    made.generate(prompt, Sampling(max_tokens=6), session="a")
+    made.fed.clear()
+    other = [*prompt[:25], *prompt_of(3, 10)]
+    got = made.generate(other, Sampling(max_tokens=6), session="a")
+    assert made.fed[0] == 10
+    assert got.logprobs == pytest.approx(logprobs_of(model, other, got.token_ids), abs=1e-4)
+    made.fed.clear()
+    made.generate(other, Sampling(max_tokens=1), session="a")  # the same again: one token is fed to get its logits
+    assert made.fed == [1]
+
+
+def test_a_session_under_another_policy_starts_anew(model: PreTrainedModel) -> None:
+    made, prompt, adapter = bench(model), prompt_of(1, 40), random_adapter(model, 1)
+    made.loop.versions.add(Policy(version=1), adapter)
+    made.generate(prompt, Sampling(max_tokens=6), session="a")
+    got = made.generate(prompt, Sampling(max_tokens=6, temperature=0), Policy(version=1), session="a")
+    assert list(got.token_ids) == greedy(merged(model, adapter), prompt, 6)
+
+
+def test_a_released_session_is_forgotten(model: PreTrainedModel) -> None:
+    made, prompt = bench(model), prompt_of(1, 40)
+    made.generate(prompt, Sampling(max_tokens=2), session="a")
+    made.loop.release("a")
+    made.loop.release("never heard of")
+    made.fed.clear()
+    made.generate(prompt, Sampling(max_tokens=2), session="a")
+    assert made.fed[0] == 40
+
+
+def test_a_prefix_many_begin_with_is_computed_once(model: PreTrainedModel) -> None:
+    made, system = bench(model, slots=8), prompt_of(1, 50)
+    prompts = [[*system, *prompt_of(10 + i, 3)] for i in range(5)]
+    numbers = [made.request(p, Sampling(max_tokens=1, temperature=0))[0] for p in prompts]
+    made.run()
+    assert sum(made.fed) == 50 + 5 * 3
+    made.fed.clear()
+    late = made.generate([*system, *prompt_of(20, 4)], Sampling(max_tokens=1))
+    assert sum(made.fed) == 4  # also for those who come later, alone
+    assert len(late.token_ids) == 1
+    for number, prompt in zip(numbers, prompts, strict=True):
+        got = made.ended[number]
+        assert isinstance(got, Generation)
+        assert got.logprobs == pytest.approx(logprobs_of(model, prompt, got.token_ids), abs=1e-4)
+
+
+def test_a_shared_prefix_belongs_to_one_policy(model: PreTrainedModel) -> None:
+    made, system, adapter = bench(model), prompt_of(1, 50), random_adapter(model, 1)
+    made.loop.versions.add(Policy(version=1), adapter)
+    for i in range(2):
+        made.request([*system, i], Sampling(max_tokens=1))
+    made.run()
+    prompt = [*system, 9]
+    got = made.generate(prompt, Sampling(max_tokens=4, temperature=0), Policy(version=1))
+    assert list(got.token_ids) == greedy(merged(model, adapter), prompt, 4)
+
+
+def test_more_requests_than_slots_wait_their_turn(model: PreTrainedModel) -> None:
+    made = bench(model, slots=2)
+    for i in range(7):
+        made.request(prompt_of(i, 10), Sampling(max_tokens=1 + i % 3, seed=i))
+        assert len(made.loop._active) <= 2
+    made.loop.step()
+    assert len(made.loop._queue) == 5
+    made.run()
+    for i in range(7):
+        got = made.ended[i]
+        assert isinstance(got, Generation)
+        assert got.logprobs == pytest.approx(logprobs_of(model, prompt_of(i, 10), got.token_ids), abs=1e-4)
+
+
+def test_idle_sessions_give_way_only_when_nothing_else_would(model: PreTrainedModel) -> None:
+    made = bench(model, slots=2)
+    for name in ("a", "b", "c"):  # each keeps its slot after its turn
+        made.generate(prompt_of(1, 20), Sampling(max_tokens=2), session=name)
+    assert set(made.loop._sessions) == {"b", "c"}
+    number, _ = made.request(prompt_of(1, 20), Sampling(max_tokens=9), session="c")
+    made.loop.step()
+    late, _ = made.request(prompt_of(2, 20), Sampling(max_tokens=1), session="d")
+    made.loop.step()
+    assert late not in made.ended
+    assert "b" in made.loop._sessions  # waits: "c" is running and will end
+    made.run()
+    assert {number, late} <= made.ended.keys()
+
+
+def test_a_cancelled_request_frees_its_slot_and_disturbs_nobody(model: PreTrainedModel) -> None:
+    made = bench(model, slots=2)
+    kept, _ = made.request(prompt_of(1, 20), Sampling(max_tokens=12, seed=1))
+    _, running = made.request(prompt_of(2, 20), Sampling(max_tokens=200), session="s")
+    made.loop.step()
+    made.loop.step()
+    _, queued = made.request(prompt_of(3, 20), Sampling(max_tokens=200))
+    made.loop.cancel(queued)
+    made.loop.cancel(running)
+    made.loop.cancel(running)
+    after = made.generate(prompt_of(2, 20), Sampling(max_tokens=5, seed=2), session="s")
+    assert set(made.ended) == {kept, kept + 1}
+    assert after.logprobs == pytest.approx(logprobs_of(model, prompt_of(2, 20), after.token_ids), abs=1e-4)
+    got = made.ended[kept]
+    assert isinstance(got, Generation)
+    assert got.logprobs == pytest.approx(logprobs_of(model, prompt_of(1, 20), got.token_ids), abs=1e-4)
+
+
+def test_a_session_may_be_released_in_the_middle_of_a_generation(model: PreTrainedModel) -> None:
+    made = bench(model, slots=1)
+    number, _ = made.request(prompt_of(1, 20), Sampling(max_tokens=8, seed=1), session="a")
+    made.loop.step()
+    made.loop.release("a")
+    made.run()
+    got = made.ended[number]
+    assert isinstance(got, Generation)
+    assert got.logprobs == pytest.approx(logprobs_of(model, prompt_of(1, 20), got.token_ids), abs=1e-4)
+    assert not made.loop._sessions
+    assert made.loop._slots[0].token_ids == []
+
+
+def test_an_unpublished_policy_is_refused(model: PreTrainedModel) -> None:
+    made = bench(model)
+    number, _ = made.request([1, 2], Sampling(max_tokens=1), Policy(version=5))
+    assert "policy-v5 is not published" in str(made.ended[number])
+
+
+def test_retiring_a_policy_ends_its_generations_and_no_others(model: PreTrainedModel) -> None:
+    made = bench(model, slots=2)
+    made.loop.versions.add(Policy(version=1), random_adapter(model, 1))
+    kept, _ = made.request(prompt_of(1, 20), Sampling(max_tokens=6, seed=1))
+    running, _ = made.request(prompt_of(1, 20), Sampling(max_tokens=6), Policy(version=1), "s")
+    made.loop.step()
+    queued, _ = made.request(prompt_of(1, 20), Sampling(max_tokens=6), Policy(version=1))
+    made.loop.retire(Policy(version=1))
+    made.run()
+    for number in (running, queued):
+        assert "policy-v1 was retired" in str(made.ended[number])
+    assert isinstance(made.ended[kept], Generation)
+
+
+@pytest.mark.parametrize("at", [1, 2, 3], ids=["shared prefix", "prefill", "decode"])
+def test_a_broken_pass_fails_everyone_and_leaves_nothing_behind(
+    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    """Also no trust in the cache: what a broken pass should have written was never written."""
+    made = bench(model, slots=3)
+    forward, calls = made.loop._forward, 0
+
+    def breaking(*args: object) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == at:
+            raise RuntimeError("out of memory")
+        return forward(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(made.loop, "_forward", breaking)
+    prompts = [[*prompt_of(1, 30), *prompt_of(i, 5)] for i in range(5)]
+    numbers = [made.request(p, Sampling(max_tokens=9, seed=1), session=str(i))[0] for i, p in enumerate(prompts)]
+    with pytest.raises(RuntimeError):
+        made.run()
+    made.loop.fail_all(EngineFailure("broken"))
+    assert [str(made.ended[n]) for n in numbers] == ["broken"] * 5
+    assert not made.loop.has_work
+    for i, prompt in enumerate(prompts):
+        got = made.generate(prompt, Sampling(max_tokens=9, seed=1), session=str(i))
+        assert got.logprobs == pytest.approx(logprobs_of(model, prompt, got.token_ids), abs=1e-4)
+
+
+def test_logprobs_that_are_no_numbers_fail_their_request_only(model: PreTrainedModel) -> None:
+    made, adapter = bench(model), random_adapter(model, 1)
+    broken = replace(adapter, tensors={k: v * float("nan") for k, v in adapter.tensors.items()})
+    made.loop.versions.add(Policy(version=1), broken)
+    bad, _ = made.request(prompt_of(1, 20), Sampling(max_tokens=6), Policy(version=1), "s")
+    good, _ = made.request(prompt_of(1, 20), Sampling(max_tokens=6))
+    made.run()
+    assert "not finite" in str(made.ended[bad])
+    assert isinstance(made.ended[good], Generation)
+
+
+@pytest.mark.parametrize("limit", [1 << 30, 0], ids=["merged", "low-rank"])
+def test_two_versions_in_one_batch_answer_as_themselves(
+    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    monkeypatch.setattr(versions, "_MERGE_LIMIT_BYTES", limit)
+    made, prompt = bench(model), prompt_of(8, 25)
+    adapters = [None, random_adapter(model, 1), random_adapter(model, 2)]
+    for version in (1, 2):
+        made.loop.versions.add(Policy(version=version), adapters[version])
+    sampling = Sampling(max_tokens=10, temperature=0)
+    numbers = [made.request(prompt, sampling, Policy(version=v))[0] for v in (0, 1, 2, 1, 0)]
+    made.loop.step()
+    assert len(made.loop._active) == 5
+    made.run()
+    for number, version in zip(numbers, (0, 1, 2, 1, 0), strict=True):
+        own, got = merged(model, adapters[version]), made.ended[number]
+        assert isinstance(got, Generation)
+        assert list(got.token_ids) == greedy(own, prompt, 10)
+        assert got.logprobs == pytest.approx(logprobs_of(own, prompt, got.token_ids), abs=1e-4)
+
+
+@given(st.lists(st.integers(0, 2), max_size=8), st.lists(st.integers(0, 2), max_size=8))
+def test_common_length(a: list[int], b: list[int]) -> None:
+    n = common_length(a, b)
+    assert a[:n] == b[:n]
+    assert n == min(len(a), len(b)) or a[n] != b[n]

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from agentgrpo import causal_lm
+from agentgrpo.engines import versions
+from agentgrpo.engines.versions import PolicyVersions, low_rank_pairs
+from agentgrpo.errors import EngineFailure, ModelError
+from agentgrpo.types import Adapter, Policy
+from tests.engines.models import merged, random_adapter
+
+PROMPT = torch.tensor([[5, 9, 300, 41, 7]])
+
+
+def hidden(model: PreTrainedModel) -> torch.Tensor:
+    with torch.no_grad():
+        return causal_lm.hidden_states(model, PROMPT, use_cache=False)
+
+
+@pytest.mark.parametrize("limit", [1 << 30, 0], ids=["merged", "low-rank"])
+def test_every_version_is_base_plus_its_own_adapter(
+    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    monkeypatch.setattr(versions, "_MERGE_LIMIT_BYTES", limit)
+    shared = causal_lm.share_weights(model)
+    live = PolicyVersions(shared)
+    before = hidden(model)
+    adapters: Sequence[Adapter | None] = [None, random_adapter(model, 1), random_adapter(model, 2)]
+    for version, adapter in enumerate(adapters):
+        live.add(Policy(version=version), adapter)
+    for version in (2, 0, 1, 2):
+        with live.use(Policy(version=version)) as current:
+            torch.testing.assert_close(hidden(current), hidden(merged(model, adapters[version])), rtol=0, atol=2e-4)
+    assert torch.equal(hidden(model), before)  # whoever shares the weights sees nothing of it
+
+
+@pytest.mark.parametrize("limit", [1 << 30, 0], ids=["merged", "low-rank"])
+def test_an_adapter_of_some_layers_leaves_the_others_at_the_base(
+    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    monkeypatch.setattr(versions, "_MERGE_LIMIT_BYTES", limit)
+    live = PolicyVersions(causal_lm.share_weights(model))
+    whole = random_adapter(model, 1)
+    part = Adapter(
+        tensors={k: v for k, v in whole.tensors.items() if "q_proj" in k}, config=whole.config, sha256="part"
+    )
+    live.add(Policy(version=1), whole)
+    live.add(Policy(version=2), part)
+    with live.use(Policy(version=1)), live.use(Policy(version=2)) as current:
+        torch.testing.assert_close(hidden(current), hidden(merged(model, part)), rtol=0, atol=2e-4)
+
+
+def test_versions_come_and_go(model: PreTrainedModel) -> None:
+    live = PolicyVersions(causal_lm.share_weights(model))
+    live.add(Policy(version=3), None)
+    assert Policy(version=3) in live
+    with pytest.raises(EngineFailure, match="policy-v3 was published before"):
+        live.add(Policy(version=3), None)
+    with pytest.raises(EngineFailure, match="policy-v4 is not published; live: policy-v3"), live.use(Policy(version=4)):
+        pass
+    live.drop(Policy(version=3))
+    live.drop(Policy(version=3))
+    with pytest.raises(EngineFailure, match="live: none"), live.use(Policy(version=3)):
+        pass
+    live.add(Policy(name="other", version=3), None)
+
+
+def test_scaling_is_alpha_over_rank_or_its_root() -> None:
+    down, up = torch.ones(4, 3), torch.ones(2, 4)
+    tensors = {"base_model.model.x.lora_A.weight": down, "base_model.model.x.lora_B.default.weight": up}
+    plain = low_rank_pairs(Adapter(tensors=tensors, config={"r": 4, "lora_alpha": 8}, sha256=""))
+    assert torch.equal(plain["x"][1], 2 * up)
+    config = {"r": 4, "lora_alpha": 8, "use_rslora": True}
+    assert torch.equal(low_rank_pairs(Adapter(tensors=tensors, config=config, sha256=""))["x"][1], 4 * up)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector"], "not a plain LoRA weight"),
+        (["base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"], "only one of lora_A and lora_B"),
+        (["model.layers.9.mlp.up_proj.lora_A.weight", "model.layers.9.mlp.up_proj.lora_B.weight"], "does not have"),
+        (["model.embed_tokens.lora_A.weight", "model.embed_tokens.lora_B.weight"], "only linear layers"),
+    ],
+)
+def test_an_adapter_that_does_not_fit_says_so(model: PreTrainedModel, names: list[str], message: str) -> None:
+    live = PolicyVersions(causal_lm.share_weights(model))
+    adapter = Adapter(tensors={name: torch.ones(2, 2) for name in names}, config={"r": 2, "lora_alpha": 2}, sha256="")
+    with pytest.raises(ModelError, match=message):
+        live.add(Policy(), adapter)
+    assert Policy() not in live

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from agentgrpo import causal_lm
+from agentgrpo.errors import ModelError
+
+CPU = torch.device("cpu")
+IDS = torch.tensor([[5, 9, 300, 41], [7, 7, 0, 2]])
+
+
+def test_devices_and_dtypes_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert causal_lm.pick_device("cpu") == CPU
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert causal_lm.pick_device() == CPU
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert causal_lm.pick_device() == torch.device("mps")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert causal_lm.pick_device("auto") == torch.device("cuda")
+    assert causal_lm.pick_dtype("auto", CPU) == torch.float32
+    assert causal_lm.pick_dtype("auto", torch.device("cuda")) == torch.bfloat16
+    assert causal_lm.pick_dtype("float16", CPU) == torch.float16
+
+
+def test_a_loaded_model_is_frozen(tiny_folder: Path) -> None:
+    model = causal_lm.load_model(tiny_folder, device=CPU, dtype=torch.bfloat16)
+    assert model.dtype == torch.bfloat16
+    assert not model.training
+    assert not any(p.requires_grad for p in model.parameters())
+    assert causal_lm.context_length(model) == 1024
+
+
+def test_a_folder_without_a_model_is_the_users_to_fix(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"cannot load a causal language model from .*\n.*config\.json"):
+        causal_lm.load_model(tmp_path, device=CPU, dtype=torch.float32)
+
+
+def test_hidden_states_and_head_make_the_models_logits(model: PreTrainedModel) -> None:
+    hidden = causal_lm.hidden_states(model, IDS)
+    torch.testing.assert_close(causal_lm.logits(model, hidden), model(IDS).logits)
+    assert causal_lm.softcap(model) is None
+
+
+def test_a_soft_cap_bends_the_logits(model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden = causal_lm.hidden_states(model, IDS)
+    plain = causal_lm.logits(model, hidden)
+    monkeypatch.setattr(model.config, "final_logit_softcapping", 2.0, raising=False)
+    torch.testing.assert_close(causal_lm.logits(model, hidden), 2 * torch.tanh(plain / 2))
+
+
+def test_shared_weights_are_the_same_tensors_in_other_modules(model: PreTrainedModel) -> None:
+    shared = causal_lm.share_weights(model)
+    assert {p.data_ptr() for p in shared.parameters()} == {p.data_ptr() for p in model.parameters()}
+    assert not {id(m) for m in shared.modules()} & {id(m) for m in model.modules()}
+    assert shared.config is not model.config
+
+
+@pytest.mark.parametrize("length", [1, 5])
+def test_grouped_attention_is_sdpa(length: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(2, 6, length, 8, generator=generator)
+    key, value = torch.randn(2, 2, 2, 9, 8, generator=generator)
+    mask = torch.arange(9) <= torch.arange(length)[:, None] + 4
+    mask = mask.expand(2, 1, length, 9)
+    got, _ = causal_lm.grouped_attention(torch.nn.Module(), query, key, value, mask, 8**-0.5)
+    expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, mask, enable_gqa=True)
+    torch.testing.assert_close(got, expected.transpose(1, 2))
+
+
+def test_a_model_without_positions_has_a_limit_all_the_same() -> None:
+    unlimited = SimpleNamespace(config=SimpleNamespace())
+    assert causal_lm.context_length(unlimited) == 2**20  # type: ignore[arg-type]
