@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from agentgrpo.envcheck import check_env
 from agentgrpo.envs import SHIPPED
@@ -17,11 +18,12 @@ def check(env: str, tasks: int, seed: int) -> None:
     table = Table(box=None, show_header=False, pad_edge=False)
     marks = {True: "[green]ok[/green]", False: "[red]FAILED[/red]", None: "[dim]skipped[/dim]"}
     for result in results:
-        table.add_row(marks[result.passed], result.name, result.detail.replace("[", "\\["))
+        table.add_row(marks[result.passed], result.name, Text(result.detail))
     console = Console(highlight=False)
     console.print(table)
     failed = sum(result.passed is False for result in results)
-    console.print(f"{env}: {len(results) - failed} of {len(results)} checks hold" if failed else f"{env} is sound")
+    verdict = f"{env}: {failed} of {len(results)} checks failed" if failed else f"{env} is sound"
+    console.print(verdict, markup=False, soft_wrap=True)
     if failed:
         raise typer.Exit(1)
 

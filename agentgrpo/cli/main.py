@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from agentgrpo.cli.show import show
 from agentgrpo.errors import RunError, UserError
@@ -106,17 +107,13 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        errors.print(f"[bold red]error:[/bold red] {_escape(str(error))}", soft_wrap=True)
+        errors.print(Text.assemble(("error:", "bold red"), f" {error}"), soft_wrap=True)
         sys.exit(2)
     except RunError as error:
-        errors.print(f"[bold red]the run stopped:[/bold red] {_escape(str(error))}", soft_wrap=True)
+        errors.print(Text.assemble(("the run stopped:", "bold red"), f" {error}"), soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", "\\[")
 
 
 def _load(name: str) -> Any:
