@@ -77,16 +77,15 @@ async def _play(recorder: Recorder, task: Task, stage: Stage) -> StopReason:
             env_seconds=time.perf_counter() - clock,
         )
         recorder.turns.append(turn)
-        if terminated or truncated:
+        if terminated or info.get("reward_terms"):
             recorder.score(sum(t.reward for t in recorder.turns), info.get("reward_terms") or {})
-            if truncated:
-                return StopReason.MAX_TURNS
+        if terminated:  # also where a TimeLimit says truncated as well: the last turn allowed was enough
             return StopReason.DONE if message.calls else StopReason.ANSWERED
-        if len(recorder.turns) >= limits.max_turns:
+        if truncated or len(recorder.turns) >= limits.max_turns:
             return StopReason.MAX_TURNS
         news = list(turn.messages) or _as_user(obs)
         messages += [assistant_message(turn.action), *news]
-        offered = info.get("tools") or tools
+        offered = tools if info.get("tools") is None else info["tools"]
         known = [*prompt_ids, *generation.token_ids]
         # Tools stand in the system message: when they change, nothing after them can be extended.
         extended = chat.extend(prompt_ids, generation.token_ids, news, tools) if offered == tools else None

@@ -80,10 +80,15 @@ class Seat:
     def reset(self, seed: int | None, options: JsonObject | None) -> tuple[Any, JsonObject]:
         if self.env is None:
             self.env = gymnasium.make(self.spec, disable_env_checker=True)
-        return self.env.reset(seed=seed, options=options)
+        obs, info = self.env.reset(seed=seed, options=options)
+        return obs, info
 
     def step(self, action: str) -> tuple[Any, ...]:
-        return tuple(self._made().step(action))
+        # Read here, where whatever is wrong with it becomes a failure of the environment.
+        obs, reward, terminated, truncated, info = self._made().step(action)
+        terms = {str(name): float(value) for name, value in (info.get("reward_terms") or {}).items()}
+        info = {**info, "reward_terms": terms} if terms else info
+        return obs, float(reward), bool(terminated), bool(truncated), info
 
     def score(self) -> Score | None:
         method = self._capability("score")

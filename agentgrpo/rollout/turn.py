@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agentgrpo.engines import Engine
-from agentgrpo.errors import EngineFailure
+from agentgrpo.errors import EngineFailure, EpisodeError
 from agentgrpo.rollout.record import Recorder
 from agentgrpo.seeds import derive_seed
 from agentgrpo.types import AssistantMessage, Generation, JsonObject, Sampling, StopReason, Turn
@@ -55,6 +55,10 @@ async def generate(
             generation = await engine.generate(prompt_ids, request, recorder.policy, session=str(recorder.key))
     except TimeoutError as error:
         raise EngineFailure(f"no answer within {seconds:g} s") from error
+    except EpisodeError:
+        raise
+    except Exception as error:  # a connection, a device, a bug: this episode is lost, the run goes on
+        raise EngineFailure(f"the engine raised {error!r}") from error
     return generation, time.perf_counter() - clock
 
 
