@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from agentgrpo.rollout.group import GroupResult, run_group
+from agentgrpo.rollout.record import Recorder
+from agentgrpo.types import EpisodeKey, Policy, StopReason, Task, Trajectory
+
+TASK = Task(id="t", row={})
+
+
+def end(key: EpisodeKey, stop_reason: StopReason) -> Trajectory:
+    made = Recorder(key=key, env_id="e", seed=0, policy=Policy())
+    made.score(float(key.sample), {})
+    return made.freeze(stop_reason)
+
+
+async def run(ends: dict[tuple[int, int], StopReason], *, size: int = 4, retries: int = 2) -> GroupResult:
+    async def run_one(key: EpisodeKey, task: Task) -> Trajectory:
+        assert task is TASK
+        await asyncio.sleep(0.001 * (size - key.sample))  # the last sample is the first to end
+        return end(key, ends.get((key.sample, key.attempt), StopReason.DONE))
+
+    return await run_group(TASK, phase="train", step=5, size=size, retries=retries, run_one=run_one)
+
+
+async def test_a_group_is_ordered_by_sample_not_by_who_ends_first() -> None:
+    result = await run({(2, 0): StopReason.MAX_TURNS})
+    assert [t.key.sample for t in result.group.trajectories] == [0, 1, 2, 3]
+    assert result.group.rewards == [0.0, 1.0, 2.0, 3.0]
+    assert result.failed == ()
+    assert {(t.key.phase, t.key.step, t.key.task_id) for t in result.trajectories} == {("train", 5, "t")}
+
+
+async def test_a_failed_attempt_is_tried_again_and_left_out() -> None:
+    failed = StopReason.FAILED
+    result = await run({(1, 0): failed, (1, 1): failed, (3, 0): failed, (3, 1): failed, (3, 2): failed})
+    assert [(t.key.sample, t.key.attempt) for t in result.group.trajectories] == [(0, 0), (1, 2), (2, 0)]
+    assert [(t.key.sample, t.key.attempt) for t in result.failed] == [(1, 0), (1, 1), (3, 0), (3, 1), (3, 2)]
+    assert len(result.trajectories) == 8
+
+
+async def test_what_a_limit_ended_is_not_tried_again() -> None:
+    result = await run({(0, 0): StopReason.DEADLINE, (1, 0): StopReason.CANCELLED}, size=2)
+    assert [t.key.attempt for t in result.trajectories] == [0, 0]
+    assert [t.key.sample for t in result.failed] == [1]
+
+
+async def test_without_retries_there_is_one_attempt() -> None:
+    result = await run({(0, 0): StopReason.FAILED}, size=1, retries=0)
+    assert (len(result.group.trajectories), len(result.failed)) == (0, 1)
+
+
+async def test_a_cancelled_group_cancels_its_episodes() -> None:
+    running: set[int] = set()
+
+    async def run_one(key: EpisodeKey, task: Task) -> Trajectory:
+        running.add(key.sample)
+        try:
+            await asyncio.sleep(60)
+        finally:
+            running.remove(key.sample)
+        return end(key, StopReason.DONE)
+
+    job = asyncio.create_task(run_group(TASK, phase="eval", step=0, size=3, retries=0, run_one=run_one))
+    await asyncio.sleep(0.01)
+    assert running == {0, 1, 2}
+    job.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await job
+    assert not running

@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from transformers import PreTrainedModel
+
+from agentgrpo.chat import Chat
+from agentgrpo.config import RolloutConfig
+from agentgrpo.engines import Engine
+from agentgrpo.engines.embedded import EmbeddedEngine
+from agentgrpo.engines.scripted import ScriptedEngine
+from agentgrpo.errors import EngineFailure, RunError
+from agentgrpo.registry import resolve_env
+from agentgrpo.rollout.group import GroupResult
+from agentgrpo.rollout.manager import Counts, RolloutManager
+from agentgrpo.types import Sampling, StopReason, Task
+from tests.rollout.stages import POLICY, Desk, acting, babbling, calls
+
+TASKS = [Task(id=f"t{i}", row={"replies": i % 3}) for i in range(5)]
+
+
+def manager(chat: Chat, engine: Engine, *, env: Any = Desk, seed: int = 0, **config: Any) -> RolloutManager:
+    settings = {"max_turns": 4, "max_tokens": 200, "max_turn_tokens": 60, **config}
+    return RolloutManager(resolve_env(env), chat, engine, RolloutConfig(**settings), seed=seed)
+
+
+async def roll(
+    made: RolloutManager, tasks: Sequence[Task] = TASKS, *, step: int = 0, size: int = 3, **options: Any
+) -> list[GroupResult]:
+    async with made:
+        return await made.rollout(
+            tasks,
+            policy=POLICY,
+            phase="train",
+            step=step,
+            group_size=size,
+            sampling=Sampling(max_tokens=0, temperature=1.0),
+            **options,
+        )
+
+
+async def test_groups_come_in_the_order_of_their_tasks_and_are_told_when_complete(tiny_chat: Chat) -> None:
+    engine = babbling(tiny_chat, 1)
+    rng = random.Random(0)
+    engine.latency = lambda call: rng.random() * 0.01
+    told: list[str] = []
+
+    async def on_group(result: GroupResult) -> None:
+        assert len(result.group.trajectories) == 3
+        told.append(result.group.task.id)
+
+    made = manager(tiny_chat, engine)
+    results = await roll(made, on_group=on_group)
+    assert [r.group.task for r in results] == TASKS
+    assert sorted(told) == [task.id for task in TASKS]
+    assert made.counts.dispatched == 15
+    assert made.counts.ends == Counter(t.stop_reason for r in results for t in r.trajectories)
+
+
+async def test_failed_attempts_start_anew_and_every_end_is_counted(tiny_chat: Chat) -> None:
+    engine = acting(tiny_chat, faults={i: EngineFailure("flaky") for i in (0, 3, 4, 11)})
+    made = manager(tiny_chat, engine, retries=2)
+    results = await roll(made)
+    failed = [t for r in results for t in r.failed]
+    assert len(failed) == 4
+    assert made.counts.ends[StopReason.FAILED] == 4
+    assert made.counts.dispatched == 19
+    assert made.counts.open == 0
+    for result in results:
+        assert [t.key.sample for t in result.group.trajectories] == [0, 1, 2]
+        # A group is one start state, whatever had to be tried again.
+        assert len({(t.seed, t.spans[0].token_ids) for t in result.trajectories}) == 1
+    sessions = [session for _, _, _, session in engine.calls]
+    assert sorted(set(sessions)) == sorted(engine.released)
+
+
+async def test_an_environment_that_always_breaks_costs_its_group_only(tiny_chat: Chat) -> None:
+    tasks = [Task(id="bad", row={"broken": "reset"}), Task(id="good", row={})]
+    made = manager(tiny_chat, acting(tiny_chat), retries=1)
+    bad, good = await roll(made, tasks, size=2)
+    assert (len(bad.group.trajectories), len(bad.failed)) == (0, 4)
+    assert (len(good.group.trajectories), len(good.failed)) == (2, 0)
+    assert made.counts.dispatched == 6
+
+
+async def test_at_most_so_many_episodes_run_at_once(tiny_chat: Chat) -> None:
+    running = most = 0
+    inner = acting(tiny_chat, latency=lambda call: 0.002)
+
+    class Counting(ScriptedEngine):
+        async def generate(self, *args: Any, **kwargs: Any) -> Any:
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
+            try:
+                return await inner.generate(*args, **kwargs)
+            finally:
+                running -= 1
+
+    await roll(manager(tiny_chat, Counting(reply=inner.reply), concurrency=2))
+    assert most == 2
+
+
+async def test_cancelling_a_rollout_counts_what_was_under_way(tiny_chat: Chat) -> None:
+    engine = acting(tiny_chat, latency=lambda call: 60.0)
+    made = manager(tiny_chat, engine, concurrency=4)
+    job = asyncio.create_task(roll(made))
+    await asyncio.sleep(0.05)
+    job.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await job
+    assert made.counts.dispatched == made.counts.ends[StopReason.CANCELLED] == 4
+    made.counts.check()
+    assert engine.cancelled == 4
+
+
+async def test_seeds_depend_on_what_identifies_an_episode(tiny_chat: Chat) -> None:
+    async def seeds(seed: int, step: int) -> tuple[set[int], dict[str, int]]:
+        engine = acting(tiny_chat)
+        results = await roll(manager(tiny_chat, engine, seed=seed), step=step)
+        states = {r.group.task.id: r.group.trajectories[0].seed for r in results}
+        return {sampling.seed for _, sampling, _, _ in engine.calls}, states
+
+    first, states = await seeds(0, 0)
+    again, _ = await seeds(0, 0)
+    later, later_states = await seeds(0, 1)
+    other, other_states = await seeds(1, 0)
+    assert first == again
+    assert not first & later
+    assert not first & other
+    assert states == later_states != other_states
+
+
+async def test_the_same_seed_is_the_same_rollout_at_any_concurrency(model: PreTrainedModel, tiny_chat: Chat) -> None:
+    spans = []
+    for concurrency, slots in ((1, 4), (64, 64)):
+        engine = EmbeddedEngine(model, max_sequences=slots)
+        await engine.publish(None, POLICY)
+        made = manager(tiny_chat, engine, env="lockbox", concurrency=concurrency)
+        results = await roll(made, [Task(id=f"train-{i}", row={"seed": i}) for i in range(3)])
+        await engine.close()
+        spans.append([[s.token_ids for s in t.spans] for r in results for t in r.group.trajectories])
+    assert spans[0] == spans[1]
+
+
+async def test_a_manager_that_was_not_entered_says_how_to(tiny_chat: Chat) -> None:
+    made = manager(tiny_chat, acting(tiny_chat))
+    with pytest.raises(ExceptionGroup) as caught:
+        await made.rollout(
+            TASKS[:1], policy=POLICY, phase="eval", step=0, group_size=1, sampling=Sampling(max_tokens=0)
+        )
+    inner: BaseException = caught.value
+    while isinstance(inner, BaseExceptionGroup):
+        inner = inner.exceptions[0]
+    assert isinstance(inner, RunError)
+    assert "async with manager" in str(inner)
+
+
+def test_counts_that_do_not_add_up_are_a_bug() -> None:
+    counts = Counts(dispatched=2, ends=Counter({StopReason.DONE: 1}))
+    with pytest.raises(RunError, match="2 episodes were dispatched"):
+        counts.check()
+
+
+async def test_turns_of_one_episode_share_a_session(tiny_chat: Chat) -> None:
+    engine = acting(tiny_chat, calls("echo"), calls("echo"))
+    await roll(manager(tiny_chat, engine), TASKS[:1], size=1)
+    assert len({session for _, _, _, session in engine.calls}) == 1
+    assert len(engine.calls) == 3
