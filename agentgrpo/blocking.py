@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -38,9 +39,11 @@ def run_blocking(coroutine: Coroutine[Any, Any, T]) -> T:
     thread = threading.Thread(target=run, name="agentgrpo-run")
     thread.start()
     try:
-        thread.join()
+        wait([future])  # a `join` that was interrupted takes the thread for ended (Python 3.11)
     except KeyboardInterrupt:  # reaches the caller's thread only
-        cancel.result()()
-        thread.join()
+        with contextlib.suppress(RuntimeError):  # it ended meanwhile, its loop is closed
+            cancel.result()()
+        wait([future])
         raise
+    thread.join()
     return future.result()
