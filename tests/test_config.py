@@ -163,7 +163,7 @@ def test_presets_are_points_of_the_axes_and_each_axis_can_be_overridden() -> Non
 
 # Round trip
 
-text = st.text(st.characters(blacklist_categories=("Cs",)), max_size=8)
+text = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 scalars = st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | text
 values = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3), max_leaves=8

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+import time
+
+import pytest
+
+from agentgrpo.blocking import run_blocking
+
+
+async def where(value: int) -> tuple[int, str]:
+    await asyncio.sleep(0)
+    return value, threading.current_thread().name
+
+
+async def broken() -> None:
+    await asyncio.sleep(0)
+    raise LookupError("gone")
+
+
+def test_without_a_loop_it_runs_in_this_thread() -> None:
+    assert run_blocking(where(3)) == (3, threading.current_thread().name)
+    with pytest.raises(LookupError, match="gone"):
+        run_blocking(broken())
+
+
+async def test_inside_a_running_loop_it_runs_on_a_thread_of_its_own() -> None:
+    assert run_blocking(where(3)) == (3, "agentgrpo-run")
+    with pytest.raises(LookupError, match="gone"):
+        run_blocking(broken())
+    assert "agentgrpo-run" not in [thread.name for thread in threading.enumerate()]
+
+
+async def test_an_interrupt_of_a_notebook_cell_ends_the_coroutine_too() -> None:
+    ended: list[str] = []
+
+    async def long() -> None:
+        threading.Timer(0.05, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT]).start()
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            await asyncio.sleep(0.01)  # what a run does to keep its adapter
+            ended.append("cancelled")
+            raise
+
+    started = time.monotonic()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a notebook
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_blocking(long())
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert ended == ["cancelled"]
+    assert time.monotonic() - started < 10
