@@ -8,11 +8,11 @@ from __future__ import annotations
 import hashlib
 import warnings
 from pathlib import Path
-from typing import Any
 
 import peft
 import torch
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -96,11 +96,19 @@ class LoraPolicy:
             ModelError: the folder holds no adapter of this shape.
         """
         try:
-            result: Any = set_peft_model_state_dict(self.model, load_file(folder / "adapter_model.safetensors"))
-        except (OSError, RuntimeError) as error:
+            tensors = load_file(folder / "adapter_model.safetensors")
+            # peft alone would load what fits and leave the rest as it is.
+            differing = sorted(
+                tensors.keys() ^ get_peft_model_state_dict(self.model, save_embedding_layers=False).keys()
+            )
+            if differing:
+                raise ModelError(
+                    f"the adapter in '{folder}' and this model's differ in {len(differing)} weights, such as "
+                    f"{differing[0]}: expected the same base model and [model.lora] targets"
+                )
+            set_peft_model_state_dict(self.model, tensors)
+        except (OSError, RuntimeError, SafetensorError) as error:
             raise ModelError(f"cannot load the adapter in '{folder}': {error}") from error
-        if result.unexpected_keys:
-            raise ModelError(f"the adapter in '{folder}' has weights this model does not: {result.unexpected_keys[:3]}")
 
 
 def save_adapter(adapter: Adapter, folder: Path) -> None:

@@ -124,6 +124,7 @@ class Learner:
                 Row(sequence=sequence, advantage=by_episode[trajectory.key], episode=index)
                 for index, trajectory in enumerate(t for group in chunk for t in group)
                 for sequence in trajectory.sequences()
+                if any(sequence.loss_mask)  # an engine may have returned no token at all
             ]
             for chunk in chunks
         ]
