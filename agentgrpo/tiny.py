@@ -51,6 +51,8 @@ def make_tokenizer(episodes: Sequence[Demonstration], config: TinyConfig) -> Pre
     pattern = "|".join(map(re.escape, sorted(values, key=lambda w: (-len(w), w)))) or "(?!)"
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
+            # The renderer encodes a tool result's "user" apart from its newline: they must never be one token.
+            pre_tokenizers.Split(Regex(r"(?<=\Auser)\n"), "isolated"),
             pre_tokenizers.Split(Regex(rf"(?<![A-Za-z0-9])(?:{pattern})(?![A-Za-z0-9])"), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
