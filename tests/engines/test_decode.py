@@ -77,7 +77,7 @@ def bench(model: PreTrainedModel, *, slots: int = 8, context: int = 256, prefill
 
 
 def prompt_of(seed: int, length: int) -> list[int]:
-    return np.random.default_rng(seed).integers(0, VOCABULARY, length).tolist()
+    return [int(i) for i in np.random.default_rng(seed).integers(0, VOCABULARY, length)]
 
 
 requests = st.lists(

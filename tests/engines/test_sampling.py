@@ -22,7 +22,8 @@ def reference(logits: list[float], temperature: float, top_k: int, top_p: float)
     order = sorted(range(len(logits)), key=lambda i: (-weights[i], i))
     if top_k:
         order = order[:top_k]
-    total, kept, mass = sum(weights[i] for i in order), [], 0.0
+    kept: list[int] = []
+    total, mass = sum(weights[i] for i in order), 0.0
     for i in order:
         if mass >= top_p and kept:
             break

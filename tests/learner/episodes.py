@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -69,9 +70,9 @@ def groups() -> list[Group]:
     return [group(1, [1.0, 0.0, 0.5, 0.0], task="a"), group(2, [0.0, 0.0, 1.0, 0.25], task="b", forks=True)]
 
 
-def policy(model: PreTrainedModel, *, seed: int = 0, is_random: bool = True, **lora: object) -> LoraPolicy:
+def policy(model: PreTrainedModel, *, seed: int = 0, is_random: bool = True, **lora: Any) -> LoraPolicy:
     """Return a policy over a copy of the model; with `is_random` it has moved away from the model already."""
-    made = LoraPolicy(copy.deepcopy(model), LoraConfig(**{"rank": 4, "alpha": 8, **lora}), seed=seed)  # type: ignore[arg-type]
+    made = LoraPolicy(copy.deepcopy(model), LoraConfig(**{"rank": 4, "alpha": 8, **lora}), seed=seed)
     if is_random:
         randomize(made, seed)
     return made
@@ -84,9 +85,9 @@ def randomize(made: LoraPolicy, seed: int, scale: float = 0.2) -> None:
         parameter.data = scale * torch.randn(parameter.shape, generator=generator).to(parameter)
 
 
-def learner(made: LoraPolicy, **config: object) -> Learner:
+def learner(made: LoraPolicy, **config: Any) -> Learner:
     """Return a learner of ten steps."""
-    return Learner(made, LearnerConfig(**{"learning_rate": 1e-3, **config}), total_steps=10)  # type: ignore[arg-type]
+    return Learner(made, LearnerConfig(**{"learning_rate": 1e-3, **config}), total_steps=10)
 
 
 def weights(made: LoraPolicy) -> torch.Tensor:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -22,13 +23,13 @@ def double(model: PreTrainedModel) -> LoraPolicy:
 
 
 def gradient(
-    model: PreTrainedModel, batch: list[Group], *, share_prefix: bool = True, **config: object
+    model: PreTrainedModel, batch: list[Group], *, share_prefix: bool = True, **config: Any
 ) -> tuple[torch.Tensor, float]:
     """Return the gradient of one train step in float64, read off a plain gradient step, and the loss."""
     made = double(model)
     made._shares_prefix = share_prefix
     trained = learner(made, learning_rate=1.0, max_grad_norm=1e9, **config)
-    trained.optimizer = torch.optim.SGD(made.parameters(), lr=1.0)
+    trained.optimizer = torch.optim.SGD(made.parameters(), lr=1.0)  # type: ignore[assignment]
     before = weights(made)
     metrics = trained.step(batch).metrics
     return before - weights(made), metrics["loss"]
@@ -48,7 +49,7 @@ def gradient(
     ids=lambda axes: "-".join(map(str, axes.values())) or "default",
 )
 def test_the_gradient_does_not_depend_on_how_a_step_is_cut_up(
-    model: PreTrainedModel, axes: dict[str, object], budget: int, share_prefix: bool
+    model: PreTrainedModel, axes: dict[str, Any], budget: int, share_prefix: bool
 ) -> None:
     """Neither on microbatches, nor on padding, nor on whether a prefix is computed once or in every row."""
     expected, loss = gradient(model, groups(), tokens_per_microbatch=400, **axes)

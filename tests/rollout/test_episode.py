@@ -148,7 +148,8 @@ class Sleepy(Desk):
 
 
 async def test_an_environment_that_hangs_cannot_be_scored(tiny_chat: Chat) -> None:
-    for limits in ({"env_seconds": 0.05}, {"episode_seconds": 0.05}):
+    late: list[dict[str, Any]] = [{"env_seconds": 0.05}, {"episode_seconds": 0.05}]
+    for limits in late:
         trajectory = await play(tiny_chat, acting(tiny_chat, calls("echo")), env=Sleepy, **limits)
         assert trajectory.stop_reason is StopReason.FAILED
         assert trajectory.failure is not None
@@ -265,7 +266,7 @@ async def test_gymnasiums_time_limit_truncates_what_has_not_ended(
     tiny_chat: Chat, actions: list[JsonObject], stop_reason: StopReason, reward: float
 ) -> None:
     """And what ends with the very last step allowed has ended: it is no truncated episode."""
-    gymnasium.register("tests/TimedDesk-v0", entry_point=Desk, max_episode_steps=2)
+    gymnasium.register("tests/TimedDesk-v0", entry_point="tests.rollout.stages:Desk", max_episode_steps=2)
     try:
         source = resolve_env("tests/TimedDesk-v0")
         trajectory = await play(tiny_chat, acting(tiny_chat, *actions), source=source)

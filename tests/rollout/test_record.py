@@ -27,7 +27,7 @@ def tokens(trajectory: Trajectory, leaf: int) -> tuple[int, ...]:
 
 def tips(events: list[tuple[str, tuple[int, ...], int]], made: Recorder) -> Iterator[tuple[int, ...]]:
     """Play events on a recorder and yield the prompt that should stand after each."""
-    seen = [(9, 9)]
+    seen: list[tuple[int, ...]] = [(9, 9)]
     made.start([{"role": "user", "content": "?"}], [], seen[-1])
     prompt = seen[-1]
     yield prompt
