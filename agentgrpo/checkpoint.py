@@ -1,11 +1,12 @@
 """Checkpoints of a run: an adapter folder plus what the trainer needs to know about it.
 
-Written to a temporary folder and renamed, so that a checkpoint is there whole or not at all.
+Written to a temporary folder, flushed to the disk and renamed, so that a checkpoint is there whole or not at all.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,10 @@ class Checkpoints:
             save_adapter(adapter, temporary)
             manifest = {"step": step, "adapter_sha256": adapter.sha256, **state}
             (temporary / "trainer.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+            for path in (*temporary.iterdir(), temporary):
+                _sync(path)
             temporary.rename(target)
+            _sync(self.folder)
         self._link("last", target)
         if is_best:
             self._link("best", target)
@@ -59,3 +63,11 @@ class Checkpoints:
             # Renamed first: a kill while deleting must not leave half a checkpoint under its name.
             doomed = old.rename(self.folder / f".{old.name}.old")
             shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

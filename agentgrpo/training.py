@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agentgrpo.blocking import run_blocking
+from agentgrpo.blocking import first_error, run_blocking
 from agentgrpo.checkpoint import Checkpoints
 from agentgrpo.config import Config, load_config
 from agentgrpo.errors import RunError
@@ -164,7 +164,7 @@ def _stop(state: _State, error: BaseException) -> None:
     """Keep the adapter, and say in the record how it ended, when a run ends before its time."""
     is_interrupt = isinstance(error, KeyboardInterrupt | asyncio.CancelledError)
     _checkpoint(state, None)
-    finish_record(state.run, status="interrupted" if is_interrupt else "failed", cause=str(error) or None)
+    finish_record(state.run, status="interrupted" if is_interrupt else "failed", cause=str(first_error(error)) or None)
     state.reporter.message(f"stopped at step {state.step}; the adapter is in {state.run.path}/checkpoints/last")
 
 

@@ -26,6 +26,21 @@ def test_without_a_loop_it_runs_in_this_thread() -> None:
         run_blocking(broken())
 
 
+async def in_groups(depth: int) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(in_groups(depth - 1) if depth else broken())
+
+
+def test_an_error_of_a_task_group_comes_out_as_itself() -> None:
+    with pytest.raises(LookupError, match="gone"):
+        run_blocking(in_groups(2))
+
+
+async def test_so_it_does_inside_a_running_loop() -> None:
+    with pytest.raises(LookupError, match="gone"):
+        run_blocking(in_groups(2))
+
+
 async def test_inside_a_running_loop_it_runs_on_a_thread_of_its_own() -> None:
     assert run_blocking(where(3)) == (3, "agentgrpo-run")
     with pytest.raises(LookupError, match="gone"):

@@ -304,6 +304,18 @@ def test_what_was_stored_is_not_lost_when_the_learner_fails(
     assert (record["status"], record["cause"], record["episodes"]["total"]) == ("failed", "the disk is full", 12)
 
 
+def test_what_breaks_in_a_task_group_comes_out_as_itself(
+    lockbox: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(self: EpisodeStore, trajectories: list[ag.Trajectory]) -> None:
+        raise RunError("the disk is full")
+
+    monkeypatch.setattr(EpisodeStore, "add", full)
+    with pytest.raises(RunError, match="the disk is full"):
+        train(small_run(lockbox, tmp_path), reporter=SILENT)
+    assert record_of(only_run(tmp_path))["cause"] == "the disk is full"
+
+
 # What is wrong is said before anything is made
 
 
