@@ -6,7 +6,7 @@ import json
 import random
 from pathlib import Path
 
-NAMES = "Ada Ben Cleo Dan Eve Finn Gus Hal Ida Jon Kit Lou Mia Ned Ola Pia Quin Ray Sue Tom Uma Vic Wes Zoe".split()
+NAMES = "Ada Ben Cleo Dan Eve Finn Gus Hal Ida Jon Kit Lou Mia Ned Ola Pia Quin Ray Sue Tom Uma Vic Wes Zoe".split()  # noqa: SIM905
 
 
 def main() -> None:
