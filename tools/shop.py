@@ -67,6 +67,15 @@ class ShopApp(AppState):
         found = self.rows(_ORDER + "WHERE customer = ? ORDER BY day, orders.id", customer)
         return [{"order": row["id"], "item": row["product"], "status": row["status"]} for row in found]
 
+    def find_order(self, customer: str, item: str) -> JsonObject:
+        """Find a customer's order by its item; of several, the newest."""
+        self._customer(customer)
+        where = "WHERE customer = ? AND lower(product) = lower(?) ORDER BY day DESC, orders.id DESC"
+        found = self.row(_ORDER + where, customer, item.strip())
+        if found is None:
+            raise ToolError(f"{customer} has no order of '{_cap(item)}'")
+        return {"order": found["id"], "status": found["status"]}
+
     def get_order(self, order: str) -> JsonObject:
         """Show an order: item, status, amount paid, street."""
         row = self._order(order)

@@ -99,6 +99,11 @@ class Shop(ToolEnv):
         return self._app.list_orders(customer)
 
     @tool
+    def find_order(self, customer: str, item: str) -> JsonObject:
+        """Find a customer's order by its item."""
+        return self._app.find_order(customer, item)
+
+    @tool
     def get_order(self, order: str) -> JsonObject:
         """Show an order and what was paid."""
         return self._app.get_order(order)

@@ -48,9 +48,17 @@ class Clerk:
         messages = yield self._actions.call(tool, **arguments)
         return json.loads(messages[0]["content"])
 
+    def is_careful(self) -> bool:
+        """Whether the next decision is made, not guessed."""
+        return self._rng.random() < self._quality
+
+    def guess(self, choices: Sequence[T]) -> T:
+        """Return any of the choices."""
+        return self._rng.choice(choices)
+
     def decide(self, right: T, choices: Sequence[T]) -> T:
         """Return the right choice, or now and then any."""
-        return right if self._rng.random() < self._quality else self._rng.choice(choices)
+        return right if self.is_careful() else self.guess(choices)
 
     def work(self, selector: str, effect: str) -> Script[None]:
         """Solve the task of a template's two parts and give the final answer."""
@@ -64,16 +72,25 @@ def _by_id(clerk: Clerk) -> Script[JsonObject]:
     return {"order": clerk.goal["order"]}
 
 
-def _listed(clerk: Clerk) -> Script[list[JsonObject]]:
+def _met(clerk: Clerk) -> Script[str]:
     found = yield from clerk.ask("find_customer", name=clerk.goal["name"])
     clerk.customer = found["customer"]
-    orders: list[JsonObject] = yield from clerk.ask("list_orders", customer=clerk.customer)
+    return clerk.customer
+
+
+def _listed(clerk: Clerk) -> Script[list[JsonObject]]:
+    customer = yield from _met(clerk)
+    orders: list[JsonObject] = yield from clerk.ask("list_orders", customer=customer)
     return orders
 
 
 def _by_item(clerk: Clerk) -> Script[JsonObject]:
-    orders = yield from _listed(clerk)
-    return clerk.decide(next(order for order in orders if order["item"] == clerk.goal["item"]), orders)
+    customer = yield from _met(clerk)
+    if clerk.is_careful():
+        order: JsonObject = yield from clerk.ask("find_order", customer=customer, item=clerk.goal["item"])
+        return order
+    orders = yield from clerk.ask("list_orders", customer=customer)
+    return clerk.guess(orders)
 
 
 def _newest(clerk: Clerk) -> Script[JsonObject]:

@@ -21,7 +21,7 @@ from agentgrpo.types import JsonObject
 
 SPLITS = ("train", "heldout", "heldout_templates")
 _PLAN: dict[str, tuple[tuple[Template, ...], int]] = {  # split: templates, rows of each
-    "train": (TRAIN_TEMPLATES, 84),
+    "train": (TRAIN_TEMPLATES, 250),
     "heldout": (TRAIN_TEMPLATES, 14),
     "heldout_templates": (HELDOUT_TEMPLATES, 36),
 }

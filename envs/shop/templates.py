@@ -183,7 +183,12 @@ def _status(app: ShopApp, target: Target, goal: JsonObject) -> str:
 
 
 _ID = Selector(name="id", phrase="order {order}", find=lambda customer: list(customer.orders), tools=())
-_ITEM = Selector(name="item", phrase="the {item} of {name}", find=lambda customer: list(customer.orders))
+_ITEM = Selector(
+    name="item",
+    phrase="the {item} of {name}",
+    find=lambda customer: list(customer.orders),
+    tools=("find_customer", "find_order", "list_orders"),  # the last one for the careless, who guess
+)
 _NEWEST = Selector(name="newest", phrase="the newest order of {name}", find=lambda customer: [customer.orders[-1]])
 _PENDING = Selector(name="pending", phrase="the pending order of {name}", find=_pending)
 _DEAREST = Selector(

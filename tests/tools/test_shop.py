@@ -136,3 +136,11 @@ def test_swap_needs_another_item_in_stock(app: ShopApp) -> None:
     assert "already has the lamp" in refused(app, lambda: app.swap_item("1", "lamp"))
     assert "no item" in refused(app, lambda: app.swap_item("1", "boat"))
     assert app.get_product("rug") == {"item": "rug", "price": 90, "stock": 0}
+
+
+def test_find_order_takes_the_newest_of_several_and_says_what_it_does_not_find(app: ShopApp) -> None:
+    orders = app.list_orders("C1")
+    for order in {row["item"]: row for row in orders}.values():  # later rows are newer
+        assert app.find_order("C1", order["item"].upper()) == {"order": order["order"], "status": order["status"]}
+    with pytest.raises(ToolError, match="C1 has no order of 'unicorn'"):
+        app.find_order("C1", "unicorn")
