@@ -8,7 +8,7 @@ from pathlib import Path
 from agentgrpo.blocking import run_blocking
 from agentgrpo.checkpoint import Checkpoints
 from agentgrpo.config import Config, load_config
-from agentgrpo.errors import TaskError, UserError
+from agentgrpo.errors import EnvError, TaskError, UserError
 from agentgrpo.evaluate import Evaluation, evaluate
 from agentgrpo.registry import EnvSource
 from agentgrpo.report import Reporter
@@ -31,6 +31,9 @@ def evaluate_checkpoint(
     run = RunDirectory.open(path)
     changed = {override.partition("=")[0].strip() for override in overrides}
     config = load_config(run.config, overrides=[*_model(run, changed), *overrides])
+    if config.env.startswith("__main__:") and "env" not in changed:
+        name = config.env.removeprefix("__main__:")
+        raise EnvError(f"the environment {name} was defined in the script itself: name it, --set env=script.py:{name}")
     set_threads(config)
     source = open_env(config, None)
     tasks = _tasks(config, source, run.heldout, split, changed)

@@ -22,7 +22,7 @@ from agentgrpo.types import JsonObject
 SPLITS = ("train", "heldout", "heldout_templates")
 _PLAN: dict[str, tuple[tuple[Template, ...], int]] = {  # split: templates, rows of each
     "train": (TRAIN_TEMPLATES, 250),
-    "heldout": (TRAIN_TEMPLATES, 14),
+    "heldout": (TRAIN_TEMPLATES, 30),
     "heldout_templates": (HELDOUT_TEMPLATES, 36),
 }
 _SEEDS_PER_TEMPLATE = 1000
