@@ -435,7 +435,7 @@ def test_a_run_is_evaluated_from_any_folder(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     run = only_run(project / "runs")
-    with pytest.raises(EnvError, match="defined in the script itself: name it, --set env=script.py:Locker"):
+    with pytest.raises(EnvError, match=r"defined in the script itself: name it, --set env=script.py:Locker"):
         evaluate_checkpoint(run, reporter=SILENT)  # its class was the script's own
     env = f"env={EXAMPLE / 'locker.py'}:Locker"
     found = evaluate_checkpoint(run, overrides=[env], reporter=SILENT)
