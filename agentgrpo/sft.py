@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
+from agentgrpo.causal_lm import quiet_transformers
 from agentgrpo.config import SftConfig
 from agentgrpo.errors import RunError, UserError
 from agentgrpo.learner.batch import Row, collate
@@ -104,5 +105,6 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 def save_model(model: PreTrainedModel, tokenizer_from: str | Path, folder: Path) -> None:
     """Write model and tokenizer as one folder."""
-    model.save_pretrained(folder)
+    with quiet_transformers():
+        model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(tokenizer_from).save_pretrained(folder)

@@ -16,6 +16,7 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from agentgrpo.causal_lm import quiet_transformers
 from agentgrpo.chat import assistant_message
 from agentgrpo.config import TinyConfig
 from agentgrpo.demonstrations import Demonstration, value_words
@@ -36,7 +37,8 @@ def make_tiny(folder: Path, episodes: Sequence[Demonstration], config: TinyConfi
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder)
+    with quiet_transformers():
+        model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 

@@ -34,10 +34,11 @@ def warm_start(
     Written beside the target and renamed, so that a folder that is there is complete.
     """
     sft, seed = settings.sft, config.seed
+    reporter.message(f"{folder} is not there: making a tiny model and teaching it on {sft.episodes} demonstrations twice")
     with whole_folder(folder) as working:
         perfect = _play(source, tasks, sft, 1.0, seed, reporter)
         make_tiny(working, perfect, settings.tiny, seed=derive_seed(seed, "tiny"))
-        reporter.message(f"made a model: {describe(working)}")
+        reporter.message(f"made {describe(working)}; {sft.steps} steps of supervised warm start follow")
         chat = Chat.from_folder(working, enable_thinking=config.model.enable_thinking)
         run_sft(working, _phases(source, tasks, perfect, chat, sft, seed, reporter), sft, seed=seed, reporter=reporter)
         (working / "warm_start.json").write_text(
