@@ -34,7 +34,7 @@ def warm_start(
     Written beside the target and renamed, so that a folder that is there is complete.
     """
     sft, seed = settings.sft, config.seed
-    reporter.message(f"{folder} is not there: making a tiny model and teaching it on {sft.episodes} demonstrations twice")
+    reporter.message(f"{folder} is not there: making a tiny model, taught by {sft.episodes} demonstrations")
     with whole_folder(folder) as working:
         perfect = _play(source, tasks, sft, 1.0, seed, reporter)
         make_tiny(working, perfect, settings.tiny, seed=derive_seed(seed, "tiny"))
