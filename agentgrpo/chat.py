@@ -88,6 +88,7 @@ class Chat:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, renderer: renderers.Renderer) -> None:
         self.tokenizer = tokenizer
         self.renderer = renderer
+        self.renderer_name = str(renderer.config.name) if hasattr(renderer, "config") else "custom"
         self.stop_token_ids = tuple(renderer.get_stop_token_ids())
         controls = {str(text): int(i) for text, i in tokenizer.get_added_vocab().items()}
         self._control_text = {i: text for text, i in controls.items()}

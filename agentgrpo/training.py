@@ -24,9 +24,10 @@ from agentgrpo.store.curve import draw_curve
 from agentgrpo.store.episodes import EpisodeStore, TrainingRow
 from agentgrpo.store.record import finish_record, start_record
 from agentgrpo.store.run import Metrics, RunDirectory, write_json, write_text
+from agentgrpo.summary import farewell, run_summary, train_metrics
 from agentgrpo.tasks import TaskSampler
 from agentgrpo.tracking import Trackers, check_trackers
-from agentgrpo.types import Group, Policy, Sampling, StopReason, Task, Trajectory
+from agentgrpo.types import Policy, Sampling, Task
 from agentgrpo.workbench import EnvLike, TasksLike, Workbench, env_reference, prepare
 
 
@@ -184,7 +185,7 @@ async def _train_step(state: _State, sampler: TaskSampler) -> None:
     state.step = step
     trajectories = [t for r in results for t in r.trajectories]
     state.rollout_seconds += rollout
-    metrics = _train_metrics(trajectories, groups, learned) | {
+    metrics = train_metrics(trajectories, groups, learned) | {
         "time/rollout": rollout,
         "time/learn": learn,
         "time/elapsed": time.time() - state.started,
@@ -264,75 +265,24 @@ def _checkpoint(state: _State, evaluation: Evaluation | None) -> None:
 
 
 def _finish(state: _State, before: Evaluation | None, after: Evaluation | None) -> Run:
-    config, wall = state.bench.config, time.time() - state.started
-    summary: dict[str, Any] = {
-        "heldout_success_before": before.success if before else None,
-        "heldout_success_after": after.success if after else None,
-        "heldout_interval_before": [before.low, before.high] if before else None,
-        "heldout_interval_after": [after.low, after.high] if after else None,
-        "heldout_tasks": len(state.bench.heldout_tasks[: config.eval.tasks]),
-        "wall_seconds": round(wall, 1),
-        "train_steps": state.step,
-        "episodes": state.episodes,
-        "sampled_tokens": state.sampled_tokens,
-        "episodes_per_second": round(state.episodes / wall, 2),
-        "sampled_tokens_per_second": round(state.sampled_tokens / wall, 1),
-        "seed": config.seed,
-        "stop_reasons": {str(k): v for k, v in sorted(state.manager.counts.ends.items())},
-    }
+    config = state.bench.config
+    summary = run_summary(
+        before,
+        after,
+        config=config,
+        heldout_tasks=len(state.bench.heldout_tasks[: config.eval.tasks]),
+        wall_seconds=time.time() - state.started,
+        train_steps=state.step,
+        episodes=state.episodes,
+        sampled_tokens=state.sampled_tokens,
+        ends=state.manager.counts.ends,
+    )
     write_json(state.run.summary, summary)
     finish_record(state.run, status="finished", adapter=state.bench.policy.adapter().sha256)
     draw_curve(state.run.metrics, state.run.curve)
-    _say_goodbye(state, before, after, summary)
+    for line in farewell(state.run.path, config, before, after, summary, renderer=state.bench.chat.renderer_name):
+        state.reporter.message(line)
     return Run(path=state.run.path, summary=summary)
-
-
-def _say_goodbye(
-    state: _State, before: Evaluation | None, after: Evaluation | None, summary: Mapping[str, Any]
-) -> None:
-    path, config, say = state.run.path, state.bench.config, state.reporter.message
-    rank = config.model.lora.rank
-    say("")
-    if before is not None and after is not None:
-        say(f"held-out success before  {before}")
-        say(f"held-out success after   {after}")
-    say(
-        f"{summary['train_steps']} train steps, {summary['episodes']} episodes in "
-        f"{summary['wall_seconds'] / 60:.1f} min "
-        f"({summary['episodes_per_second']} episodes/s, {summary['sampled_tokens_per_second']} sampled tokens/s)"
-    )
-    say(f"run      {path}   (curve.png, metrics.jsonl, summary.json)")
-    say(f"look     agentgrpo show {path}")
-    say(f"again    agentgrpo eval {path}")
-    say(
-        f"serve    vllm serve {config.model.path} --enable-lora --max-lora-rank {_vllm_rank(rank)} "
-        f"--lora-modules {config.name}={path}/checkpoints/best"
-    )
-
-
-def _vllm_rank(rank: int) -> int:
-    """Return the smallest maximum rank vLLM accepts that admits `rank`."""
-    return next((r for r in (8, 16, 32, 64, 128, 256, 320, 512) if r >= rank), rank)
-
-
-def _train_metrics(
-    trajectories: Sequence[Trajectory], groups: Sequence[Group], learned: LearnResult
-) -> dict[str, float]:
-    scored = [t for group in groups for t in group.trajectories]
-    calls = sum(t.call_count for t in scored)
-    count = len(scored)
-    metrics = {
-        "train/reward": sum(t.reward or 0.0 for t in scored) / count,
-        "train/success": sum(bool(t.success) for t in scored) / count,
-        "train/turns": sum(len(t.turns) for t in scored) / count,
-        "train/tool_calls": calls / count,
-        "train/tool_error_rate": sum(t.error_count for t in scored) / calls if calls else 0.0,
-        "train/sampled_tokens": sum(t.sampled_count for t in scored) / count,
-        "train/forks": float(sum(t.forks for t in scored)),
-        "train/failed": float(sum(t.stop_reason is StopReason.FAILED for t in trajectories)),
-        "train/truncated": sum(t.stop_reason.is_truncated for t in scored) / count,
-    }
-    return metrics | {f"train/{name}": value for name, value in learned.metrics.items()}
 
 
 def _training_rows(learned: LearnResult) -> list[TrainingRow]:

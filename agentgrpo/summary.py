@@ -1,0 +1,104 @@
+"""What a run comes to in numbers and in words: metrics of a step, summary of a run, what to type next.
+
+Pure functions: nothing is measured, printed or written here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from agentgrpo.config import Config
+from agentgrpo.evaluate import Evaluation
+from agentgrpo.learner.step import LearnResult
+from agentgrpo.types import Group, StopReason, Trajectory
+
+_VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+_VLLM_TOOL_PARSERS = {"qwen3": "hermes"}  # by renderer
+
+
+def train_metrics(
+    trajectories: Sequence[Trajectory], groups: Sequence[Group], learned: LearnResult
+) -> dict[str, float]:
+    """Return the metrics of one train step; means are over scored episodes."""
+    scored = [t for group in groups for t in group.trajectories]
+    calls = sum(t.call_count for t in scored)
+    count = len(scored)
+    metrics = {
+        "train/reward": sum(t.reward or 0.0 for t in scored) / count,
+        "train/success": sum(bool(t.success) for t in scored) / count,
+        "train/turns": sum(len(t.turns) for t in scored) / count,
+        "train/tool_calls": calls / count,
+        "train/tool_error_rate": sum(t.error_count for t in scored) / calls if calls else 0.0,
+        "train/sampled_tokens": sum(t.sampled_count for t in scored) / count,
+        "train/forks": float(sum(t.forks for t in scored)),
+        "train/failed": float(sum(t.stop_reason is StopReason.FAILED for t in trajectories)),
+        "train/truncated": sum(t.stop_reason.is_truncated for t in scored) / count,
+    }
+    return metrics | {f"train/{name}": value for name, value in learned.metrics.items()}
+
+
+def run_summary(
+    before: Evaluation | None,
+    after: Evaluation | None,
+    *,
+    config: Config,
+    heldout_tasks: int,
+    wall_seconds: float,
+    train_steps: int,
+    episodes: int,
+    sampled_tokens: int,
+    ends: Mapping[StopReason, int],
+) -> dict[str, Any]:
+    """Return what `summary.json` holds. What was not evaluated is None."""
+    return {
+        "heldout_success_before": before.success if before else None,
+        "heldout_success_after": after.success if after else None,
+        "heldout_interval_before": [before.low, before.high] if before else None,
+        "heldout_interval_after": [after.low, after.high] if after else None,
+        "heldout_tasks": heldout_tasks,
+        "wall_seconds": round(wall_seconds, 1),
+        "train_steps": train_steps,
+        "episodes": episodes,
+        "sampled_tokens": sampled_tokens,
+        "episodes_per_second": round(episodes / wall_seconds, 2),
+        "sampled_tokens_per_second": round(sampled_tokens / wall_seconds, 1),
+        "seed": config.seed,
+        "stop_reasons": {str(reason): count for reason, count in sorted(ends.items())},
+    }
+
+
+def farewell(
+    path: Path,
+    config: Config,
+    before: Evaluation | None,
+    after: Evaluation | None,
+    summary: Mapping[str, Any],
+    *,
+    renderer: str,
+) -> list[str]:
+    """Return the lines a run ends with: what came of it, and what to type next."""
+    results = []
+    if before is not None and after is not None:
+        results = [f"held-out success before  {before}", f"held-out success after   {after}"]
+    speed = f"{summary['episodes_per_second']} episodes/s, {summary['sampled_tokens_per_second']} sampled tokens/s"
+    minutes = summary["wall_seconds"] / 60
+    return [
+        "",
+        *results,
+        f"{summary['train_steps']} train steps, {summary['episodes']} episodes in {minutes:.1f} min ({speed})",
+        f"run      {path}   (curve.png, metrics.jsonl, summary.json)",
+        f"look     agentgrpo show {path}",
+        f"again    agentgrpo eval {path}",
+        f"serve    {serve_command(path, config, renderer)}",
+    ]
+
+
+def serve_command(path: Path, config: Config, renderer: str) -> str:
+    """Return the command that serves the best adapter with vLLM, tool calls parsed where vLLM knows the format."""
+    rank = next((r for r in _VLLM_RANKS if r >= config.model.lora.rank), config.model.lora.rank)
+    parser = _VLLM_TOOL_PARSERS.get(renderer)
+    tools = f" --enable-auto-tool-choice --tool-call-parser {parser}" if parser else ""
+    adapter = f"--enable-lora --max-lora-rank {rank} --lora-modules {config.name}={path}/checkpoints/best"
+    return f"vllm serve {config.model.path} {adapter}{tools}"
