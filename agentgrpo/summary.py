@@ -77,8 +77,9 @@ def farewell(
     summary: Mapping[str, Any],
     *,
     renderer: str,
+    program: str = "agentgrpo",
 ) -> list[str]:
-    """Return the lines a run ends with: what came of it, and what to type next."""
+    """Return the lines a run ends with: what came of it, and what to type next (`program` is how we are called)."""
     results = []
     if before is not None and after is not None:
         results = [f"held-out success before  {before}", f"held-out success after   {after}"]
@@ -89,8 +90,8 @@ def farewell(
         *results,
         f"{summary['train_steps']} train steps, {summary['episodes']} episodes in {minutes:.1f} min ({speed})",
         f"run      {path}   (curve.png, metrics.jsonl, summary.json)",
-        f"look     agentgrpo show {path}",
-        f"again    agentgrpo eval {path}",
+        f"look     {program} show {path}",
+        f"again    {program} eval {path}",
         f"serve    {serve_command(path, config, renderer)}",
     ]
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import shutil
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -280,9 +283,16 @@ def _finish(state: _State, before: Evaluation | None, after: Evaluation | None) 
     write_json(state.run.summary, summary)
     finish_record(state.run, status="finished", adapter=state.bench.policy.adapter().sha256)
     draw_curve(state.run.metrics, state.run.curve)
-    for line in farewell(state.run.path, config, before, after, summary, renderer=state.bench.chat.renderer_name):
+    names = {"renderer": state.bench.chat.renderer_name, "program": _program()}
+    for line in farewell(state.run.path, config, before, after, summary, **names):
         state.reporter.message(line)
     return Run(path=state.run.path, summary=summary)
+
+
+def _program() -> str:
+    """Return what to type for `agentgrpo` here: its path, when the environment it is in is not activated."""
+    beside = Path(sys.executable).with_name("agentgrpo")
+    return "agentgrpo" if shutil.which("agentgrpo") or not beside.exists() else os.path.relpath(beside)
 
 
 def _training_rows(learned: LearnResult) -> list[TrainingRow]:
