@@ -149,7 +149,11 @@ def _patch_row(path: str, before: Row | None, after: Row | None) -> list[JsonObj
     if after is None:
         return [{"op": "remove", "path": path}]
     changed = [name for name in before if before[name] != after[name]]
-    return [{"op": "replace", "path": f"{path}/{_escape(name)}", "value": after[name]} for name in changed]
+    # "old" is for people: RFC 6902 has readers ignore members they do not know.
+    return [
+        {"op": "replace", "path": f"{path}/{_escape(name)}", "old": before[name], "value": after[name]}
+        for name in changed
+    ]
 
 
 def _escape(part: str) -> str:

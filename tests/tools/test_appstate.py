@@ -36,7 +36,7 @@ def test_diff_names_what_changed_and_only_once() -> None:
     app.change("DELETE FROM toys")
     app.insert("pets", [{"id": "c", "name": "Mia", "age": 1}])
     assert app.state_diff() == [
-        {"op": "replace", "path": "/pets/a/age", "value": 4},
+        {"op": "replace", "path": "/pets/a/age", "old": 3, "value": 4},
         {"op": "add", "path": "/pets/c", "value": {"name": "Mia", "age": 1}},
         {"op": "remove", "path": "/toys/ball"},
     ]

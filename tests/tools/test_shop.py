@@ -60,8 +60,8 @@ def test_get_order_shows_refunds_only_when_there_are_any(app: ShopApp) -> None:
 def test_an_order_that_has_not_shipped_is_cancelled_and_its_item_goes_back(app: ShopApp, order: str) -> None:
     app.cancel_order(order)
     assert app.state_diff() == [
-        {"op": "replace", "path": f"/orders/{order}/status", "value": "cancelled"},
-        {"op": "replace", "path": "/products/lamp/stock", "value": 3},
+        {"op": "replace", "path": f"/orders/{order}/status", "old": STATUS_OF[order], "value": "cancelled"},
+        {"op": "replace", "path": "/products/lamp/stock", "old": 2, "value": 3},
     ]
 
 
@@ -103,7 +103,7 @@ def test_only_a_delivered_order_is_refunded(app: ShopApp, order: str) -> None:
 def test_an_order_goes_only_to_its_customers_addresses(app: ShopApp) -> None:
     assert "Elm, Oak" in refused(app, lambda: app.set_address("1", "Pine"))
     app.set_address("1", "Oak")
-    assert app.state_diff() == [{"op": "replace", "path": "/orders/1/street", "value": "Oak"}]
+    assert app.state_diff() == [{"op": "replace", "path": "/orders/1/street", "old": "Elm", "value": "Oak"}]
 
 
 def test_a_customer_has_three_addresses_at_most(app: ShopApp) -> None:
