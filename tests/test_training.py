@@ -128,21 +128,10 @@ def test_the_best_adapter_loads_in_plain_peft_and_is_the_recorded_one(finished: 
 
 def test_the_same_config_and_seed_make_the_same_adapter(lockbox: Path, tmp_path: Path) -> None:
     config = small_run(lockbox, tmp_path)
-    config["rollout"] |= {"concurrency": 1}  # with more: see the next test
+    config["rollout"] |= {"concurrency": 1}  # with more, logprobs may differ in the last bit: docs/adr/0004
     hashes = [record_of(train(config, overrides=[s], reporter=SILENT).path)["adapter"] for s in ("seed=5",) * 2]
     other = record_of(train(config, overrides=["seed=6"], reporter=SILENT).path)["adapter"]
     assert hashes[0] == hashes[1] != other
-
-
-@pytest.mark.xfail(
-    strict=False,
-    reason="the embedded engine prefills together what arrives together and does not pad rows: some logprob moves "
-    "by 2**-16 when requests arrive otherwise, in about one of four runs",
-)
-def test_so_they_do_when_episodes_run_concurrently(lockbox: Path, tmp_path: Path) -> None:
-    config = small_run(lockbox, tmp_path, env_args={"turns": 2, "latency": 0.002})
-    hashes = {record_of(train(config, reporter=SILENT).path)["adapter"] for _ in range(3)}
-    assert len(hashes) == 1
 
 
 # Shorter runs

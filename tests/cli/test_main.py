@@ -125,7 +125,7 @@ def trained(project: Path, agentgrpo: Command, monkeypatch: pytest.MonkeyPatch) 
         done = agentgrpo("train", "run.toml", "--set", "name=first", "--set", "eval.tasks=3", "--max-hours", "1")
         assert done.code == 0, done.err
         assert "1/1 " in done.out
-        assert "again    agentgrpo eval runs/first-" in done.out
+        assert "agentgrpo eval runs/first-" in done.out
     (run,) = (project / "runs").glob("first-*")
     return run
 
