@@ -12,6 +12,7 @@ from agentgrpo import causal_lm
 from agentgrpo.chat import Chat
 from agentgrpo.config import Config, SftConfig, WarmStartConfig
 from agentgrpo.demonstrations import Demonstration, demonstrations, tokenize
+from agentgrpo.errors import ConfigError
 from agentgrpo.registry import EnvSource
 from agentgrpo.report import Reporter
 from agentgrpo.seeds import derive_seed
@@ -19,6 +20,8 @@ from agentgrpo.sft import fine_tune, save_model, whole_folder
 from agentgrpo.tiny import describe, make_tiny
 from agentgrpo.types import Sequence as TokenSequence
 from agentgrpo.types import Task
+
+_RECORD = "warm_start.json"
 
 
 def warm_start(
@@ -41,9 +44,28 @@ def warm_start(
         reporter.message(f"made {describe(working)}; {sft.steps} steps of supervised warm start follow")
         chat = Chat.from_folder(working, enable_thinking=config.model.enable_thinking)
         run_sft(working, _phases(source, tasks, perfect, chat, sft, seed, reporter), sft, seed=seed, reporter=reporter)
-        (working / "warm_start.json").write_text(
+        (working / _RECORD).write_text(
             json.dumps({"seed": seed, "env": source.id, **settings.model_dump()}, indent=1), encoding="utf-8"
         )
+
+
+def reuse(settings: WarmStartConfig, folder: Path, seed: int, reporter: Reporter) -> None:
+    """Say that a model folder that is there is taken as it is.
+
+    Raises:
+        ConfigError: it was made with other settings than those of the config, which would have no effect.
+    """
+    record = folder / _RECORD
+    made = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    for section, wanted in settings.model_dump().items():
+        for key, value in wanted.items():
+            if key in made.get(section, {}) and made[section][key] != value:
+                raise ConfigError(
+                    f"warm_start.{section}.{key} = {value!r} would have no effect: {folder} is there, made with "
+                    f"{made[section][key]!r}. Delete it, or set model.path to a new folder."
+                )
+    of_seed = f" of seed {made['seed']}" if made.get("seed", seed) != seed else ""
+    reporter.message(f"taking the model{of_seed} in {folder} as it is; delete the folder to make it anew")
 
 
 def run_sft(

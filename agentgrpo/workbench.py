@@ -26,7 +26,7 @@ from agentgrpo.report import Reporter
 from agentgrpo.seeds import derive_seed
 from agentgrpo.tasks import load_tasks, split_tasks
 from agentgrpo.types import JsonObject, Task
-from agentgrpo.warm_start import warm_start
+from agentgrpo.warm_start import reuse, warm_start
 
 EnvLike = str | type[AgentEnv]
 TasksLike = str | Path | Iterable[JsonObject]
@@ -137,7 +137,9 @@ def prepare(
     source = open_env(config, env)
     train_tasks, heldout_tasks = open_tasks(config, source, tasks, heldout)
     folder = Path(config.model.path)
-    if config.warm_start is not None and not (folder / "config.json").exists():
+    if config.warm_start is not None and (folder / "config.json").exists():
+        reuse(config.warm_start, folder, config.seed, reporter)
+    elif config.warm_start is not None:
         warm_start(config, config.warm_start, source, train_tasks, folder, reporter)
     return assemble(config, source, train_tasks, heldout_tasks)
 

@@ -20,14 +20,14 @@ from agentgrpo import causal_lm
 from agentgrpo.chat import Chat, assistant_message
 from agentgrpo.config import SftConfig, TinyConfig, WarmStartConfig, load_config
 from agentgrpo.demonstrations import Demonstration, demonstrate, demonstrations, tokenize, value_words
-from agentgrpo.errors import EnvError, ModelError, UserError
+from agentgrpo.errors import ConfigError, EnvError, ModelError, UserError
 from agentgrpo.registry import EnvSource, resolve_env
 from agentgrpo.report import SilentReporter
 from agentgrpo.sft import fine_tune, save_model, whole_folder
 from agentgrpo.tasks import load_tasks
 from agentgrpo.tiny import describe, make_tiny, make_tokenizer
 from agentgrpo.types import Task
-from agentgrpo.warm_start import run_sft, warm_start
+from agentgrpo.warm_start import reuse, run_sft, warm_start
 from tests.small import EXAMPLE, TINY
 
 ENVS = {"locker": f"{EXAMPLE / 'locker.py'}:Locker", "lockbox": "lockbox", "shop": "shop"}
@@ -340,3 +340,23 @@ def test_a_model_that_is_not_there_says_what_to_give(tmp_path: Path) -> None:
 def test_one_task_can_be_demonstrated_alone() -> None:
     source, tasks = source_and_tasks("lockbox")
     assert demonstrate(source, tasks[0], quality=1.0, seed=0).reward == 1.0
+
+
+def test_a_model_that_is_there_is_taken_as_it_is_and_settings_it_was_not_made_with_are_refused(tmp_path: Path) -> None:
+    said: list[str] = []
+
+    class Listener(SilentReporter):
+        def message(self, text: str) -> None:
+            said.append(text)
+
+    made = WarmStartConfig(sft=SftConfig(steps=7))
+    (tmp_path / "warm_start.json").write_text(json.dumps({"seed": 3, "env": "x", **made.model_dump()}))
+    reuse(made, tmp_path, 3, Listener())
+    reuse(made, tmp_path, 4, Listener())
+    assert "of seed 3" not in said[0]
+    assert "of seed 3" in said[1]
+    with pytest.raises(ConfigError, match=r"warm_start\.sft\.steps = 8 would have no effect.*made with 7"):
+        reuse(WarmStartConfig(sft=SftConfig(steps=8)), tmp_path, 3, Listener())
+    (tmp_path / "warm_start.json").unlink()  # a model of somebody else's making: nothing is known of it
+    reuse(WarmStartConfig(sft=SftConfig(steps=8)), tmp_path, 3, Listener())
+    assert len(said) == 3
