@@ -11,8 +11,10 @@ from agentgrpo.chat import Chat
 from agentgrpo.config import Config, TinyConfig, load_config
 from agentgrpo.demonstrations import Demonstration, demonstrations, tokenize
 from agentgrpo.registry import EnvSource, resolve_env
+from agentgrpo.report import SilentReporter
 from agentgrpo.tasks import load_tasks
 from agentgrpo.tiny import make_tiny
+from agentgrpo.training import train
 
 DEMONSTRATIONS = 3000
 
@@ -87,3 +89,16 @@ def test_every_token_of_the_held_out_tasks_occurs_in_the_warm_start(
 def test_held_out_tasks_are_combinations_never_trained_on(source: EnvSource) -> None:
     trained = {row["instruction"] for row in source.tasks("train")}
     assert not trained & {row["instruction"] for row in source.tasks("heldout")}
+
+
+@pytest.mark.slow
+def test_the_demo_learns(tmp_path: Path) -> None:
+    with resources.as_file(resources.files("agentgrpo").joinpath("assets/demo.toml")) as path:
+        run = train(
+            path,
+            overrides=[f"model.path={tmp_path / 'model'}", f"train.runs={tmp_path / 'runs'}", "train.steps=30"],
+            reporter=SilentReporter(),
+        )
+    assert run.summary["heldout_tasks"] >= 200
+    assert run.summary["heldout_success_before"] <= 0.6
+    assert run.summary["heldout_success_after"] >= 0.9
