@@ -65,7 +65,6 @@ class _State:
     best: float = -1.0
     episodes: int = 0
     sampled_tokens: int = 0
-    rollout_seconds: float = 0.0
 
 
 def train(
@@ -187,7 +186,6 @@ async def _train_step(state: _State, sampler: TaskSampler) -> None:
     learn = time.perf_counter() - clock - rollout
     state.step = step
     trajectories = [t for r in results for t in r.trajectories]
-    state.rollout_seconds += rollout
     metrics = train_metrics(trajectories, groups, learned) | {
         "time/rollout": rollout,
         "time/learn": learn,
