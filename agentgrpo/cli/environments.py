@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -9,12 +11,12 @@ from rich.text import Text
 
 from agentgrpo.envcheck import check_env
 from agentgrpo.envs import SHIPPED
-from agentgrpo.registry import resolve_env
+from agentgrpo.registry import EnvSource, resolve_env
 
 
-def check(env: str, tasks: int, seed: int) -> None:
+def check(env: str, tasks: Path | None, count: int, seed: int) -> None:
     """Print one line per check; exit code 1 when one failed."""
-    results = check_env(resolve_env(env), tasks=tasks, seed=seed)
+    results = check_env(_source(env, tasks), tasks=count, seed=seed)
     table = Table(box=None, show_header=False, pad_edge=False)
     marks = {True: "[green]ok[/green]", False: "[red]FAILED[/red]", None: "[dim]skipped[/dim]"}
     for result in results:
@@ -26,6 +28,10 @@ def check(env: str, tasks: int, seed: int) -> None:
     console.print(verdict, markup=False, soft_wrap=True)
     if failed:
         raise typer.Exit(1)
+
+
+def _source(env: str, tasks: Path | None) -> EnvSource:
+    return resolve_env(env) if tasks is None else resolve_env(env, tasks=str(tasks))
 
 
 def list_shipped() -> None:

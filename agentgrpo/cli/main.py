@@ -58,11 +58,12 @@ def eval_(
 @env_app.command(name="check")
 def env_check(
     env: Annotated[str, typer.Argument(help='A shipped name, "module:Class" or a Gymnasium id.')],
-    tasks: Annotated[int, typer.Option(help="How many tasks to try.")] = 20,
+    tasks: Annotated[Path | None, typer.Option(help="A file of rows, for an environment that ships none.")] = None,
+    count: Annotated[int, typer.Option(help="How many tasks to try.")] = 20,
     seed: int = 0,
 ) -> None:
     """Check that an environment is sound: Gymnasium's contract, determinism, oracle, do-nothing, garbage."""
-    _load("agentgrpo.cli.environments").check(env, tasks, seed)
+    _load("agentgrpo.cli.environments").check(env, tasks, count, seed)
 
 
 @env_app.command(name="list")

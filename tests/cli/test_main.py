@@ -15,7 +15,7 @@ import pytest
 from agentgrpo.cli.main import main
 from agentgrpo.config import load_config
 from agentgrpo.errors import RunError, UserError
-from tests.small import ROOT, small_model, small_run
+from tests.small import EXAMPLE, ROOT, small_model, small_run
 
 
 class Done(NamedTuple):
@@ -178,7 +178,7 @@ def test_env_list_names_what_is_shipped(agentgrpo: Command) -> None:
 
 
 def test_env_check_finds_a_shipped_environment_sound(agentgrpo: Command) -> None:
-    done = agentgrpo("env", "check", "lockbox", "--tasks", "3")
+    done = agentgrpo("env", "check", "lockbox", "--count", "3")
     assert (done.code, "lockbox is sound" in done.out) == (0, True)
     assert "FAILED" not in done.out
 
@@ -216,6 +216,13 @@ def test_env_check_says_what_is_wrong_with_one_in_this_folder(
     assert "'[train] " in line  # printed as it stands
     assert "an agent that does nothing earns 1, not 0" in line
     assert done.out.splitlines()[-1] == "generous_env:Generous: 1 of 7 checks failed"
+
+
+def test_an_environment_without_tasks_of_its_own_is_checked_on_a_file(agentgrpo: Command) -> None:
+    done = agentgrpo(
+        "env", "check", f"{EXAMPLE / 'locker.py'}:Locker", "--tasks", str(EXAMPLE / "lockers.jsonl"), "--count", "2"
+    )
+    assert (done.code, done.out.splitlines()[-1].rsplit(maxsplit=2)[1:]) == (0, ["is", "sound"])
 
 
 def test_env_check_of_what_is_not_there(agentgrpo: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
