@@ -82,6 +82,24 @@ def context_length(model: PreTrainedModel) -> int:
     return int(getattr(model.config, "max_position_embeddings", 0) or 2**20)
 
 
+def check_attention(model: PreTrainedModel) -> None:
+    """Refuse models whose attention the embedded engine does not compute: it would sample from another model.
+
+    Raises:
+        ModelError: the model has attention other than plain and full (windows, sinks, soft caps, linear layers).
+    """
+    config = model.config
+    kinds = set(getattr(config, "layer_types", None) or ())
+    has_window = not kinds and getattr(config, "sliding_window", None) is not None
+    capped = getattr(config, "attn_logit_softcapping", None)
+    if kinds - {"full_attention"} or has_window or capped or config.model_type == "gpt_oss":
+        what = ", ".join(sorted(kinds - {"full_attention"})) or "windowed or capped attention"
+        raise ModelError(
+            f"the embedded engine computes plain full attention only; {config.model_type} has {what}. "
+            "Take a model with full attention, such as Qwen3 or Llama 3."
+        )
+
+
 def hidden_states(model: PreTrainedModel, input_ids: Tensor, **kwargs: Any) -> Tensor:
     """Return the last hidden state [B, T, D] of the decoder, the head not applied."""
     decoder = model.base_model

@@ -76,3 +76,15 @@ def test_grouped_attention_is_sdpa(length: int) -> None:
 def test_a_model_without_positions_has_a_limit_all_the_same() -> None:
     unlimited = SimpleNamespace(config=SimpleNamespace())
     assert causal_lm.context_length(unlimited) == 2**20  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("layer_types", ["full_attention", "sliding_attention"]), ("attn_logit_softcapping", 50.0)],
+)
+def test_attention_the_engine_does_not_compute_is_refused(model: PreTrainedModel, field: str, value: object) -> None:
+    causal_lm.check_attention(model)
+    other = causal_lm.share_weights(model)
+    setattr(other.config, field, value)
+    with pytest.raises(ModelError, match="plain full attention only"):
+        causal_lm.check_attention(other)

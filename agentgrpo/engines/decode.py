@@ -285,7 +285,7 @@ class DecodeLoop:
         draws = torch.from_numpy(uniforms(seeds, counters))
         draws = draws.to(self._device, torch.float32 if self._device.type == "mps" else torch.float64)
         tokens, chosen = sample(logprobs, draws, temperature <= 0)
-        rounded = (chosen.double().cpu() / LOGPROB_STEP).round() * LOGPROB_STEP
+        rounded = (chosen.cpu().double() / LOGPROB_STEP).round() * LOGPROB_STEP
         for request, token, logprob in zip(requests, tokens.tolist(), rounded.tolist(), strict=True):
             request.token_ids.append(token)
             request.logprobs.append(logprob)

@@ -33,6 +33,7 @@ class EmbeddedEngine:
         context_length: int | None = None,
         prefill_tokens: int = 8192,
     ) -> None:
+        causal_lm.check_attention(model)
         shared = causal_lm.share_weights(model)
         if shared.device.type == "cpu":
             shared.set_attn_implementation(causal_lm.GROUPED_ATTENTION)

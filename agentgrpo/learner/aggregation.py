@@ -49,7 +49,7 @@ def token_weights(
     if kind == "constant":
         return _filled(episode_N, episodes * _positive("max_tokens", max_tokens))
     lengths_N = tokens_per_episode.to(episode_N.device)[episode_N]
-    return (1.0 / (lengths_N.double() * episodes)).float()
+    return (1.0 / (lengths_N.cpu().double() * episodes)).float().to(episode_N.device)
 
 
 def _filled(like_N: Tensor, denominator: int) -> Tensor:

@@ -74,7 +74,7 @@ def effective_sample_size(logprobs_N: Tensor, behaviour_N: Tensor) -> Tensor:
 
 
 def _mismatch(logprobs_N: Tensor, behaviour_N: Tensor) -> Tensor:
-    difference_N = logprobs_N.detach().double() - behaviour_N.detach().double()
+    difference_N = logprobs_N.detach().cpu().double() - behaviour_N.detach().cpu().double()
     return difference_N.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
 
 

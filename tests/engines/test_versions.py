@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import pytest
@@ -93,3 +94,18 @@ def test_an_adapter_that_does_not_fit_says_so(model: PreTrainedModel, names: lis
     with pytest.raises(ModelError, match=message):
         live.add(Policy(), adapter)
     assert Policy() not in live
+
+
+def test_a_half_precision_model_is_never_merged_with_an_adapter(model: PreTrainedModel) -> None:
+    half = copy.deepcopy(model).bfloat16()
+    versions = PolicyVersions(half)
+    name = "model.layers.0.self_attn.q_proj"
+    out, width = half.get_submodule(name).weight.shape
+    tensors = {
+        f"{name}.lora_A.weight": torch.full((1, width), 1e-3),
+        f"{name}.lora_B.weight": torch.full((out, 1), 1e-3),
+    }
+    versions.add(Policy(), Adapter(tensors=tensors, config={"lora_alpha": 1, "r": 1}, sha256=""))
+    with versions.use(Policy()) as used:
+        assert used.get_submodule(name).merged is None
+        assert used.get_submodule(name).low_rank is not None
