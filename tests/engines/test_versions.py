@@ -100,7 +100,7 @@ def test_a_half_precision_model_is_never_merged_with_an_adapter(model: PreTraine
     half = copy.deepcopy(model).bfloat16()
     versions = PolicyVersions(half)
     name = "model.layers.0.self_attn.q_proj"
-    out, width = half.get_submodule(name).weight.shape
+    out, width = half.state_dict()[f"{name}.weight"].shape
     tensors = {
         f"{name}.lora_A.weight": torch.full((1, width), 1e-3),
         f"{name}.lora_B.weight": torch.full((out, 1), 1e-3),
