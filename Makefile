@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq -c constrain
 WORDS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help train test slow lint type format bench clean
+.PHONY: help train test slow faults lint type format bench clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -19,6 +19,9 @@ test: $(VENV)/.installed-test  ## Run the tests (without the slow ones).
 
 slow: $(VENV)/.installed-test  ## Run the slow tests.
 	@$(BIN)/python -m pytest -m slow --timeout 1800 $(WORDS)
+
+faults: $(VENV)/.installed-test  ## Inject every fault of the table; writes bench/results/faults.json.
+	@$(BIN)/python -m pytest tests/faults --faults full --timeout 1800 $(WORDS)
 
 lint: $(VENV)/.installed-test  ## Check style.
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
