@@ -37,6 +37,11 @@ AVAILABLE = {
 }
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--faults full`: inject many, and write the table."""
+    parser.addoption("--faults", choices=("few", "full"), default="few", help="how many faults to inject")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what cannot run here; the reason says what is missing."""
     for marker, (is_available, reason) in AVAILABLE.items():

@@ -38,11 +38,6 @@ class Ledger:
         assert (survived, lost) == (injected, 0), f"{name}: {injected} injected, {survived} survived, {lost} lost"
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add `--faults full`: inject many, and write the table."""
-    parser.addoption("--faults", choices=("few", "full"), default="few", help="how many faults to inject")
-
-
 @pytest.fixture(scope="session")
 def is_full(pytestconfig: pytest.Config) -> bool:
     """Whether to inject as many faults as the table promises."""
