@@ -5,14 +5,13 @@ It knows keys, defaults and which combinations make sense; it loads neither mode
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from agentgrpo.errors import ConfigError, nearest
+from agentgrpo.config_file import apply_override, read_toml, validate, write_toml
 
 Preset = dict[str, Any]
 
@@ -261,10 +260,7 @@ class Config(Section):
         """Return the resolved configuration as TOML: defaults included, keys without effect left out."""
         unused = {"learner": set(self.learner.dead_keys()), "eval": set(self.eval.dead_keys())}
         data = self.model_dump(mode="json", exclude_none=True, exclude=unused)
-        return "\n".join(_toml_lines(data, "")) + "\n"
-
-
-M = TypeVar("M", bound=BaseModel)
+        return write_toml(data)
 
 
 def load_config(
@@ -282,114 +278,12 @@ def load_config(
     """
     data = _read(source)
     for override in overrides:
-        _set(data, override)
+        apply_override(data, override)
     data.update({k: v for k, v in keys.items() if v is not None})
     return validate(Config, data)
-
-
-def validate(model: type[M], data: Mapping[str, Any], where: str = "") -> M:
-    """Validate data against a section; one ConfigError names every key that is wrong."""
-    try:
-        return model.model_validate(data)
-    except ValidationError as error:
-        lines = [_explain(model, item) for item in error.errors()]
-        raise ConfigError("\n".join(f"{where}{line}" for line in lines)) from error
 
 
 def _read(source: str | Path | Mapping[str, Any] | Config) -> dict[str, Any]:
     if isinstance(source, Config):
         return source.model_dump(mode="python", exclude_unset=True)
-    if isinstance(source, Mapping):
-        return dict(source)
-    path = Path(source)
-    try:
-        return _anchor(tomllib.loads(path.read_text(encoding="utf-8")), path.parent)
-    except FileNotFoundError as error:
-        here = ", ".join(sorted(p.name for p in path.parent.glob("*.toml"))) if path.parent.is_dir() else ""
-        raise ConfigError(f"no config file '{path}'. TOML files there: {here or 'none'}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"'{path}' is not a readable TOML file: {error}") from error
-
-
-def _anchor(data: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Let a config file name its neighbours: task files and env modules beside it are found from anywhere."""
-    for key in ("tasks", "heldout"):
-        name = data.get(key)
-        if isinstance(name, str) and not Path(name).exists() and (folder / name).exists():
-            data[key] = str((folder / name).resolve())
-    module, colon, item = str(data.get("env", "")).partition(":")
-    file = folder / f"{module.replace('.', '/')}.py"
-    if colon and file.is_file():
-        data["env"] = f"{file.resolve()}:{item}"
-    return data
-
-
-def _set(data: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key.strip():
-        raise ConfigError(f"--set takes section.key=value, got '{override}'")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text.strip()
-    *sections, leaf = key.strip().split(".")
-    for section in sections:
-        inner = data.get(section)
-        data[section] = dict(inner) if isinstance(inner, Mapping) else {}
-        data = data[section]
-    data[leaf] = value
-
-
-def _explain(model: type[BaseModel], item: Any) -> str:
-    location = [str(part) for part in item["loc"]]
-    key = ".".join(location) or "config"
-    if item["type"] == "extra_forbidden":
-        known = _keys_at(model, location[:-1])
-        return f"unknown key '{key}'.{nearest(location[-1], known)} Known there: {', '.join(known)}."
-    if item["type"] == "value_error":
-        return f"{key}: {item['msg'].removeprefix('Value error, ')}"
-    return f"{key} = {item['input']!r}: {item['msg']}"
-
-
-def _keys_at(model: type[BaseModel], location: Sequence[str]) -> list[str]:
-    for part in location:
-        field = model.model_fields.get(part)
-        annotation = field.annotation if field else None
-        candidates = [annotation, *getattr(annotation, "__args__", ())]
-        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), model)
-    return sorted(model.model_fields)
-
-
-def _toml_lines(data: Mapping[str, Any], prefix: str) -> list[str]:
-    lines = [f"{_toml_key(k)} = {_toml_value(v)}" for k, v in data.items() if not _is_table(v)]
-    for key, value in data.items():
-        if _is_table(value):
-            name = f"{prefix}{_toml_key(key)}"
-            lines += ["", f"[{name}]", *_toml_lines(value, f"{name}.")]
-    return lines
-
-
-def _is_table(value: Any) -> bool:
-    return isinstance(value, Mapping)
-
-
-def _toml_key(key: str) -> str:
-    return key if key.replace("_", "").replace("-", "").isalnum() and key.isascii() else _toml_value(key)
-
-
-def _toml_value(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int | float):
-        return repr(value)
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_toml_value, value)) + "]"
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_toml_key(k)} = {_toml_value(v)}" for k, v in value.items()) + "}"
-    return _toml_string(str(value))
-
-
-def _toml_string(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    # TOML takes no control character as it is.
-    return '"' + "".join(f"\\u{ord(c):04x}" if ord(c) < 32 or ord(c) == 127 else c for c in escaped) + '"'
+    return dict(source) if isinstance(source, Mapping) else read_toml(Path(source))

@@ -20,7 +20,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 # Each layer may import itself and every layer above it in this list.
 SPINE: list[set[str]] = [
     {"types", "errors", "seeds"},
-    {"config"},
+    {"config", "config_file"},
     {"tooling", "actions", "tasks", "core", "registry", "envcheck"},
     {"chat", "causal_lm"},
     {"engines"},

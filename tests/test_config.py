@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentgrpo.config import ALGORITHMS, Config, LearnerConfig, SftConfig, load_config, validate
+from agentgrpo.config import ALGORITHMS, Config, LearnerConfig, SftConfig, load_config
+from agentgrpo.config_file import validate
 from agentgrpo.errors import ConfigError
 
 Data = dict[str, Any]

@@ -9,7 +9,8 @@ from typing import Any
 
 from agentgrpo import causal_lm
 from agentgrpo.chat import Chat
-from agentgrpo.config import SftConfig, TinyConfig, validate
+from agentgrpo.config import SftConfig, TinyConfig
+from agentgrpo.config_file import validate
 from agentgrpo.demonstrations import demonstrations, tokenize
 from agentgrpo.errors import UserError
 from agentgrpo.registry import resolve_env
