@@ -7,13 +7,9 @@ what a person typed: text with `<tool_call>{...}</tool_call>` blocks.
 from __future__ import annotations
 
 import json
-import re
 
+from agentgrpo.calls import Flaw, bad_call, check_call, loads, read_call
 from agentgrpo.types import AssistantMessage, BadCall, Json, JsonObject, ToolCall
-
-_CALL = re.compile(r"<tool_call>(?P<body>.*?)(?P<end></tool_call>|(?=<tool_call>)|\Z)", re.DOTALL)
-_INVALID = object()  # None is valid JSON
-_EXPECTED = 'expected {"name": <tool>, "arguments": {...}}'
 
 
 def parse_action(action: str, *, first_id: int = 0) -> AssistantMessage:
@@ -23,10 +19,15 @@ def parse_action(action: str, *, first_id: int = 0) -> AssistantMessage:
         action: Canonical JSON of `AssistantMessage.to_message()`, or text that may hold `<tool_call>` blocks.
         first_id: Number of the first call.
     """
-    if action.lstrip().startswith("{"):
-        message = _loads(action)
-        if isinstance(message, dict) and ("content" in message or "tool_calls" in message):
-            return _canonical(message, first_id)
+    if not action.lstrip().startswith("{"):
+        return _by_hand(action, first_id)
+    message = loads(action)
+    if isinstance(message, Flaw):
+        if '"tool_calls"' not in action:  # a sentence that begins with a brace
+            return _by_hand(action, first_id)
+        return AssistantMessage(content="", calls=(check_call(message, f"call_{first_id}", action),))
+    if "content" in message or "tool_calls" in message:
+        return _canonical(message, first_id)
     return _by_hand(action, first_id)
 
 
@@ -40,51 +41,31 @@ def _canonical(message: JsonObject, first_id: int) -> AssistantMessage:
 
 
 def _by_hand(text: str, first_id: int) -> AssistantMessage:
+    before, *blocks = text.split("<tool_call>")
+    content = [before]
     calls: list[ToolCall | BadCall] = []
-    for match in _CALL.finditer(text):
-        body, call_id = match["body"].strip(), f"call_{first_id + len(calls)}"
-        value = _loads(body)
-        if not match["end"]:
-            calls.append(_bad(call_id, body, "unclosed", "the call has no </tool_call>"))
-        elif value is _INVALID:
-            calls.append(_bad(call_id, body, "invalid_json", f"not valid JSON: {_EXPECTED}"))
-        else:
-            calls.append(_call(value, call_id))
-    return AssistantMessage(content=_CALL.sub("", text).strip(), calls=tuple(calls))
+    for block in blocks:
+        body, end, after = block.partition("</tool_call>")
+        calls.append(read_call(body, f"call_{first_id + len(calls)}", is_closed=bool(end)))
+        content.append(after)
+    return AssistantMessage(content="".join(content).strip(), calls=tuple(calls))
 
 
 def _call(value: Json, call_id: str) -> ToolCall | BadCall:
+    raw = value if isinstance(value, str) else json.dumps(value, default=repr)
     if not isinstance(value, dict):
-        return _bad(call_id, value, "invalid_json", f"got {type(value).__name__}: {_EXPECTED}")
-    name, arguments, error = value.get("name"), value.get("arguments", {}), value.get("error")
-    if value.get("id") is not None:
-        call_id = str(value["id"])
-    if isinstance(error, dict):
-        raw, known_name = str(value.get("raw", "")), name if isinstance(name, str) else None
-        error_type, message = str(error.get("type", "invalid_json")), str(error.get("message", _EXPECTED))
-        return BadCall(id=call_id, raw=raw, error_type=error_type, error_message=message, name=known_name)
-    if not isinstance(name, str) or not name:
-        return _bad(call_id, value, "missing_name", f"the call has no name: {_EXPECTED}")
-    if not isinstance(arguments, dict):
-        got = f"arguments must be a JSON object, got {type(arguments).__name__}"
-        return _bad(call_id, value, "invalid_arguments", got, name)
-    return ToolCall(id=call_id, name=name, arguments=arguments)
-
-
-def _bad(call_id: str, raw: Json, error_type: str, message: str, name: str | None = None) -> BadCall:
-    text = raw if isinstance(raw, str) else json.dumps(raw)
-    return BadCall(id=call_id, raw=text, error_type=error_type, error_message=message, name=name)
+        return check_call(value, call_id, raw)
+    call_id = value["id"] if isinstance(value.get("id"), str) else call_id
+    error = value.get("error")
+    if not isinstance(error, dict):
+        return check_call(value, call_id, raw)
+    texts = {k: v for k, v in {**value, **error}.items() if isinstance(v, str)}
+    kind, told = texts.get("type", "invalid_json"), texts.get("message", "")
+    return bad_call(call_id, texts.get("raw", ""), kind, told, texts.get("name"))
 
 
 def _text(content: Json) -> str:
     if isinstance(content, list):  # parts, of which text is the one kind known so far
-        return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
-    return "" if content is None else str(content)
-
-
-def _loads(text: str) -> Json:
-    """Return the JSON value, or `_INVALID`."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):  # also: an integer of thousands of digits, nesting without end
-        return _INVALID
+        texts = [part.get("text") for part in content if isinstance(part, dict)]
+        return "".join(text for text in texts if isinstance(text, str))
+    return str(content) if isinstance(content, str | int | float) else ""

@@ -270,8 +270,9 @@ class ToolEnv(AgentEnv):
         if isinstance(call, BadCall):
             return error_result(call.error_type, call.error_message)
         if call.name not in self.tools:
-            known = ", ".join(self.tools)
-            return error_result("unknown_tool", f"there is no tool '{one_line(call.name, 40)}'; the tools are {known}")
+            name, known = one_line(call.name[:40], 40), ", ".join(self.tools)
+            told = f"there is no tool '{name}'; the tools are {known}.{nearest(name, self.tools)}"
+            return error_result("unknown_tool", told)
         return self.tools[call.name].call(call.arguments)
 
     def _hear(self, content: str) -> list[Message]:

@@ -10,9 +10,10 @@ import asyncio
 import atexit
 import inspect
 import json
+import re
 import threading
 import typing
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar, overload
@@ -22,13 +23,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.errors import PydanticUserError
 from pydantic_core import to_jsonable_python
 
-from agentgrpo.errors import AgentGRPOError, EnvError, ToolError, ToolFailure
+from agentgrpo.calls import flaw
+from agentgrpo.errors import AgentGRPOError, EnvError, ToolError, ToolFailure, nearest
 from agentgrpo.types import Json, JsonObject
 
 DEADLINE = 30.0
 MAX_OUTPUT = 8000
 MAX_MESSAGE = 300  # characters of an error message
 MAX_PROBLEMS = 5  # wrong arguments named in one message
+_NAME = re.compile(r"[\w.:/-]{1,128}")
 GRACE = 1.0  # seconds a cancelled tool has to clean up
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -59,6 +62,11 @@ class Tool:
     deadline: float = DEADLINE  # seconds; only an `async def` tool can be stopped from here
     max_output: int = MAX_OUTPUT  # characters
 
+    def __post_init__(self) -> None:
+        """Refuse a name that a model could not copy, or that could be taken for a control token."""
+        if not _NAME.fullmatch(self.name):
+            raise EnvError(f"a tool is called {self.name[:60]!r}; expected at most 128 letters, digits or _ . : / -")
+
     @property
     def schema(self) -> JsonObject:
         """The tool in OpenAI's form."""
@@ -71,12 +79,12 @@ class Tool:
         Raises:
             ToolFailure: the tool, not the model, is at fault.
         """
+        if (refused := flaw(arguments)) is not None:
+            return error_result(refused.kind, refused.message)
         try:
-            checked = self.validate(_well_formed(arguments))
-        except RecursionError:
-            return error_result("invalid_arguments", "arguments are nested too deeply")
+            checked = self.validate(arguments)
         except ValueError as error:
-            return error_result("invalid_arguments", _explain(error))
+            return error_result("invalid_arguments", _explain(error, self.parameters.get("properties", {})))
         try:
             value = self.function(**checked)
             if self.is_async:
@@ -86,9 +94,9 @@ class Tool:
             return error_result("tool_error", str(error))
         except _DeadlineExceeded:
             return error_result("timeout", f"{self.name} did not finish within {self.deadline:g} s and was stopped")
-        except AgentGRPOError:
+        except (AgentGRPOError, KeyboardInterrupt):
             raise
-        except Exception as error:
+        except BaseException as error:  # sys.exit() ends a tool, not the program
             raise ToolFailure(f"tool '{self.name}' raised {describe(error)}") from error
 
 
@@ -190,7 +198,11 @@ def describe(error: BaseException) -> str:
     where = error.__traceback__
     while where is not None and where.tb_next is not None:
         where = where.tb_next
-    text = f"{type(error).__name__}: {one_line(str(error))}".rstrip(": ")
+    try:
+        message = one_line(str(error))
+    except Exception:  # its own __str__ is broken
+        message = ""
+    text = f"{type(error).__name__}: {message}".rstrip(": ")
     file = where.tb_frame.f_code.co_filename if where is not None else "<unknown>"
     return text if where is None or file.startswith("<") else f"{text} ({file.rsplit('/', 1)[-1]}:{where.tb_lineno})"
 
@@ -278,32 +290,28 @@ def _inline(schema: Json, defs: JsonObject, path: tuple[str, ...]) -> Json:
     return flat
 
 
-def _well_formed(arguments: JsonObject) -> JsonObject:
-    """Return the arguments if they can be written down as UTF-8."""
-    try:
-        json.dumps(arguments, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise ValueError("text holds half a character (a lone surrogate)") from error
-    return arguments
-
-
-def _explain(error: ValueError) -> str:
+def _explain(error: ValueError, known: Iterable[str]) -> str:
     if not isinstance(error, ValidationError):
         return str(error)
-    problems = [_problem(typing.cast(JsonObject, item)) for item in error.errors(include_url=False)]
+    problems = [_problem(typing.cast(JsonObject, item), known) for item in error.errors(include_url=False)]
     more = f"; and {len(problems) - MAX_PROBLEMS} more" if len(problems) > MAX_PROBLEMS else ""
     return "; ".join(problems[:MAX_PROBLEMS]) + more
 
 
-def _problem(item: JsonObject) -> str:
-    place = one_line(".".join(map(str, item["loc"])), 40)
-    if item["type"] in ("missing", "extra_forbidden"):
-        return f"{place}: {item['msg']}"
+def _problem(item: JsonObject, known: Iterable[str]) -> str:
+    name = ".".join(map(str, item["loc"]))
+    place = f"argument '{one_line(name, 40)}'"
+    if item["type"] == "missing":
+        return f"{place} is missing"
+    if item["type"] == "extra_forbidden":
+        there = f"expected only {', '.join(known)}" if known and len(item["loc"]) == 1 else "it is not expected"
+        return f"{place}: {there}.{nearest(name[:40], known)}"
+    expected = item["msg"].replace("Input should be", "expected", 1)
     try:
         got = one_line(repr(item["input"]), 40)
     except ValueError:  # Python refuses to print an int of thousands of digits
         got = "a huge number"
-    return f"{place}: {item['msg']}, got {got}"
+    return f"{place}: got {got}, {expected}"
 
 
 # Results
@@ -352,6 +360,8 @@ async def _within(coroutine: Coroutine[Any, Any, Any], deadline: float) -> Any:
     try:
         async with limit:
             return await coroutine
+    except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:  # would end the loop of all episodes
+        raise ToolFailure(f"the tool raised {describe(error)}") from error
     except TimeoutError:
         if limit.expired():
             raise _DeadlineExceeded from None

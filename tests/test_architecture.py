@@ -19,10 +19,10 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 # Each layer may import itself and every layer above it in this list.
 SPINE: list[set[str]] = [
-    {"types", "errors", "seeds"},
+    {"types", "errors", "seeds", "activity"},
     {"config", "config_file"},
-    {"tooling", "actions", "tasks", "core", "registry", "envcheck"},
-    {"chat", "causal_lm"},
+    {"calls", "tooling", "actions", "tasks", "core", "registry", "envcheck"},
+    {"content", "chat", "causal_lm"},
     {"engines"},
     {"rollout"},
     {"learner"},

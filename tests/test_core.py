@@ -147,7 +147,7 @@ def test_calls_are_answered_in_order_with_every_kind_of_error() -> None:
     assert [message["is_error"] for message in messages] == [False, True, True, False, True, True]
     types = [json.loads(m["content"])["error"]["type"] for m in messages if m["is_error"]]
     assert types == ["unknown_tool", "invalid_arguments", "unclosed", "tool_error"]
-    assert "the tools are find, unlock" in messages[1]["content"]
+    assert "there is no tool 'open'; the tools are find, unlock." in messages[1]["content"]
 
 
 def test_a_person_can_drive_it() -> None:

@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Annotated, Any, Literal
 
@@ -99,12 +99,16 @@ def test_arguments_are_validated_and_coerced() -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ({"size": "s"}, "lines: Field required"),
-        ({"lines": [], "size": "s", "qtty": 1}, "qtty: Extra inputs are not permitted"),
-        ({"lines": [], "size": "s", "qty": 0}, "qty: Input should be greater than or equal to 1, got 0"),
-        ({"lines": [{"item": 3}], "size": "s"}, "lines.0.item: Input should be a valid string, got 3"),
-        ({"lines": [], "size": "m"}, "size: Input should be 's' or 'l', got 'm'"),
-        ({"lines": [], "size": "s", "_note": "\ud800"}, "half a character"),
+        ({"size": "s"}, "argument 'lines' is missing"),
+        (
+            {"lines": [], "size": "s", "qtty": 1},
+            "argument 'qtty': expected only lines, size, qty, schema, _note. Did you",
+        ),
+        ({"lines": [], "size": "s", "qtty": 1}, "Did you mean 'qty'?"),
+        ({"lines": [], "size": "s", "qty": 0}, "argument 'qty': got 0, expected greater than or equal to 1"),
+        ({"lines": [{"item": 3}], "size": "s"}, "argument 'lines.0.item': got 3, expected a valid string"),
+        ({"lines": [{"item": "a", "b": 3}], "size": 1}, "argument 'size': got 1, expected 's' or 'l'"),
+        ({"lines": [], "size": "m"}, "argument 'size': got 'm', expected 's' or 'l'"),
     ],
 )
 def test_wrong_arguments_are_told_in_one_line(arguments: dict[str, Any], told: str) -> None:
@@ -114,6 +118,26 @@ def test_wrong_arguments_are_told_in_one_line(arguments: dict[str, Any], told: s
     assert error["type"] == "invalid_arguments"
     assert told in error["message"]
     assert "\n" not in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("note", "kind"),
+    [
+        ("\ud800", "half_character"),
+        (float("nan"), "not_finite"),
+        (float("-inf"), "not_finite"),
+        (10**1000, "number_too_long"),
+        ([[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]], "too_deep"),
+    ],
+)
+def test_what_no_tool_should_act_on_is_refused_before_it(note: Any, kind: str) -> None:
+    assert error_of(as_tool(order).call({"lines": [], "size": "s", "_note": note}).content)["type"] == kind
+
+
+@pytest.mark.parametrize("name", ["", "<tool_call>", "a b", "a\n", "x" * 129, "<|im_end|>", "\ud800", "a'b"])
+def test_a_name_no_model_could_copy_is_refused(name: str) -> None:
+    with pytest.raises(EnvError, match="expected at most 128 letters, digits or"):
+        replace(as_tool(order), name=name)
 
 
 JSON = st.recursive(
