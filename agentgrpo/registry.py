@@ -99,13 +99,13 @@ def make_env(*, env_ref: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
 def _probe(spec: EnvSpec) -> EnvSource:
     try:
         env = gymnasium.make(spec, disable_env_checker=True)
+        inner = env.unwrapped
+        metadata, tools = dict(inner.metadata), getattr(inner, "tools", None)
+        env.close()
     except AgentGRPOError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise EnvError(f"cannot make the environment {spec.id}: {describe(error)}") from error
-    inner = env.unwrapped
-    metadata, tools = inner.metadata, getattr(inner, "tools", None)
-    env.close()
     return EnvSource(
         id=spec.id,
         spec=spec,

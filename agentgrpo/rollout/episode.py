@@ -7,15 +7,28 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+from agentgrpo.activity import Activity
 from agentgrpo.chat import Chat, assistant_message
+from agentgrpo.core import StepResult
 from agentgrpo.engines import Engine
 from agentgrpo.errors import EpisodeError
 from agentgrpo.rollout.isolation import EnvHost
 from agentgrpo.rollout.record import Recorder
-from agentgrpo.rollout.turn import Limits, action_text, generate, record_turn
-from agentgrpo.types import Failure, JsonObject, Message, Sampling, StopReason, Task, Trajectory
+from agentgrpo.rollout.turn import Limits, action_text, generate, record_turn, release
+from agentgrpo.tooling import one_line
+from agentgrpo.types import (
+    AssistantMessage,
+    Boundary,
+    Failure,
+    JsonObject,
+    Message,
+    Sampling,
+    StopReason,
+    Task,
+    Trajectory,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +40,7 @@ class Stage:
     chat: Chat
     limits: Limits
     sampling: Sampling
+    activity: Activity = field(default_factory=Activity)
 
 
 async def run_episode(recorder: Recorder, task: Task, stage: Stage) -> Trajectory:
@@ -36,20 +50,21 @@ async def run_episode(recorder: Recorder, task: Task, stage: Stage) -> Trajector
         async with asyncio.timeout(stage.limits.episode_seconds):
             stop_reason = await _play(recorder, task, stage)
     except TimeoutError:
-        stop_reason = StopReason.DEADLINE
+        stop_reason, failure = StopReason.DEADLINE, _lost_environment(stage)
     except EpisodeError as error:
         stop_reason, failure = StopReason.FAILED, Failure(boundary=error.boundary, cause=str(error))
     finally:
-        await stage.engine.release(str(recorder.key))
-    if stop_reason.is_truncated and recorder.reward is None:
-        stop_reason, failure = await _score_unfinished(recorder, stage.host, stop_reason)
+        await release(stage.engine, str(recorder.key), stage.activity)
+    if stop_reason.is_truncated and recorder.reward is None and failure is None:
+        stop_reason, failure = await _score_unfinished(recorder, stage, stop_reason)
     return recorder.freeze(stop_reason, failure)
 
 
 async def _play(recorder: Recorder, task: Task, stage: Stage) -> StopReason:
-    host, chat, limits = stage.host, stage.chat, stage.limits
+    host, chat, limits, key = stage.host, stage.chat, stage.limits, str(recorder.key)
     sampling = replace(stage.sampling, stop_token_ids=chat.stop_token_ids)
-    obs, info = await host.reset(seed=recorder.seed, options={"task": {**task.row, "task_id": task.id}})
+    with stage.activity.waiting(key, "reset"):
+        obs, info = await host.reset(seed=recorder.seed, options={"task": {**task.row, "task_id": task.id}})
     messages: list[Message] = list(info.get("messages") or _as_user(obs))
     tools = info.get("tools") or []
     prompt_ids = chat.render(messages, tools)
@@ -59,15 +74,16 @@ async def _play(recorder: Recorder, task: Task, stage: Stage) -> StopReason:
         if not room:
             return shortage
         request = replace(sampling, max_tokens=room)
-        generation, generate_seconds = await generate(
-            stage.engine, recorder, prompt_ids, request, limits.generate_seconds
-        )
+        with stage.activity.waiting(key, "generate", f"turn {len(recorder.turns)}"):
+            generation, generate_seconds = await generate(
+                stage.engine, recorder, prompt_ids, request, limits.generate_seconds
+            )
         message = chat.parse(generation.token_ids, prompt_ids, tools, call_prefix=f"call_{len(recorder.turns)}")
         recorder.sampled(generation)
         if generation.finish_reason == "length" and not message.calls:
             return shortage  # cut off in mid-sentence: not an answer
         clock = time.perf_counter()
-        obs, reward, terminated, truncated, info = await host.step(action_text(message, host.action_format))
+        obs, reward, terminated, truncated, info = await _step(recorder, message, stage)
         turn = record_turn(
             message,
             generation,
@@ -96,17 +112,32 @@ async def _play(recorder: Recorder, task: Task, stage: Stage) -> StopReason:
             recorder.fork(prompt_ids)
 
 
+async def _step(recorder: Recorder, message: AssistantMessage, stage: Stage) -> StepResult:
+    names = one_line(", ".join(call.name or "?" for call in message.calls), 80)
+    with stage.activity.waiting(str(recorder.key), "env step", f"turn {len(recorder.turns)}: {names or 'no call'}"):
+        return await stage.host.step(action_text(message, stage.host.action_format), calls=names)
+
+
 async def _score_unfinished(
-    recorder: Recorder, host: EnvHost, stop_reason: StopReason
+    recorder: Recorder, stage: Stage, stop_reason: StopReason
 ) -> tuple[StopReason, Failure | None]:
     """Score the state an episode was cut off in; an environment that cannot gives what its steps summed up to."""
     try:
-        scored = await host.score()
+        with stage.activity.waiting(str(recorder.key), "score"):
+            scored = await stage.host.score()
     except EpisodeError as error:
         return StopReason.FAILED, Failure(boundary=error.boundary, cause=str(error))
     steps: tuple[float, JsonObject] = (sum(turn.reward for turn in recorder.turns), {})
     recorder.score(*(scored if scored is not None else steps))
     return stop_reason, None
+
+
+def _lost_environment(stage: Stage) -> Failure | None:
+    """Return why an episode whose deadline fell into a call of its environment cannot be scored: that is gone."""
+    if stage.host.lost is None:
+        return None
+    seconds = f"{stage.limits.episode_seconds:g} s"
+    return Failure(boundary=Boundary.ENV, cause=f"the episode's {seconds} were over: {stage.host.lost}")
 
 
 def _as_user(obs: str) -> list[Message]:

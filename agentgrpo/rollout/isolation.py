@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import time
 from collections.abc import Callable
 from typing import Any
 
 from gymnasium.envs.registration import EnvSpec
 
+from agentgrpo.activity import Activity
 from agentgrpo.core import StepResult
-from agentgrpo.errors import EnvError, EnvFailure
+from agentgrpo.errors import EnvError, EnvFailure, EpisodeError
 from agentgrpo.registry import EnvSource, Isolation
 from agentgrpo.rollout.places import InlinePlace, Place, ProcessPlace, Score, ThreadPlace
 from agentgrpo.types import Json, JsonObject
+
+BLOCKING_SECONDS = 1.0  # an inline call that takes longer says so: every other episode waited for it
+CLOSE_SECONDS = 10.0  # an episode is over: its environment has less time to close than it had to step
 
 _PLACES: dict[Isolation, Callable[[EnvSpec], Place]] = {
     "inline": InlinePlace,
@@ -35,12 +40,15 @@ class EnvHosts:
         source: Where environments come from; its isolation says where they run.
         concurrency: Threads or processes that are kept while idle.
         seconds: Deadline of each call; at it a process is killed with its group, a thread is abandoned.
+        activity: Is told of threads that were abandoned and of environments that would not close.
 
     Raises:
         EnvError: the environment cannot run in the isolation it declares.
     """
 
-    def __init__(self, source: EnvSource, *, concurrency: int, seconds: float) -> None:
+    def __init__(
+        self, source: EnvSource, *, concurrency: int, seconds: float, activity: Activity | None = None
+    ) -> None:
         if source.isolation == "inline" and source.has_async_tools:
             raise EnvError(
                 f"{source.id} has `async def` tools and isolation 'inline', where waiting for them would block the "
@@ -49,7 +57,7 @@ class EnvHosts:
         if source.isolation == "process" and _entry(source.spec).startswith(("__main__:", "local:")):
             raise EnvError(f"{source.id} cannot be imported by another process: move its class to a module or file")
         self.source, self.concurrency, self.seconds = source, concurrency, seconds
-        self.abandoned = 0  # threads that were still busy at a deadline
+        self.activity = activity or Activity()
         self._idle: list[Place] = []
         self._used: set[Place] = set()
         self._is_closed = False
@@ -78,11 +86,29 @@ class EnvHosts:
         else:
             self._idle.append(place)
 
-    def give_up(self, place: Place, *, is_late: bool) -> None:
+    def has_blocked(self, name: str, seconds: float) -> None:
+        """Say that a call in the event loop took long."""
+        self.activity.trouble(
+            "blocking_calls",
+            f"{self.source.id}: {name} took {seconds:.1f} s in the event loop, where all episodes wait and nothing can "
+            "stop it: set metadata = {'isolation': 'thread'} (or 'process', for code that may hang)",
+        )
+
+    def give_up(self, place: Place, name: str) -> None:
         """Kill a place in mid-call."""
         self._used.discard(place)
-        self.abandoned += is_late and isinstance(place, ThreadPlace)
         place.kill()
+        if isinstance(place, ThreadPlace):
+            self.activity.trouble(
+                "abandoned_threads",
+                f"{self.source.id}: {name} did not return in time. Its thread cannot be stopped and goes on beside "
+                "the run: give code that may hang the isolation 'process'",
+            )
+
+    @property
+    def abandoned(self) -> int:
+        """Threads that were still busy when they were given up."""
+        return self.activity.troubles["abandoned_threads"]
 
 
 class EnvHost:
@@ -94,6 +120,7 @@ class EnvHost:
     def __init__(self, place: Place, hosts: EnvHosts) -> None:
         self._place: Place | None = place
         self._hosts = hosts
+        self.lost: str | None = None  # the call it was discarded in, and what became of it
         self.action_format = hosts.source.action_format
 
     async def reset(self, *, seed: int | None = None, options: JsonObject | None = None) -> tuple[str, JsonObject]:
@@ -101,10 +128,11 @@ class EnvHost:
         obs, info = await self._call("reset", seed, options)
         return obs, info
 
-    async def step(self, action: str) -> StepResult:
-        """Step as in Gymnasium."""
-        obs, reward, terminated, truncated, info = await self._call("step", action)
-        return obs, float(reward), bool(terminated), bool(truncated), info
+    async def step(self, action: str, *, calls: str = "") -> StepResult:
+        """Step as in Gymnasium; `calls` names the tools in messages."""
+        name = f"step ({calls})" if calls else "step"
+        obs, reward, terminated, truncated, info = await self._call("step", action, name=name)
+        return obs, reward, terminated, truncated, info
 
     async def score(self) -> Score | None:
         """Return the weighted reward and its terms if the episode ended now; None when the env cannot tell."""
@@ -120,30 +148,38 @@ class EnvHost:
         """Go back to a snapshot."""
         await self._call("restore", base64.b64encode(data).decode())
 
-    def close(self) -> None:
-        """Close the environment; never waits."""
+    async def close(self) -> None:
+        """Close the environment; one that will not close is given up, and never fails an episode that is over."""
+        if self._place is not None:
+            try:
+                await self._call("leave", name="close", seconds=min(self._hosts.seconds, CLOSE_SECONDS))
+            except EpisodeError as error:
+                self._hosts.activity.trouble("close_failures", f"{self._hosts.source.id}: {error}")
         place, self._place = self._place, None
         if place is not None:
-            place.leave()
             self._hosts.take_back(place)
 
-    async def _call(self, method: str, *arguments: Json) -> Any:
-        place, seconds = self._place, self._hosts.seconds
+    async def _call(self, method: str, *arguments: Json, name: str = "", seconds: float | None = None) -> Any:
+        place, name, seconds = self._place, name or method, seconds or self._hosts.seconds
         if place is None:
-            raise EnvFailure("the environment was discarded after a missed deadline or cancellation, or closed")
+            raise EnvFailure(f"the environment was discarded: {self.lost or 'its episode is over'}")
+        clock = time.monotonic()
         try:
             async with asyncio.timeout(seconds + place.start_seconds):
                 return await place.call(method, arguments)
         except TimeoutError as error:
-            self._discard(place, is_late=True)
-            raise EnvFailure(f"{method} did not return within {seconds:g} s; {place.fate}") from error
+            self._discard(place, name)
+            raise EnvFailure(f"{name} did not return within {seconds:g} s; {place.fate}") from error
         except asyncio.CancelledError:
-            self._discard(place, is_late=False)
+            self._discard(place, name)
             raise
+        finally:
+            if isinstance(place, InlinePlace) and (took := time.monotonic() - clock) > BLOCKING_SECONDS:
+                self._hosts.has_blocked(name, took)
 
-    def _discard(self, place: Place, *, is_late: bool) -> None:
-        self._place = None
-        self._hosts.give_up(place, is_late=is_late)
+    def _discard(self, place: Place, name: str) -> None:
+        self._place, self.lost = None, f"{name} was cut off; {place.fate}"
+        self._hosts.give_up(place, name)
 
 
 def _entry(spec: EnvSpec) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import ctypes
 import json
 import os
 import queue
@@ -25,13 +26,16 @@ import gymnasium
 from gymnasium.envs.registration import EnvSpec
 from pydantic_core import to_jsonable_python
 
-from agentgrpo.core import weigh
+from agentgrpo.core import StepResult, weigh
 from agentgrpo.errors import AgentGRPOError, EnvFailure, EpisodeError, ToolFailure
+from agentgrpo.rollout.contract import Contract, checked_terms
 from agentgrpo.tooling import TOOL_LOOP, describe
 from agentgrpo.types import Json, JsonObject
 
 START_SECONDS = 60.0  # for a child process to import what it needs, besides the deadline
-MAX_LINE = 2**28  # bytes of one message of a child process
+_REAP_SECONDS = 0.2
+MAX_LINE = 2**28  # bytes of one message of a child process: a snapshot may be large
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 
 Score: TypeAlias = tuple[float, dict[str, float]]  # the weighted reward, its terms
 
@@ -47,10 +51,6 @@ class Place(ABC):
         """Call a method of `Seat`."""
 
     @abstractmethod
-    def leave(self) -> None:
-        """Close the environment, soon; the next call makes another."""
-
-    @abstractmethod
     def kill(self) -> None:
         """Give up what is running."""
 
@@ -60,41 +60,47 @@ class Place(ABC):
 
 
 class Seat:
-    """One environment and the calls it can be asked for: the same in a loop, a thread and a process."""
+    """One environment and the calls it can be asked for: the same in a loop, a thread and a process.
 
-    def __init__(self, spec: EnvSpec) -> None:
-        self.spec = spec
+    What it gives is checked here, where whatever is wrong with it is a failure of the environment.
+
+    Args:
+        spec: Of the environment.
+        lets_pass: What is not the environment's failure, although it was raised in it.
+    """
+
+    def __init__(self, spec: EnvSpec, *, lets_pass: tuple[type[BaseException], ...] = ()) -> None:
+        self.spec, self.lets_pass = spec, lets_pass
         self.env: gymnasium.Env[Any, Any] | None = None
+        self._contract = Contract()
 
     def call(self, method: str, arguments: tuple[Json, ...]) -> Any:
-        """Call a method; whatever happens, only an EpisodeError is raised."""
+        """Call a method; whatever happens, only an EpisodeError is raised, and what is let pass."""
         try:
             return getattr(self, method)(*arguments)
         except EpisodeError:
             raise
         except AgentGRPOError as error:
             raise EnvFailure(str(error)) from error
-        except (Exception, SystemExit) as error:
-            raise EnvFailure(f"{method} raised {describe(error)}") from error
+        except BaseException as error:  # also sys.exit(), and what only an event loop or a generator may raise
+            if isinstance(error, self.lets_pass):
+                raise
+            name = "close" if method == "leave" else method
+            raise EnvFailure(f"{name} raised {describe(error)}") from error
 
-    def reset(self, seed: int | None, options: JsonObject | None) -> tuple[Any, JsonObject]:
+    def reset(self, seed: int | None, options: JsonObject | None) -> tuple[str, JsonObject]:
         if self.env is None:
             self.env = gymnasium.make(self.spec, disable_env_checker=True)
-        obs, info = self.env.reset(seed=seed, options=options)
-        return obs, info
+        return self._contract.reset(self.env.reset(seed=seed, options=options))
 
-    def step(self, action: str) -> tuple[Any, ...]:
-        # Read here, where whatever is wrong with it becomes a failure of the environment.
-        obs, reward, terminated, truncated, info = self._made().step(action)
-        terms = {str(name): float(value) for name, value in (info.get("reward_terms") or {}).items()}
-        info = {**info, "reward_terms": terms} if terms else info
-        return obs, float(reward), bool(terminated), bool(truncated), info
+    def step(self, action: str) -> StepResult:
+        return self._contract.step(self._made().step(action))
 
     def score(self) -> Score | None:
         method = self._capability("score")
         if method is None:
             return None
-        terms = dict(method())
+        terms = checked_terms(method(), "score")
         return weigh(terms, self.spec.kwargs.get("reward_weights") or {}), terms
 
     def snapshot(self) -> str | None:
@@ -128,20 +134,18 @@ class InlinePlace(Place):
     fate = "it runs in the event loop, where nothing can stop it"
 
     def __init__(self, spec: EnvSpec) -> None:
-        self._seat = Seat(spec)
+        # Ctrl-C reaches the main thread wherever it is: here it is a person's, not the environment's.
+        self._seat = Seat(spec, lets_pass=(KeyboardInterrupt,))
 
     async def call(self, method: str, arguments: tuple[Json, ...]) -> Any:
         return self._seat.call(method, arguments)
 
-    def leave(self) -> None:
+    def kill(self) -> None:
         with contextlib.suppress(EpisodeError):  # its episode is over
             self._seat.call("leave", ())
 
-    def kill(self) -> None:
-        self.leave()
-
     def end(self) -> None:
-        self.leave()
+        self.kill()
 
 
 _Job: TypeAlias = tuple[str, tuple[Json, ...], "asyncio.Future[Any] | None"]
@@ -166,12 +170,9 @@ class ThreadPlace(Place):
         self._jobs.put((method, arguments, future))
         return await future
 
-    def leave(self) -> None:
-        self._jobs.put(("leave", (), None))
-
     def kill(self) -> None:
         # When what is running comes back after all, the thread closes the environment and ends.
-        self.leave()
+        self._jobs.put(("leave", (), None))
         self.end()
 
     def end(self) -> None:
@@ -216,22 +217,18 @@ class ProcessPlace(Place):
             writer.write(_line([method, arguments]))
             await writer.drain()
             line = await reader.readline()
+            answer = _read(line) if line else None
         except (OSError, ValueError) as error:
             self.kill()
             raise EnvFailure(f"{method}: lost the environment's process: {describe(error)}") from error
-        if not line:
-            status = self._exit()
+        if answer is None:
+            status = await self._exit()
             self.kill()
-            raise EnvFailure(f"{method}: the environment's process died ({status})")
+            raise EnvFailure(f"{method}: the environment's process {status}")
         self.start_seconds = 0.0
-        answer = json.loads(line)
         if "failure" in answer:
             raise (ToolFailure if answer["boundary"] == "tool" else EnvFailure)(answer["failure"])
         return answer["result"]
-
-    def leave(self) -> None:
-        if self._streams is not None:
-            self._streams[1].write(_line(["leave", []]))
 
     def kill(self) -> None:
         process, self._process = self._process, None
@@ -240,27 +237,35 @@ class ProcessPlace(Place):
         if streams is not None:
             streams[1].transport.abort()
         if process is not None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            _kill_family(process.pid)
+            try:
+                process.wait(_REAP_SECONDS)
+            except subprocess.TimeoutExpired:  # the kernel is still freeing its memory: the loop does not wait for it
+                threading.Thread(target=process.wait, name="agentgrpo-reap", daemon=True).start()
 
     def end(self) -> None:
         self.kill()
 
     async def _start(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         ours, theirs = socket.socketpair()
-        self._process = _spawn(theirs.fileno())
-        theirs.close()
-        self._streams = await asyncio.open_unix_connection(sock=ours, limit=MAX_LINE)
+        with theirs:
+            try:
+                self._process = _spawn(theirs.fileno())
+                self._streams = await asyncio.open_unix_connection(sock=ours, limit=MAX_LINE)
+            except BaseException:
+                ours.close()
+                raise
         self._streams[1].write(self._spec.to_json().encode() + b"\n")
         return self._streams
 
-    def _exit(self) -> str:
-        code = None
-        if self._process is not None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                code = self._process.wait(1.0)
-        return "exit status unknown" if code is None else f"signal {-code}" if code < 0 else f"exit status {code}"
+    async def _exit(self) -> str:
+        """Say what became of the process, whose connection is closed."""
+        for _ in range(20):
+            code = self._process.poll() if self._process is not None else None
+            if code is not None:
+                return f"died (signal {-code})" if code < 0 else f"died (exit status {code})"
+            await asyncio.sleep(0.05)
+        return "closed its connection, and was killed"
 
 
 def _spawn(descriptor: int) -> subprocess.Popen[bytes]:
@@ -275,8 +280,40 @@ def _spawn(descriptor: int) -> subprocess.Popen[bytes]:
     )
 
 
+def _kill_family(pid: int) -> None:
+    """Kill a process, its group, and its descendants that left the group."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGSTOP)  # nobody forks while they are counted
+    for descendant in _descendants(pid):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(descendant, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def _descendants(pid: int) -> list[int]:
+    """Return the children of a process, theirs, and so on: on Linux, where orphans stay below it (`serve`)."""
+    found: list[int] = []
+    pending = [pid]
+    while pending:
+        for task in Path(f"/proc/{pending.pop()}/task").glob("*/children"):
+            with contextlib.suppress(OSError):  # it ended meanwhile
+                pending += (children := [int(child) for child in task.read_text().split()])
+                found += children
+    return found
+
+
+def _stay_in_the_family() -> None:
+    """Die with the parent even while Python cannot run; keep children of children below this process. Linux only."""
+    if sys.platform == "linux":
+        prctl = ctypes.CDLL(None).prctl
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
 def serve(descriptor: int) -> None:
     """Be the child process: answer calls until the other end is gone, then end the whole process group."""
+    _stay_in_the_family()
     connection = socket.socket(fileno=descriptor)
     lines = connection.makefile("rb")
     seat = Seat(EnvSpec.from_json(lines.readline().decode()))
@@ -290,18 +327,27 @@ def serve(descriptor: int) -> None:
     threading.Thread(target=listen, daemon=True).start()
     while True:
         method, arguments = json.loads(requests.get())
-        answer = _answer(seat, method, arguments)
-        if method != "leave":
-            connection.sendall(answer)
+        connection.sendall(_answer(seat, method, arguments))
 
 
 def _answer(seat: Seat, method: str, arguments: list[Json]) -> bytes:
     try:
-        return _line({"result": seat.call(method, tuple(arguments))})
+        answer = _line({"result": seat.call(method, tuple(arguments))})
+        if len(answer) <= MAX_LINE:
+            return answer
+        failure, boundary = f"{method} returned {len(answer):,} bytes, at most {MAX_LINE:,}", "env"
     except EpisodeError as error:
-        return _line({"failure": str(error), "boundary": error.boundary.value})
-    except (TypeError, ValueError) as error:
-        return _line({"failure": f"{method} returned what is no JSON: {describe(error)}", "boundary": "env"})
+        failure, boundary = str(error), error.boundary.value
+    except (TypeError, ValueError, RecursionError) as error:
+        failure, boundary = f"{method} returned what is no JSON: {describe(error)}", "env"
+    return _line({"failure": failure, "boundary": boundary})
+
+
+def _read(line: bytes) -> JsonObject:
+    answer = json.loads(line)
+    if not isinstance(answer, dict) or not ("result" in answer or {"failure", "boundary"} <= answer.keys()):
+        raise ValueError("it wrote to the connection itself")
+    return answer
 
 
 def _line(value: Json) -> bytes:

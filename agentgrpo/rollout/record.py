@@ -70,7 +70,7 @@ class Recorder:
 
     def freeze(self, stop_reason: StopReason, failure: Failure | None = None) -> Trajectory:
         """Return the record."""
-        is_scored = stop_reason not in (StopReason.FAILED, StopReason.CANCELLED)
+        is_scored = failure is None and stop_reason not in (StopReason.FAILED, StopReason.CANCELLED)
         return Trajectory(
             key=self.key,
             env_id=self.env_id,

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from agentgrpo.activity import Activity
 from agentgrpo.engines import Engine
 from agentgrpo.errors import EngineFailure, EpisodeError
 from agentgrpo.rollout.record import Recorder
 from agentgrpo.seeds import derive_seed
+from agentgrpo.tooling import describe
 from agentgrpo.types import AssistantMessage, Generation, JsonObject, Sampling, StopReason, Turn
+
+RELEASE_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +63,31 @@ async def generate(
     except EpisodeError:
         raise
     except Exception as error:  # a connection, a device, a bug: this episode is lost, the run goes on
-        raise EngineFailure(f"the engine raised {error!r}") from error
+        raise EngineFailure(f"the engine raised {describe(error)}") from error
+    _check(generation)
     return generation, time.perf_counter() - clock
+
+
+def _check(generation: Generation) -> None:
+    """Refuse what would make a loss that is no number: it never reaches the learner."""
+    ids, logprobs = generation.token_ids, generation.logprobs
+    if len(ids) != len(logprobs):
+        raise EngineFailure(f"the engine returned {len(ids)} tokens and {len(logprobs)} logprobs")
+    for place, logprob in enumerate(logprobs):
+        if not math.isfinite(logprob):
+            raise EngineFailure(
+                f"the engine returned a logprob of {logprob} for token {place + 1} of {len(ids)}: the model's numbers "
+                "overflow; try model.dtype = 'float32', a lower learner.learning_rate or an earlier checkpoint"
+            )
+
+
+async def release(engine: Engine, session: str, activity: Activity) -> None:
+    """Let the engine forget an episode; if it cannot, that is counted and the episode stands."""
+    try:
+        async with asyncio.timeout(RELEASE_SECONDS):
+            await engine.release(session)
+    except Exception as error:
+        activity.trouble("release_failures", f"the engine could not release {session}: {describe(error)}")
 
 
 def action_text(message: AssistantMessage, action_format: str) -> str:

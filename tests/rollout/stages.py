@@ -171,4 +171,4 @@ async def play(
         try:
             return await run_episode(recorder, Task(id=key.task_id, row=row or {}), stage)
         finally:
-            host.close()
+            await host.close()

@@ -148,12 +148,16 @@ class Sleepy(Desk):
 
 
 async def test_an_environment_that_hangs_cannot_be_scored(tiny_chat: Chat) -> None:
-    late: list[dict[str, Any]] = [{"env_seconds": 0.05}, {"episode_seconds": 0.05}]
-    for limits in late:
+    late: list[tuple[dict[str, Any], StopReason, str]] = [
+        ({"env_seconds": 0.05}, StopReason.FAILED, "step (echo) did not return within 0.05 s; its thread"),
+        ({"episode_seconds": 0.05}, StopReason.DEADLINE, "the episode's 0.05 s were over: step (echo) was cut off;"),
+    ]
+    for limits, stop_reason, cause in late:
         trajectory = await play(tiny_chat, acting(tiny_chat, calls("echo")), env=Sleepy, **limits)
-        assert trajectory.stop_reason is StopReason.FAILED
+        assert trajectory.stop_reason is stop_reason
         assert trajectory.failure is not None
         assert trajectory.failure.boundary is Boundary.ENV
+        assert trajectory.failure.cause.startswith(cause)
         assert trajectory.reward is None
 
 

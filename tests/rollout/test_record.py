@@ -84,11 +84,13 @@ def test_a_fork_follows_the_longest_path_it_begins_with() -> None:
 def test_only_what_ended_by_itself_or_at_a_limit_is_scored(stop_reason: StopReason) -> None:
     made = recorder()
     made.score(1, {"outcome": 1})
-    failure = Failure(boundary=Boundary.ENV, cause="x")
-    frozen = made.freeze(stop_reason, failure)
+    frozen = made.freeze(stop_reason)
     is_scored = stop_reason not in (StopReason.FAILED, StopReason.CANCELLED)
     assert frozen.is_scored is is_scored
     assert frozen.reward_terms == ({"outcome": 1.0} if is_scored else {})
-    assert (frozen.failure, frozen.key, frozen.env_id, frozen.seed) == (failure, KEY, "desk", 7)
+    failure = Failure(boundary=Boundary.ENV, cause="x")
+    failed = made.freeze(stop_reason, failure)
+    assert not failed.is_scored  # a deadline that took the environment with it
+    assert (failed.failure, frozen.key, frozen.env_id, frozen.seed) == (failure, KEY, "desk", 7)
     assert frozen.seconds >= 0
     assert frozen.started_at > 1.7e9
