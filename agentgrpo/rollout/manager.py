@@ -140,4 +140,4 @@ class RolloutManager:
         try:
             return await run_episode(recorder, task, stage)
         finally:
-            host.close()
+            await host.close()
