@@ -137,6 +137,7 @@ class RolloutConfig(Section):
     generate_seconds: float = Field(300.0, gt=0)
     retries: int = Field(2, ge=0)  # fresh attempts at an episode that failed
     min_survivors: int = Field(2, gt=0)  # scored episodes a group needs to train
+    max_failed_share: float = Field(0.5, ge=0, le=1)  # of a rollout's episodes without a score: more stops the run
 
 
 class LearnerConfig(Section):

@@ -6,14 +6,18 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_after_attempt, wait_random_exponential
+
 from agentgrpo.types import EpisodeKey, Group, Phase, StopReason, Task, Trajectory
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds, at most, before an episode is tried again
 
 RunOne = Callable[[EpisodeKey, Task], Awaitable[Trajectory]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupResult:
-    """Everything that happened for one group: the scored episodes, and the attempts that failed."""
+    """Everything that happened for one group: the scored episodes, and the attempts that have no score."""
 
     group: Group
     failed: tuple[Trajectory, ...]
@@ -40,9 +44,21 @@ async def _run_sample(
     task: Task, phase: Phase, step: int, sample: int, retries: int, run_one: RunOne
 ) -> list[Trajectory]:
     attempts: list[Trajectory] = []
-    for attempt in range(retries + 1):
-        key = EpisodeKey(phase=phase, step=step, task_id=task.id, sample=sample, attempt=attempt)
+
+    async def attempt() -> bool:
+        key = EpisodeKey(phase=phase, step=step, task_id=task.id, sample=sample, attempt=len(attempts))
         attempts.append(await run_one(key, task))
-        if attempts[-1].stop_reason is not StopReason.FAILED:
-            break
+        return attempts[-1].stop_reason is StopReason.FAILED
+
+    await AsyncRetrying(
+        retry=retry_if_result(bool),
+        stop=stop_after_attempt(retries + 1),
+        # Full jitter: what broke for all of them at once is not asked by all of them at once again.
+        wait=wait_random_exponential(multiplier=FIRST_PAUSE, max=LONGEST_PAUSE),
+        retry_error_callback=_give_up,
+    )(attempt)
     return attempts
+
+
+def _give_up(state: RetryCallState) -> None:
+    """Leave it at the attempts made: they say why."""

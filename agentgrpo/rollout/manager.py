@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from agentgrpo.activity import Activity
 from agentgrpo.chat import Chat
 from agentgrpo.config import RolloutConfig
 from agentgrpo.engines import Engine
@@ -18,6 +19,7 @@ from agentgrpo.registry import EnvSource
 from agentgrpo.rollout.episode import Stage, run_episode
 from agentgrpo.rollout.group import GroupResult, run_group
 from agentgrpo.rollout.isolation import EnvHosts
+from agentgrpo.rollout.outage import check_outage
 from agentgrpo.rollout.record import Recorder
 from agentgrpo.rollout.turn import Limits
 from agentgrpo.seeds import derive_seed
@@ -31,6 +33,7 @@ class Counts:
     """Every dispatched episode reaches exactly one end."""
 
     dispatched: int = 0
+    retried: int = 0  # of them, further attempts at an episode that failed: when they ran depended on the clock
     ends: Counter[StopReason] = field(default_factory=Counter)
 
     @property
@@ -46,9 +49,18 @@ class Counts:
 class RolloutManager:
     """Runs groups of episodes of one environment against one engine. Use as an async context manager."""
 
-    def __init__(self, source: EnvSource, chat: Chat, engine: Engine, config: RolloutConfig, *, seed: int) -> None:
+    def __init__(
+        self,
+        source: EnvSource,
+        chat: Chat,
+        engine: Engine,
+        config: RolloutConfig,
+        *,
+        seed: int,
+        activity: Activity | None = None,
+    ) -> None:
         self.source, self.chat, self.engine, self.config, self.seed = source, chat, engine, config, seed
-        self.counts = Counts()
+        self.counts, self.activity = Counts(), activity or Activity()
         self._limits = Limits(
             max_turns=config.max_turns,
             max_tokens=config.max_tokens,
@@ -61,7 +73,12 @@ class RolloutManager:
         self._hosts: EnvHosts | None = None
 
     async def __aenter__(self) -> RolloutManager:
-        self._hosts = EnvHosts(self.source, concurrency=self.config.concurrency, seconds=self.config.tool_seconds)
+        self._hosts = EnvHosts(
+            self.source,
+            concurrency=self.config.concurrency,
+            seconds=self.config.tool_seconds,
+            activity=self.activity,
+        )
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -91,7 +108,7 @@ class RolloutManager:
             on_group: Awaited with each group as soon as it is complete.
 
         Raises:
-            RunError: the counts do not add up.
+            RunError: the counts do not add up, or too many episodes have no score.
         """
 
         async def run_one(key: EpisodeKey, task: Task) -> Trajectory:
@@ -108,11 +125,16 @@ class RolloutManager:
         async with asyncio.TaskGroup() as group:
             jobs = [group.create_task(run(task)) for task in tasks]
         self.counts.check()
-        return [job.result() for job in jobs]
+        results = [job.result() for job in jobs]
+        check_outage(results, self.config.max_failed_share)
+        return results
 
     async def _run_one(self, key: EpisodeKey, task: Task, policy: Policy, sampling: Sampling) -> Trajectory:
-        async with self._places:
+        with self.activity.waiting(str(key), "place"):
+            await self._places.acquire()
+        try:
             self.counts.dispatched += 1
+            self.counts.retried += key.attempt > 0
             try:
                 trajectory = await self._attempt(key, task, policy, sampling)
             except BaseException:
@@ -120,6 +142,8 @@ class RolloutManager:
                 raise
             self.counts.ends[trajectory.stop_reason] += 1
             return trajectory
+        finally:
+            self._places.release()
 
     async def _attempt(self, key: EpisodeKey, task: Task, policy: Policy, sampling: Sampling) -> Trajectory:
         # The start state is the task's: equal for all samples, attempts, steps. What is sampled is the episode's.
@@ -136,6 +160,7 @@ class RolloutManager:
             chat=self.chat,
             limits=self._limits,
             sampling=replace(sampling, seed=episode_seed),
+            activity=self.activity,
         )
         try:
             return await run_episode(recorder, task, stage)

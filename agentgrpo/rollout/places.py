@@ -327,7 +327,11 @@ def serve(descriptor: int) -> None:
     threading.Thread(target=listen, daemon=True).start()
     while True:
         method, arguments = json.loads(requests.get())
-        connection.sendall(_answer(seat, method, arguments))
+        try:
+            connection.sendall(_answer(seat, method, arguments))
+        except OSError as error:
+            os.write(2, f"the environment closed the connection to agentgrpo: {error}\n".encode())
+            os._exit(1)
 
 
 def _answer(seat: Seat, method: str, arguments: list[Json]) -> bytes:
