@@ -39,7 +39,8 @@ ALLOWED |= {
     "viewer": BASE | {"store", "viewer"},
     "tools": BASE | {"tooling", "tools"},
     "envs": BASE | SPINE[2] | {"tools", "envs"},
-    "cli": ALLOWED["training"] | {"viewer", "tools", "envs", "cli", "agentgrpo"},
+    "doctor": ALLOWED["training"] | {"doctor"},
+    "cli": ALLOWED["training"] | {"viewer", "tools", "envs", "cli", "agentgrpo", "doctor"},
     "agentgrpo": ALLOWED["training"],  # the package itself: its public names, lazily
 }
 LAZY = {"torch", "transformers", "vllm", "matplotlib", "datasets", "wandb", "tensorboard", "trackio", "mcp", "ray"}

@@ -44,6 +44,16 @@ def demo(set_: Set = [], max_hours: MaxHours = None) -> None:  # noqa: B006
     _load("agentgrpo.cli.commands").demo(set_, max_hours)
 
 
+@app.command()
+def doctor(
+    config: Annotated[Path | None, typer.Argument(help="A TOML file; the demo's when none is given.")] = None,
+    set_: Set = [],  # noqa: B006
+    json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Look at everything a run will need, before the run; forecast its memory, time and disk."""
+    _load("agentgrpo.cli.doctor").doctor(config, set_, as_json=json)
+
+
 @app.command(name="eval")
 def eval_(
     run: Annotated[Path, typer.Argument(help="A run directory, or a folder of runs (the newest is taken).")],

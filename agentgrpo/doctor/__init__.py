@@ -1,0 +1,1 @@
+"""`agentgrpo doctor`: looks at everything a run will need, before the run."""

@@ -1,0 +1,142 @@
+"""Parts 8 and 9 put together: what was measured goes in, what the run will take comes out, beside what is there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from agentgrpo.doctor import duration, machine, memory
+from agentgrpo.doctor.duration import say
+from agentgrpo.doctor.memory import Amount, exactly
+from agentgrpo.doctor.report import Finding, fail, need, ok, warn
+from agentgrpo.doctor.subject import Subject
+from agentgrpo.doctor.train_step import expert_shape, measure_step
+
+_TIGHT = 0.85
+_BAR = 24
+
+
+def check_memory(subject: Subject) -> Iterator[Finding]:
+    """Forecast the peak of memory, by part."""
+    parts = memory_parts(subject)
+    on_device = torch.cuda.is_available()
+    limit = torch.cuda.mem_get_info()[1] if on_device else machine.memory().limit
+    low, high = sum(a.low for a in parts), sum(a.high for a in parts)
+    values = {"low": low, "high": high, "limit": limit, "parts": {a.name: a.middle for a in parts}}
+    amount = machine.size(high) if high - low < 0.1 * high else f"{machine.size(low)} to {machine.size(high)}"
+    text = f"peak about {amount} of {machine.size(limit)}"
+    rows = [(a.name, f"{machine.size(a.middle):>8}  {bar(a.middle, high)}") for a in parts if a.middle > 1e6]
+    if low > limit:
+        yield fail(text, _less(subject, parts, limit), values, rows=rows)
+    elif high > _TIGHT * limit:
+        yield warn(f"{text}: that is tight", _less(subject, parts, limit), values, rows=rows)
+    else:
+        yield ok(text, values, rows=rows)
+
+
+def memory_parts(subject: Subject) -> list[Amount]:
+    """Return what each part of the run takes at its peak."""
+    facts, config, step = need(subject.model, "needs the model"), subject.config, subject.step
+    prompt, most = subject.longest_prompt or 1, facts.config.get("max_position_embeddings") or 2**20
+    context = min(config.engine.context_length or most, most)
+    longest = step.longest if step else min(context, prompt + config.rollout.max_tokens)
+    columns = min(context, -(-longest // 64) * 64)
+    slots = config.engine.max_sequences
+    cache = memory.cache(facts.config, slots=slots, columns=columns, dtype_bytes=facts.dtype_bytes)
+    parts = [
+        exactly("program and libraries", subject.base_bytes),
+        exactly("base weights", memory.weights(facts)),
+        exactly("adapter, gradient, optimizer", memory.adapter(facts)),
+        exactly("engine: merged weights", memory.merged(facts)),
+        exactly(f"engine: KV cache, {slots} x {columns}", cache),
+        _learner(subject),
+    ]
+    warm = subject.warm_start
+    if warm is not None and config.warm_start is not None:
+        kept = 2 * config.warm_start.sft.episodes * warm.demonstration_bytes
+        parts.append(Amount(name="left by the warm start", low=0.0, high=kept))
+    return parts
+
+
+def _learner(subject: Subject) -> Amount:
+    facts, config, step = need(subject.model, "needs the model"), subject.config, subject.step
+    if step is None:
+        budget = config.learner.tokens_per_microbatch
+        size = memory.learner(facts, config.learner, tokens=budget, trained=budget // 4, how=config.model)
+        return Amount(name="learner: a full microbatch", low=0.2 * size, high=size)
+    name = f"learner: {step.batch_tokens} tokens at once"
+    size = memory.learner(
+        facts, config.learner, tokens=step.batch_tokens, trained=step.trained_tokens, how=config.model
+    )
+    return exactly(name, step.learn_bytes if step.learn_bytes is not None else size)
+
+
+def _less(subject: Subject, parts: Sequence[Amount], limit: int) -> str:
+    """Return what to lower: the part that takes most."""
+    largest = max(parts, key=lambda a: a.middle).name
+    if "KV" in largest:
+        facts, config = need(subject.model, "needs the model"), subject.config
+        rest = sum(a.middle for a in parts if "KV" not in a.name)
+        each = max(1.0, max(a.middle for a in parts if "KV" in a.name) / config.engine.max_sequences)
+        slots = max(1, int((0.8 * limit - rest) / each))
+        half = "" if facts.dtype_bytes < 4 else ', or dtype = "bfloat16"'
+        return f"set engine.max_sequences = {slots} (and rollout.concurrency to the same), or a shorter context{half}"
+    if "learner" in largest:
+        return "lower learner.tokens_per_microbatch, or set model.gradient_checkpointing = true"
+    return 'take a smaller model, or dtype = "bfloat16" ([model])'
+
+
+def check_time(subject: Subject, start: float) -> Iterator[Finding]:
+    """Forecast how long the run takes, by stage, and how many tokens it samples."""
+    step = need(subject.step, "needs a measured train step")
+    config, heldout = subject.config, len(subject.heldout_tasks)
+    found = duration.stages(config, step, warm=subject.warm_start, expert=subject.expert, heldout=heldout, start=start)
+    low, middle, high = duration.total(found, config.train.max_hours)
+    count = duration.episodes(config, heldout)
+    rows = [(s.name, f"{_range(s.low, s.high):>18}  {bar(s.middle, middle)}") for s in found]
+    yield ok(
+        f"about {say(middle)} for the whole run, between {say(low)} and {say(high)}",
+        {"low": low, "middle": middle, "high": high, "stages": {s.name: s.middle for s in found}},
+        rows=rows,
+    )
+    yield ok(
+        f"about {count} episodes, {count * step.shape.sampled:,.0f} sampled tokens "
+        f"({step.shape.turns:.1f} turns and {step.shape.sampled:.0f} tokens each; "
+        f"{step.sampled / step.rollout_seconds:,.0f} tokens/s now)",
+        {"episodes": count, "tokens": count * step.shape.sampled},
+    )
+    yield from _why(subject, high - low > 0.3 * middle)
+
+
+def measure(subject: Subject) -> Iterator[Finding]:
+    """Measure a train step and say what it was."""
+    subject.step = step = measure_step(subject)
+    subject.expert = expert_shape(subject)
+    played = "demonstrations of the warm start's quality played through the engine" if subject.warm_start else "sampled"
+    whole = "one train step" if step.is_whole else f"{step.episodes} episodes of a train step"
+    yield ok(
+        f"{whole}: rollout {step.rollout_seconds:.1f} s, learning {step.learn_seconds:.1f} s, "
+        f"publishing {step.publish_seconds:.2f} s ({played})",
+        {"rollout": step.rollout_seconds, "learn": step.learn_seconds, "publish": step.publish_seconds},
+    )
+
+
+def bar(part: float, whole: float) -> str:
+    """Return a bar as long as a part's share of the whole."""
+    return "█" * round(_BAR * part / whole) if whole else ""
+
+
+def _range(low: float, high: float) -> str:
+    return say(high) if high - low < 0.1 * high else f"{say(low)} to {say(high)}"
+
+
+def _why(subject: Subject, is_wide: bool) -> Iterator[Finding]:
+    if is_wide:
+        learned = "groups become flat and are not trained on" if subject.config.learner.drop_zero_variance else ""
+        known = "" if subject.expert else "no oracle shows how long a good episode is"
+        why = "; ".join(filter(None, (learned, known))) or "episodes change as the agent learns"
+        yield ok(f"a range, because {why}: how soon depends on how fast it learns")
+    load, cores = machine.load(), machine.cores()
+    if load > cores / 2 + 0.5:
+        yield warn(f"measured under load ({load:.1f} on {cores:g} cores): alone it would be faster")

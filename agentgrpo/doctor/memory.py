@@ -1,0 +1,104 @@
+"""Part 8: how much memory a run takes, by part. Pure functions of sizes; what they are checked against is measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agentgrpo.config import EngineConfig, LearnerConfig, ModelConfig
+from agentgrpo.doctor.subject import ModelFacts
+from agentgrpo.types import JsonObject
+
+MERGE_LIMIT = 1 << 30  # the engine merges adapters whose merged copies are smaller than this
+_LIVE_VERSIONS = 2  # the policy in use and the one just published
+_HEAD_COPIES = 4  # logits, divided by the temperature, their logprobs, their gradient
+_HEAD_CHUNK = 8192  # vocabulary entries the learner's head computes at a time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Amount:
+    """What one part of a run takes, in bytes: at least and at most."""
+
+    name: str
+    low: float
+    high: float
+
+    @property
+    def middle(self) -> float:
+        return (self.low + self.high) / 2
+
+
+def exactly(name: str, size: float) -> Amount:
+    """Return an amount that is known."""
+    return Amount(name=name, low=size, high=size)
+
+
+def weights(facts: ModelFacts) -> float:
+    """Return the bytes of the base weights; engine and learner share them."""
+    return facts.parameters * facts.dtype_bytes
+
+
+def adapter(facts: ModelFacts) -> float:
+    """Return the bytes of the adapter in float32, its gradient, Adam's two moments, and two published copies."""
+    return facts.adapter_parameters * 4 * (1 + 1 + 2 + _LIVE_VERSIONS)
+
+
+def merged(facts: ModelFacts) -> float:
+    """Return the bytes of the engine's merged copies of the adapted layers; half precision is never merged."""
+    size = facts.linear_parameters * facts.dtype_bytes
+    return _LIVE_VERSIONS * size if facts.dtype_bytes == 4 and size <= MERGE_LIMIT else 0
+
+
+def cache(model: JsonObject, *, slots: int, columns: int, dtype_bytes: int) -> float:
+    """Return the bytes of keys and values of `columns` tokens in each of `slots` sequences."""
+    return float(slots * columns * cache_column(model, dtype_bytes))
+
+
+def cache_column(model: JsonObject, dtype_bytes: int) -> int:
+    """Return the bytes of the keys and values of one token."""
+    heads = int(model["num_attention_heads"])
+    kv_heads = int(model.get("num_key_value_heads") or heads)
+    head_dim = int(model.get("head_dim") or model["hidden_size"] // heads)
+    return 2 * int(model["num_hidden_layers"]) * kv_heads * head_dim * dtype_bytes
+
+
+def activations(model: JsonObject, *, tokens: int, rank: int, dtype_bytes: int, checkpointing: bool) -> float:
+    """Return the bytes a forward pass of the learner keeps for its backward pass.
+
+    Per token and layer: the inputs of two norms and of the linear layers, queries, keys, values, the attention's
+    output, the gated product and its factors, and the adapter's inner values.
+    """
+    hidden, layers = int(model["hidden_size"]), int(model["num_hidden_layers"])
+    if checkpointing:
+        layers, kept = 1, hidden * int(model["num_hidden_layers"])
+    else:
+        kept = 0
+    heads = int(model["num_attention_heads"])
+    head_dim = int(model.get("head_dim") or hidden // heads)
+    attention = head_dim * (3 * heads + 6 * int(model.get("num_key_value_heads") or heads))
+    per_layer = 8 * hidden + attention + 5 * int(model.get("intermediate_size") or 4 * hidden) + 7 * rank
+    return float(tokens) * (layers * per_layer + kept) * dtype_bytes
+
+
+def head(vocabulary: int, trained_tokens: int) -> float:
+    """Return the bytes of the logits of the trained tokens, in float32, and of what is computed from them."""
+    return float(trained_tokens) * min(vocabulary, _HEAD_CHUNK) * 4 * _HEAD_COPIES
+
+
+def floor(facts: ModelFacts, engine: EngineConfig, prompt_tokens: int) -> float:
+    """Return the bytes that weights and cache take before a token is sampled."""
+    columns = prompt_tokens or 1
+    return weights(facts) + cache(
+        facts.config, slots=engine.max_sequences, columns=columns, dtype_bytes=facts.dtype_bytes
+    )
+
+
+def learner(facts: ModelFacts, config: LearnerConfig, *, tokens: int, trained: int, how: ModelConfig) -> float:
+    """Return the bytes of the learner's largest microbatch."""
+    kept = activations(
+        facts.config,
+        tokens=min(tokens, config.tokens_per_microbatch),
+        rank=how.lora.rank,
+        dtype_bytes=facts.dtype_bytes,
+        checkpointing=how.gradient_checkpointing,
+    )
+    return kept + head(int(facts.config["vocab_size"]), trained)

@@ -1,0 +1,156 @@
+"""One train step, measured: rollout, store, learn, publish, as the run does them, in a folder of the doctor's own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from agentgrpo.blocking import run_blocking
+from agentgrpo.demonstrations import demonstrations
+from agentgrpo.doctor import machine
+from agentgrpo.doctor.environment import need_source
+from agentgrpo.doctor.report import need
+from agentgrpo.doctor.rollout import limited, sampling
+from agentgrpo.doctor.script import ListeningEngine, write_scripts
+from agentgrpo.doctor.subject import Shape, StepCost, Subject
+from agentgrpo.engines import Engine
+from agentgrpo.errors import EnvError
+from agentgrpo.learner.batch import Row, pack
+from agentgrpo.rollout.group import GroupResult
+from agentgrpo.rollout.manager import RolloutManager
+from agentgrpo.store.episodes import EpisodeStore
+from agentgrpo.types import EpisodeKey, Group, Policy, Task, Trajectory
+from agentgrpo.workbench import Workbench
+
+_STEP_SECONDS = 20.0  # a whole train step is run when it should take less than this, else some groups of it
+_EXPERT_EPISODES = 24
+
+
+@dataclass(frozen=True, slots=True)
+class _Rollout:
+    results: list[GroupResult]
+    seconds: float
+    added: int
+    disk_bytes: int
+
+
+def measure_step(subject: Subject) -> StepCost:
+    """Run one train step, or as many groups of it as there is time for, and return what it cost."""
+    bench = need(subject.bench, "needs the engine")
+    need(subject.group, "needs a group of episodes")
+    tasks = _tasks(subject)
+    engine = _engine(subject, bench, tasks)
+    rollout = run_blocking(_roll_out(subject, bench, engine, tasks))
+    trajectories = [t for result in rollout.results for t in result.trajectories]
+    groups = [r.group for r in rollout.results if len(r.group.trajectories) >= 2]
+    need(groups or None, "needs groups of at least two scored episodes")
+    with machine.watch_peak() as peak:
+        clock = time.perf_counter()
+        learned = bench.learner.step(groups)
+        learn_seconds = time.perf_counter() - clock
+    clock = time.perf_counter()
+    run_blocking(_publish(bench))
+    publish_seconds = time.perf_counter() - clock
+    trained = {d.key for d in learned.decisions if d.trains}
+    return StepCost(
+        episodes=len(trajectories),
+        rollout_seconds=rollout.seconds,
+        learn_seconds=learn_seconds,
+        publish_seconds=publish_seconds,
+        shape=shape(trajectories),
+        longest=max(t.token_count for t in trajectories),
+        learn_bytes=peak.added if peak.is_own else None,
+        engine_bytes=rollout.added,
+        disk_bytes=rollout.disk_bytes / len(trajectories),
+        sampled=sum(t.sampled_count for t in trajectories),
+        is_whole=len(tasks) == subject.config.rollout.tasks_per_step,
+        trained_groups=sum(any(t.key in trained for t in g.trajectories) for g in groups) / len(groups),
+        trained_tokens=int(learned.metrics["trained_tokens"]),
+        batch_tokens=_largest_batch(subject, groups, trained),
+    )
+
+
+def shape(trajectories: Sequence[Trajectory]) -> Shape:
+    """Return what an episode is on average."""
+    count = len(trajectories)
+    return Shape(
+        turns=sum(len(t.turns) or 1 for t in trajectories) / count,
+        sampled=sum(t.sampled_count for t in trajectories) / count,
+        tokens=sum(t.token_count for t in trajectories) / count,
+    )
+
+
+def expert_shape(subject: Subject) -> Shape | None:
+    """Return what an episode of the environment's oracle is on average; None when it has no oracle."""
+    chat, source = need(subject.chat, "needs the chat template"), need_source(subject)
+    try:
+        played = list(
+            demonstrations(source, subject.train_tasks, count=_EXPERT_EPISODES, quality=1.0, seed=subject.config.seed)
+        )
+    except EnvError:
+        return None
+    sampled = [sum(len(chat.completion(action)) for action, _ in p.turns) for p in played]
+    turns = [len(p.turns) for p in played]
+    return Shape(turns=sum(turns) / len(turns), sampled=sum(sampled) / len(sampled), tokens=0.0)
+
+
+def _tasks(subject: Subject) -> Sequence[Task]:
+    wanted = subject.config.rollout.tasks_per_step
+    groups = wanted if subject.group_seconds * wanted <= _STEP_SECONDS * 4 else 1
+    if groups == 1:
+        groups = max(1, min(wanted, int(_STEP_SECONDS // max(subject.group_seconds, 1e-3))))
+    return subject.train_tasks[:groups]
+
+
+def _engine(subject: Subject, bench: Workbench, tasks: Sequence[Task]) -> Engine:
+    """Return the engine, or for a throw-away model one that plays demonstrations of the warm start's quality."""
+    settings = subject.config.warm_start
+    if subject.warm_start is None or settings is None:
+        return bench.engine
+    samples = subject.config.rollout.group_size
+    scripts = write_scripts(
+        bench.source, bench.chat, tasks, samples=samples, quality=settings.sft.quality, seed=subject.config.seed
+    )
+    return ListeningEngine(bench.engine, scripts)
+
+
+async def _roll_out(subject: Subject, bench: Workbench, engine: Engine, tasks: Sequence[Task]) -> _Rollout:
+    config = limited(bench.config)
+    store = EpisodeStore(subject.folder / "episodes.sqlite")
+
+    async def keep(result: GroupResult) -> None:
+        await store.add(result.trajectories)
+
+    try:
+        async with RolloutManager(bench.source, bench.chat, engine, config.rollout, seed=config.seed) as manager:
+            with machine.watch_peak() as peak:
+                clock = time.perf_counter()
+                results = await manager.rollout(
+                    tasks,
+                    policy=Policy(),
+                    phase="train",
+                    step=1,
+                    group_size=config.rollout.group_size,
+                    sampling=sampling(config),
+                    on_group=keep,
+                )
+                seconds = time.perf_counter() - clock
+    finally:
+        store.close()
+    return _Rollout(results, seconds, peak.added, store.path.stat().st_size)
+
+
+async def _publish(bench: Workbench) -> None:
+    await bench.engine.publish(bench.policy.adapter(), Policy(version=1))
+    await bench.engine.retire(Policy())
+
+
+def _largest_batch(subject: Subject, groups: Sequence[Group], trained: set[EpisodeKey]) -> int:
+    rows = [
+        Row(sequence=sequence, advantage=0.0, episode=index)
+        for index, trajectory in enumerate(t for g in groups for t in g.trajectories if t.key in trained)
+        for sequence in trajectory.sequences()
+    ]
+    batches = pack(rows, token_budget=subject.config.learner.tokens_per_microbatch) if rows else []
+    return max((batch.token_count for batch in batches), default=0)

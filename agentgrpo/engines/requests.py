@@ -1,0 +1,223 @@
+"""Who sits in which slot of the cache: requests, the sessions that keep a slot between turns, and their tokens.
+
+Plain arrays, one row per slot, so that a step costs a handful of array operations however many sequences run.
+It knows no tensors and no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agentgrpo.engines.attention import Ints
+from agentgrpo.errors import EngineFailure
+from agentgrpo.types import FinishReason, Generation, Policy, Sampling
+
+MIN_SHARED = 16  # a common beginning shorter than this is not worth a copy
+
+Copy = tuple[int, int, int]  # source slot, target slot, length
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One generation under way. `on_end` receives a Generation or the exception that ended it."""
+
+    prompt_ids: tuple[int, ...]
+    sampling: Sampling
+    policy: Policy
+    session: str
+    on_end: Callable[[Generation | Exception], None]
+    slot: int = -1
+
+
+class Seats:
+    """The slots as arrays [S]: what each sequence is, how much of it is cached, how its next token is drawn."""
+
+    def __init__(self, slots: int, context_length: int) -> None:
+        self.context_length = context_length
+        self.tokens = np.zeros((slots, context_length + 1), dtype=np.int64)
+        self.logprobs = np.zeros((slots, context_length + 1))
+        self.cached = np.zeros(slots, dtype=np.int64)  # tokens whose keys and values are in the cache
+        self.prefilled = np.zeros(slots, dtype=np.int64)  # how many of them, from the first, were fed as prompt
+        self.prompt = np.zeros(slots, dtype=np.int64)  # length of the prompt of the request in the slot
+        self.sampled = np.zeros(slots, dtype=np.int64)
+        self.limit = np.zeros(slots, dtype=np.int64)  # most tokens to sample
+        self.temperature = np.zeros(slots, dtype=np.float32)
+        self.top_p = np.ones(slots, dtype=np.float32)
+        self.top_k = np.zeros(slots, dtype=np.int64)
+        self.seed = np.zeros(slots, dtype=np.uint64)
+        self.stops = np.full((slots, 1), -1, dtype=np.int64)
+        self._requests: list[Request | None] = [None] * slots
+        self._policies: list[Policy | None] = [None] * slots  # under which the cached tokens were computed
+        self._sessions: dict[str, int] = {}
+        self._owners: list[str] = [""] * slots
+
+    @property
+    def is_busy(self) -> bool:
+        return any(r is not None for r in self._requests)
+
+    def requests(self) -> list[Request]:
+        """Return the requests under way."""
+        return [r for r in self._requests if r is not None]
+
+    def policies(self) -> list[Policy]:
+        """Return the policies of the requests under way, the oldest version first."""
+        return sorted({r.policy for r in self.requests()}, key=str)
+
+    # -- coming and going --------------------------------------------------------------------------------------------
+
+    def admit(self, queue: Sequence[Request]) -> tuple[list[Request], list[Copy]]:
+        """Seat what can be seated; return the requests that wait on, and what to copy for those that begin alike.
+
+        A session's next turn always finds its own slot. A slot is taken from nobody: sequences that were computed
+        again would differ in the last bits from those that were not.
+        """
+        waiting: list[Request] = []
+        copies: list[Copy] = []
+        origin: dict[int, int] = {}
+        free = [i for i, r in enumerate(self._requests) if r is None and not self._owners[i]][::-1]
+        for request in queue:
+            own = self._sessions.get(request.session) if request.session else None
+            if own is not None and self._requests[own] is None:
+                self._seat(request, own)
+            elif own is not None or not free:
+                waiting.append(request)
+            else:
+                donor, length, soon = self._donor(request)
+                if soon >= length + MIN_SHARED:
+                    waiting.append(request)  # a sequence that begins alike is being fed: copy from it then
+                    continue
+                slot = free.pop()
+                self.cached[slot] = self.prefilled[slot] = 0
+                if length >= MIN_SHARED:
+                    origin[slot] = origin.get(donor, donor)  # all are copied at once: never from a copy
+                    copies.append((origin[slot], slot, length))
+                    self.tokens[slot, :length] = request.prompt_ids[:length]
+                    self.cached[slot] = self.prefilled[slot] = length
+                    self._policies[slot] = request.policy
+                self._seat(request, slot)
+        return waiting, copies
+
+    def _seat(self, request: Request, slot: int) -> None:
+        prompt = np.array(request.prompt_ids, dtype=np.int64)
+        known = min(int(self.cached[slot]), len(prompt) - 1) if self._policies[slot] == request.policy else 0
+        keep = _common(self.tokens[slot, :known], prompt[:known])
+        sampling = request.sampling
+        self.tokens[slot, : len(prompt)] = prompt
+        self.cached[slot], self.prefilled[slot] = keep, min(keep, self.prefilled[slot])
+        self.prompt[slot], self.sampled[slot] = len(prompt), 0
+        self.limit[slot] = min(sampling.max_tokens, self.context_length - len(prompt))
+        self.temperature[slot], self.top_k[slot] = sampling.temperature, sampling.top_k
+        self.top_p[slot], self.seed[slot] = sampling.top_p, sampling.seed & (2**64 - 1)
+        self._set_stops(slot, sampling.stop_token_ids)
+        self._requests[slot], self._policies[slot], request.slot = request, request.policy, slot
+        if request.session:
+            self._sessions[request.session], self._owners[slot] = slot, request.session
+
+    def _set_stops(self, slot: int, stops: Sequence[int]) -> None:
+        missing = len(stops) - self.stops.shape[1]
+        if missing > 0:
+            self.stops = np.pad(self.stops, ((0, 0), (0, missing)), constant_values=-1)
+        self.stops[slot] = -1
+        self.stops[slot, : len(stops)] = stops
+
+    def _donor(self, request: Request) -> tuple[int, int, int]:
+        """Return the slot that begins most like a prompt, how much of that is cached, and how much will be soon.
+
+        Only what was fed as prompt counts: a sampled token was computed alone, its keys differ in the last bits.
+        """
+        rows = [i for i, p in enumerate(self._policies) if p == request.policy]
+        if not rows:
+            return -1, 0, 0
+        prompt = np.array(request.prompt_ids[:-1], dtype=np.int64)
+        alike = np.minimum.accumulate(self.tokens[rows, : len(prompt)] == prompt, axis=1).sum(axis=1)
+        ready = np.minimum(alike, self.prefilled[rows])
+        is_first = np.array([self._requests[i] is not None for i in rows]) & (self.cached[rows] == self.prefilled[rows])
+        soon = np.where(is_first, np.minimum(alike, self.prompt[rows]), 0)
+        best = int(ready.argmax())
+        return rows[best], int(ready[best]), int(soon.max())
+
+    def leave(self, request: Request) -> None:
+        """Free the place of a request that ended; its session keeps the slot and what is cached there."""
+        slot, request.slot = request.slot, -1
+        if slot < 0 or self._requests[slot] is not request:
+            return
+        self._requests[slot] = None
+        if not self._owners[slot]:
+            self._policies[slot] = None
+
+    def release(self, session: str) -> None:
+        """Free the slot of a session; unknown sessions are fine."""
+        slot = self._sessions.pop(session, None)
+        if slot is not None:
+            self._owners[slot] = ""
+            if self._requests[slot] is None:
+                self._policies[slot] = None
+
+    def forget(self, policy: Policy) -> None:
+        """Never again use what was cached under a policy."""
+        self._policies = [None if p == policy else p for p in self._policies]
+
+    # -- one pass ----------------------------------------------------------------------------------------------------
+
+    def feed(self, policy: Policy, most: int) -> tuple[Ints, Ints, int]:
+        """Return the slots [N] and positions [N] of the tokens to feed next, and how many are single queries.
+
+        First the last sampled token of every running sequence, in the order of the slots, then up to `most` tokens
+        of prompts; at least one prompt goes on.
+        """
+        rows = np.array([i for i, r in enumerate(self._requests) if r is not None and r.policy == policy])
+        is_running = self.cached[rows] >= self.prompt[rows]
+        running = rows[is_running]
+        slots, positions = [running], [self.cached[running]]
+        for slot in rows[~is_running]:
+            count = min(int(self.prompt[slot] - self.cached[slot]), most)
+            if count <= 0:
+                break
+            most -= count
+            slots.append(np.full(count, slot))
+            positions.append(np.arange(self.cached[slot], self.cached[slot] + count))
+        return np.concatenate(slots), np.concatenate(positions), len(running)
+
+    def fed(self, slots: Ints, positions: Ints) -> Ints:
+        """Note what is cached now; return the places [R] in the pass after which a token is to be sampled."""
+        is_contiguous = self.prefilled == self.cached
+        np.maximum.at(self.cached, slots, positions + 1)
+        grows = is_contiguous[slots] & (positions < self.prompt[slots])
+        np.maximum.at(self.prefilled, slots[grows], positions[grows] + 1)
+        return np.flatnonzero(positions + 1 == self.prompt[slots] + self.sampled[slots])
+
+    def take(
+        self, slots: Ints, tokens: Ints, logprobs: NDArray[np.float64]
+    ) -> Iterator[tuple[Request, Generation | Exception]]:
+        """Append a sampled token to each of these sequences; yield those that end with it, already out of their slot."""
+        places = self.prompt[slots] + self.sampled[slots]
+        self.tokens[slots, places] = tokens
+        self.logprobs[slots, self.sampled[slots]] = logprobs
+        self.sampled[slots] += 1
+        is_stop = (self.stops[slots] == tokens[:, None]).any(axis=1)
+        is_broken = ~np.isfinite(logprobs)
+        for index in np.flatnonzero(is_stop | is_broken | (self.sampled[slots] >= self.limit[slots])):
+            slot = int(slots[index])
+            request = self._requests[slot]
+            assert request is not None, "only sequences under way are fed"
+            result = self._result(request, slot, "stop" if is_stop[index] else "length")
+            self.leave(request)
+            yield request, result
+
+    def _result(self, request: Request, slot: int, reason: FinishReason) -> Generation | Exception:
+        start, count = int(self.prompt[slot]), int(self.sampled[slot])
+        logprobs = self.logprobs[slot, :count]
+        if not np.isfinite(logprobs).all():
+            return EngineFailure(f"{request.policy} gave a logprob of {logprobs[-1]}: not finite")
+        ids = self.tokens[slot, start : start + count]
+        return Generation(token_ids=tuple(ids.tolist()), logprobs=tuple(logprobs.tolist()), finish_reason=reason)
+
+
+def _common(a: Ints, b: Ints) -> int:
+    """Return the length of the common beginning of two arrays of one length."""
+    differ = np.flatnonzero(a != b)
+    return int(differ[0]) if len(differ) else len(a)
