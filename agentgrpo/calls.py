@@ -75,7 +75,7 @@ def check_call(value: Json, call_id: str, raw: str) -> ToolCall | BadCall:
         form = f"; {_FORM}" if value.kind == "invalid_json" else ""
         return bad_call(call_id, raw, value.kind, value.message + form)
     if not isinstance(value, dict):
-        return bad_call(call_id, raw, "invalid_json", f"got {kind_of(value)}; {_FORM}")
+        return bad_call(call_id, raw, "malformed", f"got {kind_of(value)}; {_FORM}")
     return make_call(value.get("name"), value.get("arguments", {}), call_id, raw)
 
 

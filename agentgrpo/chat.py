@@ -1,26 +1,27 @@
 """Messages <-> token ids, exactly, on the `renderers` library. It knows neither engines nor environments.
 
-What a model sampled is never re-tokenized: the next prompt extends the ids there are, or the caller forks. Content can
-never become control: text that spells a control token is encoded without it.
+What a model sampled is never re-tokenized: the next prompt extends the ids there are, or the caller forks. Content
+never becomes control: each prompt whose content could is proved against the same prompt with harmless content.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import renderers
 from renderers.configs import config_from_name
-from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from agentgrpo.content import Controls, map_message, map_text
 from agentgrpo.errors import ConfigError, ModelError, ParseFailure
-from agentgrpo.tooling import encodable
-from agentgrpo.types import AssistantMessage, BadCall, JsonObject, Message, ToolCall
+from agentgrpo.replies import ReplyReader
+from agentgrpo.types import AssistantMessage, JsonObject, Message, ToolCall
 
 logger = logging.getLogger(__name__)
 
@@ -38,19 +39,9 @@ _PROBE_TOOLS: list[JsonObject] = [
         "function": {"name": "look", "description": "Look.", "parameters": {"type": "object", "properties": {}}},
     }
 ]
-_EXPECTED = {
-    "invalid_json": 'expected {"name": <tool>, "arguments": {...}} as JSON',
-    "unclosed": "the call was cut off before its end; write it again, shorter",
-    "missing_name": 'expected {"name": <tool>, "arguments": {...}}: the name is missing or no string',
-    "malformed": "the call is not in the form the system message describes",
-    "invalid_arguments": "expected arguments to be a JSON object",
-}
-_STATUS = {
-    "invalid_json": "invalid_json",
-    "unclosed_block": "unclosed",
-    "missing_name": "missing_name",
-    "malformed_structure": "malformed",
-}
+_ROLES = ("system", "developer", "user", "assistant", "tool")
+_FORGED = "content that spells control tokens changes what the chat template makes of the conversation"
+Build = Callable[[list[Message], list[Any] | None], renderers.RenderedTokens | None]
 
 
 class CachedTokenizer:
@@ -90,13 +81,9 @@ class Chat:
         self.renderer = renderer
         self.renderer_name = str(renderer.config.name) if hasattr(renderer, "config") else "custom"
         self.stop_token_ids = tuple(renderer.get_stop_token_ids())
-        controls = {str(text): int(i) for text, i in tokenizer.get_added_vocab().items()}
-        self._control_text = {i: text for text, i in controls.items()}
-        # What delimits turns has no place inside one, whoever wrote it; calls and thinking have, in the model's own.
-        self._delimiters = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special]
-        self._content_tokenizer = _without_added_tokens(tokenizer)
-        self._marks_content = bool(renderer.render(list(_PROBE)).is_content)
-        self._defused: dict[str, list[Any]] = {}
+        self._controls = Controls(tokenizer)
+        self._specs = lru_cache(maxsize=64)(self._make_specs)
+        self._replies = ReplyReader(tokenizer, renderer)
 
     @classmethod
     def from_folder(
@@ -135,7 +122,9 @@ class Chat:
         Raises:
             ParseFailure: the template refuses these messages.
         """
-        return self._neutralise(self._render(messages, tools), 0)
+        ids = self._proved(self._prompt, messages, tools, 0)
+        assert ids is not None  # only an extension may be none
+        return ids
 
     def extend(
         self,
@@ -150,30 +139,26 @@ class Chat:
             ParseFailure: the template refuses these messages.
         """
         known = [*prompt_ids, *completion_ids]
-        try:
-            rendered = self.renderer.bridge_to_next_turn(
-                list(prompt_ids), list(completion_ids), list(map(self._plain, messages)), tools=self._specs(tools)
-            )
-        except Exception as error:
-            raise ParseFailure(f"the chat template could not extend the conversation: {error}") from error
-        if rendered is None or rendered.token_ids[: len(known)] != known:
-            return None
-        return self._neutralise(rendered, len(known))
+
+        def build(news: list[Message], specs: list[Any] | None) -> renderers.RenderedTokens | None:
+            rendered = self.renderer.bridge_to_next_turn(list(prompt_ids), list(completion_ids), news, tools=specs)
+            return rendered if rendered is not None and rendered.token_ids[: len(known)] == known else None
+
+        return self._proved(build, messages, tools, len(known))
 
     def parse(
         self, completion_ids: Sequence[int], prompt_ids: Sequence[int], tools: Sequence[JsonObject], *, call_prefix: str
     ) -> AssistantMessage:
         """Parse sampled ids into a message. Total: a call that cannot be read becomes a `BadCall`, alone."""
-        try:
-            parsed = self.renderer.parse_response(
-                list(completion_ids), tools=self._specs(tools), prompt_ids=list(prompt_ids)
-            )
-        except Exception as error:  # a parser bug or a text no parser survives is the model's error, not the run's
-            raw = self.decode(completion_ids)
-            logger.debug("parser raised %r on %r", error, raw)
-            return AssistantMessage(content="", calls=(_bad(f"{call_prefix}_0", raw, "malformed"),))
-        calls = tuple(_call(f"{call_prefix}_{i}", c) for i, c in enumerate(parsed.tool_calls))
-        return AssistantMessage(content=parsed.content, calls=calls, reasoning=parsed.reasoning_content)
+        reply = self._replies.read(completion_ids, prompt_ids, self._specs(json.dumps(tools))[0], call_prefix)
+        restore = self._controls.put_together
+        calls = [
+            replace(call, name=restore(call.name), arguments=map_text(call.arguments, restore))
+            if isinstance(call, ToolCall)
+            else call
+            for call in reply.calls
+        ]
+        return replace(reply, content=restore(reply.content), calls=tuple(calls))
 
     def completion(self, action: JsonObject) -> list[int]:
         """Return the ids a model would have sampled to take a canonical action (for demonstrations).
@@ -181,62 +166,76 @@ class Chat:
         Raises:
             ParseFailure: the template renders the same question differently once it is answered.
         """
-        question: list[Message] = [{"role": "user", "content": "?"}]
-        before = self.decode(self._render(question, ()).token_ids)
-        full = self.renderer.render(list(map(self._plain, [*question, assistant_message(action)])))
-        text = self.decode(full.token_ids)
-        if not text.startswith(before):
-            raise ParseFailure(f"the chat template changes its prompt {before[-80:]!r} once it is answered")
-        ids: list[int] = self.tokenizer.encode(text[len(before) :], add_special_tokens=False)
-        ends = [i for i, token in enumerate(ids) if token in self.stop_token_ids]
-        return ids[: ends[0] + 1] if ends else ids
+        message, controls = assistant_message(action), self._controls
+        ids = self._answer(map_message(message, controls.break_up))
+        harmless = map_message(message, controls.hidden)
+        if harmless == message:
+            return ids
+        expected = controls.of(self._answer(harmless))
+        if controls.of(ids) != expected:
+            ids = self._answer(map_message(message, controls.break_all))
+        if controls.of(ids) != expected:
+            raise ParseFailure(_FORGED)
+        return ids
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of ids, control tokens included."""
         return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=False))
 
-    def _render(self, messages: Sequence[Message], tools: Sequence[JsonObject]) -> renderers.RenderedTokens:
+    def _prompt(self, messages: list[Message], specs: list[Any] | None) -> renderers.RenderedTokens:
+        return self.renderer.render(messages, tools=specs, add_generation_prompt=True)
+
+    def _proved(
+        self, build: Build, messages: Sequence[Message], tools: Sequence[JsonObject], start: int
+    ) -> list[int] | None:
+        """Return the ids `build` makes, once it is proved that no content became control (from `start` on).
+
+        Content that gives no reason to doubt is rendered once: its ids are the chat template's own.
+        """
+        controls = self._controls
         try:
-            return self.renderer.render(
-                list(map(self._plain, messages)), tools=self._specs(tools), add_generation_prompt=True
-            )
+            plain = [_checked(message) for message in messages]
+            broken, all_broken, harmless = self._specs(json.dumps(tools))
+            own = [map_message(m, controls.break_up) if m["role"] == "assistant" else m for m in plain]
+            rendered = build(own, broken)
+            hidden = [map_message(m, controls.hidden) for m in plain]
+            if hidden == plain and harmless is broken:
+                return None if rendered is None else list(rendered.token_ids)
+            proof = build(hidden, harmless)
+            if proof is None or rendered is None:
+                return None
+            expected = controls.of(proof.token_ids[start:])
+            if rendered.is_content and controls.of((ids := controls.plain(rendered, start))[start:]) == expected:
+                return ids
+            for change, specs in ((controls.break_up, broken), (controls.break_all, all_broken)):
+                rendered = build([map_message(m, change) for m in plain], specs)
+                if rendered is not None and controls.of(rendered.token_ids[start:]) == expected:
+                    return list(rendered.token_ids)
+        except ParseFailure:
+            raise
         except Exception as error:
             raise ParseFailure(f"the chat template could not render the conversation: {error}") from error
+        raise ParseFailure(_FORGED)
 
-    def _neutralise(self, rendered: renderers.RenderedTokens, start: int) -> list[int]:
-        """Replace control ids inside content (from `start` on) by the plain ids of their text."""
-        if not rendered.is_content:
-            return list(rendered.token_ids)
-        out = list(rendered.token_ids[:start])
-        roles = rendered.message_roles
-        for k in range(start, len(rendered.token_ids)):
-            token, owner = rendered.token_ids[k], rendered.message_indices[k]
-            is_forged = rendered.is_content[k] and token in self._control_text and roles[owner] != "assistant"
-            out += self._plain_ids(self._control_text[token]) if is_forged else [token]
-        return out
+    def _make_specs(self, tools: str) -> tuple[list[Any] | None, list[Any] | None, list[Any] | None]:
+        """Return tools for the template (they are scaffold): broken up, all broken up, and harmless."""
+        controls, schemas = self._controls, json.loads(tools)
+        if not schemas:
+            return None, None, None
+        harmless = map_text(schemas, controls.harmless)
+        broken = map_text(schemas, controls.break_up)
+        return broken, map_text(schemas, controls.break_all), broken if harmless == schemas else harmless
 
-    def _plain_ids(self, text: str) -> list[int]:
-        ids = self._content_tokenizer.encode(text, add_special_tokens=False).ids
-        if not self._control_text.keys() & set(ids):
-            return list(ids)
-        pieces = [self._content_tokenizer.encode(c, add_special_tokens=False).ids for c in text]
-        return [i for piece in pieces for i in piece if i not in self._control_text]
-
-    def _specs(self, tools: Sequence[JsonObject]) -> list[Any] | None:
-        """Return tool schemas for the template; they are scaffold, so text that spells a control is broken up."""
-        if not tools:
-            return None
-        key = json.dumps(tools, sort_keys=True)
-        if key not in self._defused:
-            self._defused = {key: _defuse(list(tools), self._control_text.values())}
-        return self._defused[key]
-
-    def _plain(self, message: Message) -> Any:
-        """Drop keys that are ours alone, and break up control text where no content mask would find it."""
-        plain = {k: v for k, v in message.items() if k != "is_error"}
-        if message["role"] == "assistant":
-            return _defuse(plain, self._delimiters)
-        return plain if self._marks_content else _defuse(plain, self._control_text.values())
+    def _answer(self, message: Message) -> list[int]:
+        """Return the ids of an assistant message as they follow a prompt, to its end."""
+        question: list[Message] = [{"role": "user", "content": "?"}]
+        before = self.decode(self._prompt(question, None).token_ids)
+        text = self.decode(self.renderer.render([*question, message]).token_ids)
+        if not text.startswith(before):
+            raise ParseFailure(f"the chat template changes its prompt {before[-80:]!r} once it is answered")
+        ids: list[int] = self.tokenizer.encode(text[len(before) :], add_special_tokens=False)
+        ends = [i for i, token in enumerate(ids) if token in self.stop_token_ids]
+        return ids[: ends[0] + 1] if ends else ids
 
 
 def assistant_message(action: JsonObject) -> Message:
@@ -252,47 +251,28 @@ def assistant_message(action: JsonObject) -> Message:
     return message | ({"reasoning_content": action["reasoning"]} if action.get("reasoning") else {})
 
 
-def _defuse(value: Any, controls: Collection[str]) -> Any:
-    """Break up text that spells a control token, with a space of no width, anywhere in a JSON value."""
-    if isinstance(value, dict):
-        return {_defuse(k, controls): _defuse(v, controls) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_defuse(v, controls) for v in value]
-    if isinstance(value, str):
-        for text in controls:
-            value = value.replace(text, text[0] + "\u200b" + text[1:])
-    return value
+def _checked(message: Message) -> Message:
+    """Return a message for the template: one of the known roles, its content text, keys that are ours alone dropped.
+
+    Raises:
+        ParseFailure: its role or content is none a template knows.
+    """
+    plain = {k: v for k, v in message.items() if k != "is_error"}
+    role, content = plain.get("role"), plain.get("content")
+    if role not in _ROLES:
+        raise ParseFailure(f"a message has the role {role!r}; expected one of {', '.join(_ROLES)}")
+    if isinstance(content, list):  # joined here: a text in two parts must not become one after it was looked at
+        content = plain["content"] = "".join(map(_part, content))
+    if not isinstance(content, str | None):
+        raise ParseFailure(f"a message's content is of type {type(content).__name__}; expected text")
+    return plain
 
 
-def _bad(call_id: str, raw: str, error_type: str, name: str | None = None) -> BadCall:
-    head = raw if len(raw) <= 120 else raw[:100] + "..."
-    message = f"got {head!r}; {_EXPECTED[error_type]}"
-    return BadCall(id=call_id, raw=raw, error_type=error_type, error_message=message, name=name)
-
-
-def _call(call_id: str, parsed: renderers.ParsedToolCall) -> ToolCall | BadCall:
-    status = str(parsed.status)
-    arguments: Any = parsed.arguments
-    if status in _STATUS:
-        return _bad(call_id, parsed.raw, _STATUS[status], parsed.name)
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments)
-        except (ValueError, RecursionError):
-            return _bad(call_id, parsed.raw, "invalid_arguments", parsed.name)
-    if not isinstance(parsed.name, str):
-        return _bad(call_id, parsed.raw, "missing_name")
-    if not isinstance(arguments, dict):
-        return _bad(call_id, parsed.raw, "invalid_arguments", parsed.name)
-    # JSON can spell lone surrogates, which no tokenizer takes when the call is rendered again.
-    arguments = json.loads(encodable(json.dumps(arguments, ensure_ascii=False)))
-    return ToolCall(id=call_id, name=encodable(parsed.name), arguments=arguments)
-
-
-def _without_added_tokens(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
-    data = json.loads(tokenizer.backend_tokenizer.to_str())
-    data["added_tokens"], data["post_processor"] = [], None
-    return Tokenizer.from_str(json.dumps(data))
+def _part(part: Any) -> str:
+    text = part.get("text") if isinstance(part, dict) else part
+    if not isinstance(text, str):
+        raise ParseFailure(f"a part of a message's content is {str(part)[:60]}; expected text, other kinds come later")
+    return text
 
 
 def _make_renderer(

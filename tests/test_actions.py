@@ -53,11 +53,11 @@ def test_other_text_is_content(text: str) -> None:
     ("body", "error_type"),
     [
         ("<tool_call>{oops}</tool_call>", "invalid_json"),
-        ("<tool_call>[]</tool_call>", "invalid_json"),
+        ("<tool_call>[]</tool_call>", "malformed"),
         ('<tool_call>{"name": "f"}', "unclosed"),
         ('<tool_call>{"arguments": {}}</tool_call>', "missing_name"),
         ('<tool_call>{"name": "f", "arguments": "x"}</tool_call>', "invalid_arguments"),
-        ('{"tool_calls": 5}', "invalid_json"),
+        ('{"tool_calls": 5}', "malformed"),
         ('{"tool_calls": [{"name": ""}]}', "missing_name"),
     ],
 )

@@ -22,17 +22,17 @@ SPINE: list[set[str]] = [
     {"types", "errors", "seeds", "activity"},
     {"config", "config_file"},
     {"calls", "tooling", "actions", "tasks", "core", "registry", "envcheck"},
-    {"content", "chat", "causal_lm"},
+    {"content", "replies", "chat", "causal_lm"},
     {"engines"},
     {"rollout"},
     {"learner"},
     # The stories and their parts.
     {"training", "evaluate", "evaluate_run", "workbench", "checkpoint", "report", "tracking", "blocking"}
-    | {"sft", "tiny", "demonstrations", "warm_start", "summary"},
+    | {"sft", "tiny", "demonstrations", "warm_start", "summary", "opening", "trainer_state", "stopping"},
 ]
 BASE = SPINE[0] | SPINE[1]
 ALLOWED = {area: set[str]().union(*SPINE[: rank + 1]) for rank, layer in enumerate(SPINE) for area in layer}
-for story in ("training", "evaluate_run"):
+for story in ("training", "evaluate_run", "opening", "checkpoint"):
     ALLOWED[story] |= {"store"}
 ALLOWED |= {
     "store": BASE | {"store"},

@@ -193,7 +193,7 @@ def test_an_echo_cannot_end_its_turn_when_history_is_rendered_anew(tiny_chat: Ch
         ('{"arguments": {"digit": 3}}', "missing_name", None),
         ('{"name": "", "arguments": {}}', "missing_name", None),
         ('{"name": 5, "arguments": {}}', "missing_name", None),
-        ("[1]", "missing_name", None),
+        ("[1]", "malformed", None),
         ('{"name": "press", "arguments": "three"}', "invalid_arguments", "press"),
         ('{"name": "press", "arguments": [3]}', "invalid_arguments", "press"),
         ('{"name": "press", "arguments": null}', "invalid_arguments", "press"),
@@ -231,11 +231,18 @@ def test_lone_surrogates_do_not_break_the_next_prompt(tiny_chat: Chat) -> None:
     tiny_chat.render([USER, assistant_message(message.to_message()), USER], ())
 
 
-@pytest.mark.parametrize("text", ["[" * 4000, '{"name": "press", "arguments": {"digit": ' + "9" * 5000 + "}}"])
-def test_what_no_parser_survives_is_the_models_error(tiny_chat: Chat, text: str) -> None:
-    (call,) = parse(tiny_chat, f"<tool_call>\n{text}\n</tool_call>").calls
-    assert isinstance(call, BadCall)
-    assert call.error_type == "malformed"
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [("[" * 4000, "too_deep"), ('{"name": "press", "arguments": {"digit": ' + "9" * 5000 + "}}", "number_too_long")],
+)
+def test_what_no_parser_survives_voids_itself_alone(tiny_chat: Chat, text: str, kind: str) -> None:
+    message = parse(tiny_chat, f"so\n{GOOD}<tool_call>\n{text}\n</tool_call>{GOOD}")
+    first, bad, last = message.calls
+    assert message.content == "so"
+    assert isinstance(first, ToolCall)
+    assert isinstance(last, ToolCall)
+    assert isinstance(bad, BadCall)
+    assert bad.error_type == kind
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
