@@ -155,11 +155,12 @@ class LearnerConfig(Section):
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
     mask_truncated: bool | None = None
     drop_zero_variance: bool = True
-    learning_rate: float = Field(1e-5, gt=0)
+    # Bounded so that no finite gradient can make a weight that is no number.
+    learning_rate: float = Field(1e-5, gt=0, le=1)
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: int = Field(0, ge=0)
-    weight_decay: float = Field(0.0, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0)
+    weight_decay: float = Field(0.0, ge=0, le=1)
+    max_grad_norm: float = Field(1.0, gt=0, le=1e6)
     minibatches: int = Field(1, gt=0)  # optimizer steps per rollout batch
     tokens_per_microbatch: int = Field(16384, gt=0)
 

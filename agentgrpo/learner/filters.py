@@ -24,6 +24,16 @@ class FilterReason(StrEnum):
     TRUNCATED = "truncated"  # a limit ended it: masked from the loss, kept in the baseline
 
 
+ADVISE_EVERY = 5  # train steps in a row that trained nothing
+_WORDS = {
+    FilterReason.NON_FINITE_REWARD: "have a reward that is no number",
+    FilterReason.TOO_FEW_SURVIVORS: "are in groups with too few scored episodes",
+    FilterReason.ZERO_VARIANCE: "are in groups whose rewards are all equal",
+    FilterReason.NOTHING_SAMPLED: "sampled no token",
+    FilterReason.TRUNCATED: "were cut off by a limit",
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
     """Whether one episode trains; `reason` is None when it does."""
@@ -68,6 +78,28 @@ def count_reasons(decisions: Iterable[Decision]) -> dict[FilterReason, int]:
     """Return how many episodes each reason left out; every reason has an entry, so that a 0 is a measured 0."""
     counts = Counter(decision.reason for decision in decisions)
     return {reason: counts[reason] for reason in FilterReason}
+
+
+def no_signal(groups: Sequence[Group], decisions: Sequence[Decision], in_a_row: int) -> str:
+    """Return why a train step trained nothing; every few such steps in a row also what to do about it."""
+    left_out = ", ".join(f"{count} {_WORDS[reason]}" for reason, count in count_reasons(decisions).items() if count)
+    text = f"nothing to learn from: of {len(decisions)} scored episodes {left_out or 'none was left'}"
+    if in_a_row == 0 or in_a_row % ADVISE_EVERY:
+        return text
+    successes = [bool(t.success) for group in groups for t in group.trajectories]
+    rate = sum(successes) / max(1, len(successes))
+    return f"{text}. That makes {in_a_row} train steps in a row; success is {rate:.0%}. {_advice(rate)}"
+
+
+def _advice(rate: float) -> str:
+    if rate < 0.05:
+        return (
+            "The tasks are too hard for this model: warm-start it (agentgrpo model sft), take easier tasks, give it "
+            "more turns or tokens, or reward parts of the way"
+        )
+    if rate > 0.95:
+        return "The tasks are too easy: take harder ones, or stop here"
+    return "Groups succeed or fail as a whole: raise rollout.group_size or rollout.temperature, or mix the tasks"
 
 
 def _group_reason(group: Group, *, drop_zero_variance: bool, min_survivors: int) -> FilterReason | None:

@@ -6,21 +6,26 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from agentgrpo.config import LearnerConfig
+from agentgrpo.errors import RunError
 from agentgrpo.learner.advantage import advantages
 from agentgrpo.learner.aggregation import token_weights
 from agentgrpo.learner.batch import Microbatch, Row, pack, trained_count
-from agentgrpo.learner.filters import Decision, count_reasons, filter_groups
+from agentgrpo.learner.filters import Decision, count_reasons, filter_groups, no_signal
 from agentgrpo.learner.loss import kl_penalty, token_loss
 from agentgrpo.learner.policy import LoraPolicy
 from agentgrpo.learner.ratio import effective_sample_size, kl_k3, log_ratio
 from agentgrpo.learner.schedule import learning_rate
 from agentgrpo.types import EpisodeKey, Group
+
+
+MOST_SKIPPED = 5  # optimizer steps in a row whose gradient is no number, before the run stops
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +35,7 @@ class LearnResult:
     metrics: dict[str, float]
     advantages: dict[EpisodeKey, float]
     decisions: tuple[Decision, ...]
+    note: str | None = None  # why it trained nothing, or left an optimizer step out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +65,9 @@ class Learner:
         self.max_episode_tokens = max_episode_tokens
         self.steps = 0  # train steps begun, skipped ones included: drives the schedule
         self.skipped = 0  # optimizer steps refused because a gradient was not finite
+        self.on_microbatch: Callable[[], None] = lambda: None
+        self._skipped_in_a_row = 0
+        self._idle_in_a_row = 0  # train steps with nothing to train on
         self.optimizer = torch.optim.AdamW(
             policy.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.999)
         )
@@ -79,7 +88,23 @@ class Learner:
         batches = self._minibatches(groups, by_episode, kept)
         stats = [self._optimize(rows) for rows in batches if rows]
         metrics = self._summarize(stats, decisions, groups) | {"learning_rate": rate}
-        return LearnResult(metrics=metrics, advantages=by_episode, decisions=decisions)
+        note = self._note(groups, decisions, has_trained=bool(stats))
+        return LearnResult(metrics=metrics, advantages=by_episode, decisions=decisions, note=note)
+
+    def _note(self, groups: Sequence[Group], decisions: Sequence[Decision], *, has_trained: bool) -> str | None:
+        self._idle_in_a_row = 0 if has_trained else self._idle_in_a_row + 1
+        if not has_trained:
+            return no_signal(groups, decisions, self._idle_in_a_row)
+        if not self._skipped_in_a_row:
+            return None
+        rate = self.optimizer.param_groups[0]["lr"]
+        text = f"{self._skipped_in_a_row} optimizer steps in a row left out: the loss or the gradient is no number"
+        if self._skipped_in_a_row >= MOST_SKIPPED:
+            raise RunError(
+                f"{text}. The adapter is as it was before them. Lower learner.learning_rate (now {rate:g}), set "
+                'model.dtype = "float32", or go on from an earlier checkpoint'
+            )
+        return text
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint needs beside the adapter: optimizer and counters."""
@@ -117,8 +142,9 @@ class Learner:
         """Return the rows of each optimizer step; groups are dealt in order, so that none is split."""
         trajectories = [[t for t in group.trajectories if t.key in kept] for group in groups]
         trajectories = [group for group in trajectories if group]
-        size = math.ceil(len(trajectories) / self.config.minibatches) or 1
-        chunks = [trajectories[i : i + size] for i in range(0, len(trajectories), size)]
+        count = min(self.config.minibatches, len(trajectories))
+        bounds = [len(trajectories) * i // count for i in range(count + 1)] if count else []
+        chunks = [trajectories[start:end] for start, end in pairwise(bounds)]
         return [
             [
                 Row(sequence=sequence, advantage=by_episode[trajectory.key], episode=index)
@@ -139,12 +165,15 @@ class Learner:
         sums: Counter[str] = Counter()
         for batch in pack(rows, token_budget=self.config.tokens_per_microbatch):
             sums.update(self._backward(batch.to(self.policy.device), totals))
+            self.on_microbatch()
         norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_grad_norm)
         is_finite = bool(torch.isfinite(norm)) and math.isfinite(sums["loss"])
         if is_finite:
             self.optimizer.step()
+            self._skipped_in_a_row = 0
         else:
             self.skipped += 1
+            self._skipped_in_a_row += 1
         self.optimizer.zero_grad(set_to_none=True)
         means = {name: value if name == "loss" else value / totals.tokens for name, value in sums.items()}
         return {**means, "grad_norm": float(norm), "tokens": totals.tokens, "episodes": totals.episodes}
