@@ -160,7 +160,7 @@ class LearnerConfig(Section):
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: int = Field(0, ge=0)
     weight_decay: float = Field(0.0, ge=0, le=1)
-    max_grad_norm: float = Field(1.0, gt=0, le=1e6)
+    max_grad_norm: float = Field(1.0, gt=0, le=1e9)
     minibatches: int = Field(1, gt=0)  # optimizer steps per rollout batch
     tokens_per_microbatch: int = Field(16384, gt=0)
 
