@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import platform
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from rich.console import Console
@@ -17,6 +18,18 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 RESULTS = Path(__file__).parent / "results"
 VOCABULARY = 2000
+T = TypeVar("T")
+
+
+class Spread(NamedTuple):
+    """A median and the quartiles around it."""
+
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.3g} ({self.low:.3g}..{self.high:.3g})"
 
 
 def tiny_model() -> Qwen3ForCausalLM:
@@ -44,6 +57,34 @@ def best_of(runs: int, work: Callable[[], Any]) -> float:
         work()
         seconds.append(time.perf_counter() - clock)
     return min(seconds)
+
+
+def alternate(sides: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
+    """Run the sides in turn, `rounds` times, and return what each gave: both see the same noise of the machine.
+
+    Every second round goes backwards (A B B A), so that neither always runs after the other.
+    """
+    results: dict[str, list[T]] = {name: [] for name in sides}
+    for number in range(rounds):
+        for name in list(sides)[:: -1 if number % 2 else 1]:
+            results[name].append(sides[name]())
+    return results
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Return the median and the quartiles."""
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else (values[0],) * 3
+    return Spread(median, low, high)
+
+
+def paired(numerators: Sequence[float], denominators: Sequence[float]) -> Spread:
+    """Return the spread of the ratios of what was measured in the same round."""
+    return spread([a / b for a, b in zip(numerators, denominators, strict=True)])
+
+
+def last_line(facts: Mapping[str, Any]) -> None:
+    """Print what was found as one JSON object: the last line of a benchmark's output, for programs to read."""
+    print(json.dumps(facts), flush=True)
 
 
 def report(name: str, headings: Sequence[str], rows: Sequence[Sequence[Any]], **facts: Any) -> None:
