@@ -53,6 +53,12 @@ class Section(BaseModel):
         """Return the keys that have no effect beside the others' values, and why."""
         return {}
 
+    def unused(self) -> dict[str, Any]:
+        """Return the dead keys of this section and of those in it, as pydantic's `exclude` takes them."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        inner = {name: value.unused() for name, value in values.items() if isinstance(value, Section)}
+        return {name: keys for name, keys in inner.items() if keys} | dict.fromkeys(self.dead_keys(), True)
+
     @model_validator(mode="after")
     def _no_dead_keys(self) -> Self:
         for key, why in self.dead_keys().items():
@@ -104,6 +110,11 @@ class SftConfig(Section):
     episodes: int = Field(2000, gt=0)
     quality: float = Field(0.5, ge=0, le=1)  # probability that a demonstrated decision is the oracle's
     perfect_fraction: float = Field(0.5, ge=0, le=1)  # share of steps on perfect demonstrations, made first
+
+    def dead_keys(self) -> dict[str, str]:
+        """Return what demonstrations that are all perfect leave unused."""
+        is_perfect = self.perfect_fraction == 1
+        return {"quality": "while perfect_fraction is 1: remove it, or lower perfect_fraction"} if is_perfect else {}
 
 
 class WarmStartConfig(Section):
@@ -196,6 +207,8 @@ class TrainConfig(Section):
     max_hours: float | None = Field(None, gt=0)
     checkpoint_every: int = Field(25, gt=0)
     keep_checkpoints: int = Field(2, gt=0)
+    stall_seconds: float = Field(300.0, gt=0)  # without any progress: say what is waited for
+    stop_stalled_seconds: float = Field(1800.0, gt=0)  # without any progress: stop the run
     runs: str = "runs"
     threads: int | None = Field(None, gt=0)
     track: list[Literal["tensorboard", "wandb", "trackio"]] = []
@@ -250,6 +263,11 @@ class Config(Section):
                 f"rollout.min_survivors = {rollout.min_survivors} can never be met by "
                 f"rollout.group_size = {rollout.group_size}"
             )
+        if self.train.stall_seconds > self.train.stop_stalled_seconds:
+            raise ValueError(
+                f"train.stall_seconds = {self.train.stall_seconds:g} has no effect: the run stops before, after "
+                f"train.stop_stalled_seconds = {self.train.stop_stalled_seconds:g}"
+            )
         if learner.warmup_steps > self.train.steps > 0:
             raise ValueError(
                 f"learner.warmup_steps = {learner.warmup_steps} is longer than train.steps = {self.train.steps}"
@@ -260,9 +278,7 @@ class Config(Section):
 
     def to_toml(self) -> str:
         """Return the resolved configuration as TOML: defaults included, keys without effect left out."""
-        unused = {"learner": set(self.learner.dead_keys()), "eval": set(self.eval.dead_keys())}
-        data = self.model_dump(mode="json", exclude_none=True, exclude=unused)
-        return write_toml(data)
+        return write_toml(self.model_dump(mode="json", exclude_none=True, exclude=self.unused()))
 
 
 def load_config(

@@ -15,7 +15,7 @@ import torch
 
 from agentgrpo import causal_lm
 from agentgrpo.chat import Chat
-from agentgrpo.config import Config
+from agentgrpo.config import Config, EvalConfig
 from agentgrpo.core import AgentEnv
 from agentgrpo.engines.embedded import EmbeddedEngine
 from agentgrpo.errors import ConfigError, TaskError
@@ -136,6 +136,8 @@ def prepare(
     set_threads(config)
     source = open_env(config, env)
     train_tasks, heldout_tasks = open_tasks(config, source, tasks, heldout)
+    if not heldout_tasks:
+        _check_eval_keys(config)
     folder = Path(config.model.path)
     if config.warm_start is not None and (folder / "config.json").exists():
         reuse(config.warm_start, folder, config.seed, reporter)
@@ -152,6 +154,7 @@ def assemble(
     base = causal_lm.load_model(
         config.model.path, device=device, dtype=causal_lm.pick_dtype(config.model.dtype, device)
     )
+    _check_context(config, causal_lm.context_length(base))
     # The engine copies the module tree before peft wraps the learner's: they share tensors, not modules.
     engine = EmbeddedEngine(
         base,
@@ -183,6 +186,26 @@ def assemble(
         policy=policy,
         learner=learner,
     )
+
+
+def _check_context(config: Config, limit: int) -> None:
+    wanted = config.engine.context_length
+    if wanted is not None and wanted > limit:
+        raise ConfigError(
+            f"engine.context_length = {wanted}, but the model in '{config.model.path}' was made for {limit} tokens: "
+            "lower it, or remove it to use them all"
+        )
+
+
+def _check_eval_keys(config: Config) -> None:
+    """Refuse [eval] keys where nothing is held out; those that say what holds anyway are fine."""
+    given = config.eval.model_fields_set
+    dead = sorted(key for key in given if getattr(config.eval, key) != EvalConfig.model_fields[key].default)
+    if dead:
+        raise ConfigError(
+            f"eval.{dead[0]} has no effect: no tasks are held out; set heldout (a file, a split or a share), or remove "
+            f"{', '.join(f'eval.{key}' for key in dead)}"
+        )
 
 
 def make_chat(config: Config) -> Chat:

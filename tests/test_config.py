@@ -122,6 +122,11 @@ def test_a_set_that_cannot_be_used_says_why(override: str, said: str) -> None:
             {"model": {"enable_thinking": False, "thinking_retention": "all"}},
             "thinking_retention has no effect while model.enable_thinking = false: remove it",
         ),
+        (
+            {"warm_start": {"sft": {"quality": 0.3, "perfect_fraction": 1.0}}},
+            "quality has no effect while perfect_fraction is 1",
+        ),
+        ({"train": {"stall_seconds": 9, "stop_stalled_seconds": 8}}, "stall_seconds = 9 has no effect"),
     ],
 )
 def test_a_key_without_effect_is_an_error(data: Data, said: str) -> None:
@@ -178,13 +183,20 @@ configs = st.fixed_dictionaries(
         "heldout": text | st.integers(1, 9) | st.floats(0.0, 1.0),
         "env_args": st.dictionaries(text, values, max_size=3),
         "reward_weights": st.dictionaries(text, st.floats(allow_nan=False), max_size=3),
-        "warm_start": st.just({}) | st.fixed_dictionaries({"sft": st.fixed_dictionaries({"steps": st.integers(1, 9)})}),
+        "warm_start": st.just({})
+        | st.fixed_dictionaries(
+            {
+                "sft": st.fixed_dictionaries(
+                    {"steps": st.integers(1, 9)}, optional={"perfect_fraction": st.sampled_from([0.2, 1.0])}
+                )
+            }
+        ),
         "learner": st.fixed_dictionaries(
             {"algorithm": st.sampled_from(["grpo", "trajectory_grpo"])},
             optional={
                 "beta": st.sampled_from([0.0, 0.1]),
                 "loss_type": st.sampled_from(["clip", "cispo", "mask", "reinforce"]),
-                "learning_rate": st.floats(1e-12, 1e3),
+                "learning_rate": st.floats(1e-12, 1.0),
             },
         ),
         "eval": st.fixed_dictionaries({"temperature": st.sampled_from([0.0, 0.5]), "every": st.integers(0, 3)}),

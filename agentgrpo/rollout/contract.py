@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from agentgrpo.core import StepResult
+from agentgrpo.core import StepResult, weigh
 from agentgrpo.errors import EnvFailure
 from agentgrpo.tooling import encodable, one_line
 from agentgrpo.types import Json, JsonObject, Message
@@ -102,6 +102,12 @@ class _Reader:
         self.room -= size
         if self.room < 0:
             raise EnvFailure(f"{where} is larger than {MAX_TEXT:,} characters: cut it in the environment")
+
+
+def checked_score(terms: object, weights: Mapping[str, float]) -> tuple[float, dict[str, float]]:
+    """Return the weighted sum of what `score` gave, and its terms."""
+    named = checked_terms(terms, "score")
+    return _number(weigh(named, weights), "score gave, weighted,"), named
 
 
 def checked_terms(terms: object, where: str) -> dict[str, float]:

@@ -26,9 +26,9 @@ import gymnasium
 from gymnasium.envs.registration import EnvSpec
 from pydantic_core import to_jsonable_python
 
-from agentgrpo.core import StepResult, weigh
+from agentgrpo.core import StepResult
 from agentgrpo.errors import AgentGRPOError, EnvFailure, EpisodeError, ToolFailure
-from agentgrpo.rollout.contract import Contract, checked_terms
+from agentgrpo.rollout.contract import Contract, checked_score
 from agentgrpo.tooling import TOOL_LOOP, describe
 from agentgrpo.types import Json, JsonObject
 
@@ -100,8 +100,7 @@ class Seat:
         method = self._capability("score")
         if method is None:
             return None
-        terms = checked_terms(method(), "score")
-        return weigh(terms, self.spec.kwargs.get("reward_weights") or {}), terms
+        return checked_score(method(), self.spec.kwargs.get("reward_weights") or {})
 
     def snapshot(self) -> str | None:
         method = self._capability("snapshot")
