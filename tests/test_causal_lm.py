@@ -61,16 +61,24 @@ def test_shared_weights_are_the_same_tensors_in_other_modules(model: PreTrainedM
     assert shared.config is not model.config
 
 
-@pytest.mark.parametrize("length", [1, 5])
-def test_grouped_attention_is_sdpa(length: int) -> None:
-    generator = torch.Generator().manual_seed(0)
-    query = torch.randn(2, 6, length, 8, generator=generator)
-    key, value = torch.randn(2, 2, 2, 9, 8, generator=generator)
-    mask = torch.arange(9) <= torch.arange(length)[:, None] + 4
-    mask = mask.expand(2, 1, length, 9)
-    got, _ = causal_lm.grouped_attention(torch.nn.Module(), query, key, value, mask, 8**-0.5)
-    expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, mask, enable_gqa=True)
-    torch.testing.assert_close(got, expected.transpose(1, 2))
+def test_norms_are_fused_only_where_that_gives_the_same(model: PreTrainedModel) -> None:
+    class ShiftedRMSNorm(torch.nn.Module):
+        """Gemma's: the weight is an offset from one."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.variance_epsilon = torch.nn.Parameter(torch.zeros(4)), 1e-6
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon) * (1 + self.weight)
+
+    shared, other, x = causal_lm.share_weights(model), ShiftedRMSNorm(), torch.randn(3, 4)
+    shared.add_module("other", other)
+    expected = model(torch.arange(9)[None]).logits, other(x)
+    causal_lm.fuse_norms(shared)
+    torch.testing.assert_close((shared(torch.arange(9)[None]).logits, other(x)), expected)
+    assert "forward" in vars(shared.base_model.norm)
+    assert "forward" not in vars(other)
 
 
 def test_a_model_without_positions_has_a_limit_all_the_same() -> None:

@@ -26,6 +26,11 @@ class Engine(Protocol):
         """Most tokens a prompt and its completion may have together."""
         ...
 
+    @property
+    def max_sequences(self) -> int:
+        """Most sessions that may be open at once; further ones wait for a release."""
+        ...
+
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, policy: Policy, *, session: str = ""
     ) -> Generation:

@@ -31,6 +31,7 @@ class DecodeLoop:
         self, model: PreTrainedModel, *, max_sequences: int, context_length: int, prefill_tokens: int = 8192
     ) -> None:
         model.set_attn_implementation(attention.NAME)
+        causal_lm.fuse_norms(model)
         self.versions = PolicyVersions(model)
         self.context_length = context_length
         self.cache = SlotCache(model, slots=max_sequences, max_length=context_length)
@@ -39,10 +40,11 @@ class DecodeLoop:
         self._prefill_tokens = prefill_tokens
         self._seats = Seats(max_sequences, context_length)
         self._queue: list[Request] = []
+        self._is_full = False  # every slot belongs to an idle session: only a release or a cancel helps
 
     @property
     def has_work(self) -> bool:
-        return bool(self._queue) or self._seats.is_busy
+        return self._seats.is_busy or bool(self._queue and not self._is_full)
 
     def add(self, request: Request) -> None:
         """Queue a request; one that can never run ends at once with EngineFailure."""
@@ -53,6 +55,7 @@ class DecodeLoop:
             request.on_end(EngineFailure(f"{got} does not fit a context of {self.context_length}"))
         else:
             self._queue.append(request)
+            self._is_full = False
 
     def cancel(self, request: Request) -> None:
         """Stop a request; what was sampled so far is dropped. Ended ones are fine."""
@@ -64,6 +67,7 @@ class DecodeLoop:
     def release(self, session: str) -> None:
         """Free the slot of a session."""
         self._seats.release(session)
+        self._is_full = False
 
     def retire(self, policy: Policy) -> None:
         """Forget a policy and what was cached under it; what it still generates ends with EngineFailure."""
@@ -78,9 +82,11 @@ class DecodeLoop:
 
     def _fail(self, requests: Iterable[Request], error: Exception) -> None:
         for request in requests:
-            self.cancel(request)
-            self.release(request.session)  # after a broken pass nobody knows what its slot holds
+            if request in self._queue:
+                self._queue.remove(request)
+            self._seats.discard(request)  # after a broken pass nobody knows what its slot holds
             request.on_end(error)
+        self._is_full = False
 
     def step(self) -> None:
         """Seat what waits and fits; per policy one pass that feeds prompts and samples for every running sequence."""
@@ -88,6 +94,7 @@ class DecodeLoop:
         if copies:
             sources, targets, lengths = zip(*copies, strict=True)
             self.cache.copy(torch.tensor(sources), torch.tensor(targets), max(lengths))
+        self._is_full = not self._seats.is_busy
         for policy in self._seats.policies():
             with self.versions.use(policy) as model:
                 self._pass(model, policy)

@@ -15,7 +15,8 @@ import torch
 from transformers import PreTrainedModel
 
 from agentgrpo import causal_lm
-from agentgrpo.engines.decode import DecodeLoop, Request
+from agentgrpo.engines.decode import DecodeLoop
+from agentgrpo.engines.requests import Request
 from agentgrpo.errors import EngineFailure
 from agentgrpo.types import Adapter, Generation, Policy, Sampling
 
@@ -35,10 +36,9 @@ class EmbeddedEngine:
     ) -> None:
         causal_lm.check_attention(model)
         shared = causal_lm.share_weights(model)
-        if shared.device.type == "cpu":
-            shared.set_attn_implementation(causal_lm.GROUPED_ATTENTION)
         limit = causal_lm.context_length(model)
         self._context_length = min(context_length or limit, limit)
+        self._max_sequences = max_sequences
         self._decode = DecodeLoop(
             shared,
             max_sequences=max_sequences,
@@ -54,6 +54,11 @@ class EmbeddedEngine:
     def context_length(self) -> int:
         """Most tokens a prompt and its completion may have together."""
         return self._context_length
+
+    @property
+    def max_sequences(self) -> int:
+        """Most sessions that may be open at once; further ones wait for a release."""
+        return self._max_sequences
 
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, policy: Policy, *, session: str = ""

@@ -76,9 +76,8 @@ class Seats:
         again would differ in the last bits from those that were not.
         """
         waiting: list[Request] = []
-        copies: list[Copy] = []
-        origin: dict[int, int] = {}
-        free = [i for i, r in enumerate(self._requests) if r is None and not self._owners[i]][::-1]
+        copies: dict[int, Copy] = {}  # by target
+        free = [i for i, r in enumerate(self._requests) if r is None and not self._owners[i]]
         for request in queue:
             own = self._sessions.get(request.session) if request.session else None
             if own is not None and self._requests[own] is None:
@@ -90,21 +89,23 @@ class Seats:
                 if soon >= length + MIN_SHARED:
                     waiting.append(request)  # a sequence that begins alike is being fed: copy from it then
                     continue
-                slot = free.pop()
-                self.cached[slot] = self.prefilled[slot] = 0
-                if length >= MIN_SHARED:
-                    origin[slot] = origin.get(donor, donor)  # all are copied at once: never from a copy
-                    copies.append((origin[slot], slot, length))
+                slot = donor if donor in free else free[0]
+                free.remove(slot)
+                if slot != donor and length >= MIN_SHARED:
+                    source = copies[donor][0] if donor in copies else donor  # all are copied at once: never from a copy
+                    copies[slot] = (source, slot, length)
                     self.tokens[slot, :length] = request.prompt_ids[:length]
-                    self.cached[slot] = self.prefilled[slot] = length
-                    self._policies[slot] = request.policy
+                elif slot != donor:
+                    length = 0
+                self.cached[slot] = self.prefilled[slot] = length
+                self._policies[slot] = request.policy
                 self._seat(request, slot)
-        return waiting, copies
+        return waiting, list(copies.values())
 
     def _seat(self, request: Request, slot: int) -> None:
         prompt = np.array(request.prompt_ids, dtype=np.int64)
         known = min(int(self.cached[slot]), len(prompt) - 1) if self._policies[slot] == request.policy else 0
-        keep = _common(self.tokens[slot, :known], prompt[:known])
+        keep = common_length(self.tokens[slot, :known], prompt[:known])
         sampling = request.sampling
         self.tokens[slot, : len(prompt)] = prompt
         self.cached[slot], self.prefilled[slot] = keep, min(keep, self.prefilled[slot])
@@ -141,21 +142,23 @@ class Seats:
         return rows[best], int(ready[best]), int(soon.max())
 
     def leave(self, request: Request) -> None:
-        """Free the place of a request that ended; its session keeps the slot and what is cached there."""
+        """Free the place of a request that ended; its session keeps the slot. Ended ones are fine."""
         slot, request.slot = request.slot, -1
-        if slot < 0 or self._requests[slot] is not request:
-            return
-        self._requests[slot] = None
-        if not self._owners[slot]:
-            self._policies[slot] = None
+        if slot >= 0 and self._requests[slot] is request:
+            self._requests[slot] = None
 
     def release(self, session: str) -> None:
-        """Free the slot of a session; unknown sessions are fine."""
+        """Free the slot of a session; what is cached there may serve the next that begins alike."""
         slot = self._sessions.pop(session, None)
         if slot is not None:
             self._owners[slot] = ""
-            if self._requests[slot] is None:
-                self._policies[slot] = None
+
+    def discard(self, request: Request) -> None:
+        """Free the place and the session of a request, and trust nothing that is cached there."""
+        if request.slot >= 0:
+            self._policies[request.slot] = None
+        self.leave(request)
+        self.release(request.session)
 
     def forget(self, policy: Policy) -> None:
         """Never again use what was cached under a policy."""
@@ -193,7 +196,7 @@ class Seats:
     def take(
         self, slots: Ints, tokens: Ints, logprobs: NDArray[np.float64]
     ) -> Iterator[tuple[Request, Generation | Exception]]:
-        """Append a sampled token to each of these sequences; yield those that end with it, already out of their slot."""
+        """Append a sampled token to each of these sequences; yield those that end with it, out of their slot."""
         places = self.prompt[slots] + self.sampled[slots]
         self.tokens[slots, places] = tokens
         self.logprobs[slots, self.sampled[slots]] = logprobs
@@ -217,7 +220,7 @@ class Seats:
         return Generation(token_ids=tuple(ids.tolist()), logprobs=tuple(logprobs.tolist()), finish_reason=reason)
 
 
-def _common(a: Ints, b: Ints) -> int:
+def common_length(a: Ints, b: Ints) -> int:
     """Return the length of the common beginning of two arrays of one length."""
     differ = np.flatnonzero(a != b)
     return int(differ[0]) if len(differ) else len(a)

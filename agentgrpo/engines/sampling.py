@@ -37,7 +37,7 @@ def process_logits(logits_BV: Tensor, temperature_B: Tensor, top_k_B: Tensor, to
     Temperature first, then top-k, then top-p on what is left (the order of vLLM and transformers). A temperature of 0
     leaves the row unscaled: greedy rows report the model's own logprobs.
     """
-    scale = torch.where(temperature_B > 0, temperature_B, torch.ones_like(temperature_B))
+    scale = torch.where(temperature_B > 0, temperature_B, 1.0)
     logprobs = torch.log_softmax(logits_BV.float() / scale[:, None], dim=-1)
     is_cut = (top_k_B > 0) | (top_p_B < 1)
     if not bool(is_cut.any()):
@@ -62,9 +62,10 @@ def _truncate(logprobs: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
 def sample(logprobs_BV: Tensor, uniforms_B: Tensor, greedy_B: Tensor) -> tuple[Tensor, Tensor]:
     """Return token ids [B] and their logprobs [B]: the arg max where greedy, else by inverting the distribution."""
     wide = logprobs_BV.dtype if logprobs_BV.device.type == "mps" else torch.float64
-    cumulative = logprobs_BV.to(wide).exp().cumsum(-1)
+    cumulative = logprobs_BV.exp().cumsum(-1, dtype=wide)
     threshold = uniforms_B.to(wide)[:, None] * cumulative[:, -1:]
-    drawn = torch.searchsorted(cumulative, threshold, right=True).squeeze(-1)
-    last = logprobs_BV.shape[-1] - 1
-    tokens = torch.where(greedy_B, logprobs_BV.argmax(-1), drawn.clamp(max=last))
+    tokens = torch.searchsorted(cumulative, threshold, right=True).squeeze(-1)
+    tokens = tokens.clamp(max=logprobs_BV.shape[-1] - 1)
+    if bool(greedy_B.any()):
+        tokens = torch.where(greedy_B, logprobs_BV.argmax(-1), tokens)
     return tokens, logprobs_BV.gather(-1, tokens[:, None]).squeeze(-1)

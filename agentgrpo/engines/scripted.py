@@ -26,6 +26,7 @@ class ScriptedEngine:
         faults: Call number -> exception raised instead of an answer.
         logprob: The logprob every token is said to have.
         context_length: Most tokens of prompt and completion.
+        max_sequences: What it says of itself; nothing waits here.
     """
 
     reply: Reply
@@ -33,6 +34,7 @@ class ScriptedEngine:
     faults: dict[int, Exception] = field(default_factory=dict)
     logprob: float = -0.5
     context_length: int = 4096
+    max_sequences: int = 1024
     calls: list[tuple[tuple[int, ...], Sampling, Policy, str]] = field(default_factory=list)
     live: dict[Policy, Adapter | None] = field(default_factory=dict)
     released: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""The KV cache of the embedded engine: one slot per episode, position j of a sequence at offset j % 64 of its block.
+"""The KV cache of the embedded engine: one slot per episode, position j of a sequence at place j % 64 of its block.
 
 It knows tensors and positions only. A query at position p sees exactly positions 0..p of its own slot, so whatever
 else was written there lies behind everything that is read, and sequences join and leave without a copy.
@@ -6,7 +6,9 @@ else was written there lies behind everything that is read, and sequences join a
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -21,8 +23,8 @@ def blocks_for(length: int) -> int:
 class SlotCache:
     """Keys and values [blocks, slots, K, BLOCK, D] per layer, grown on demand.
 
-    Blocks come first, so that one block of the leading slots is a contiguous batch of matrices: attention multiplies
-    block by block, without gathering, in shapes that do not depend on how long a sequence or its neighbours are.
+    Blocks come first, so that one block of the leading slots lies in memory as attention reads it: twice as fast on the
+    CPU as sequences that lie one behind the other.
     """
 
     def __init__(self, model: PreTrainedModel, *, slots: int, max_length: int) -> None:
@@ -37,10 +39,9 @@ class SlotCache:
         self.values: list[Tensor] = []
 
     @property
-    def bytes_per_block(self) -> int:
-        """Memory one block of all slots takes."""
-        per_token = 2 * self.layer_count * self.kv_heads * self.head_dim * self.dtype.itemsize
-        return per_token * BLOCK * self.slots
+    def bytes_per_token(self) -> int:
+        """Memory one token of one sequence takes."""
+        return 2 * self.layer_count * self.kv_heads * self.head_dim * self.dtype.itemsize
 
     def reserve(self, length: int) -> None:
         """Grow so that every slot can hold `length` positions; what is cached stays."""
@@ -60,11 +61,16 @@ class SlotCache:
             new[: len(old)] = old
         return new
 
-    def write(self, layer: int, slots: Tensor, positions: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Store keys and values [K, N, D] of tokens at these slots [N] and positions [N]."""
-        blocks, offsets = positions // BLOCK, positions % BLOCK
-        self.keys[layer][blocks, slots, :, offsets] = keys.transpose(0, 1)
-        self.values[layer][blocks, slots, :, offsets] = values.transpose(0, 1)
+    def rows(self, slots: NDArray[np.int64], positions: NDArray[np.int64]) -> Tensor:
+        """Return where `write` puts tokens at these slots and positions [N]: rows [K N] of a layer as [rows, D]."""
+        first = (positions // BLOCK * self.slots + slots) * self.kv_heads
+        rows = (first + np.arange(self.kv_heads)[:, None]) * BLOCK + positions % BLOCK
+        return torch.from_numpy(rows.ravel()).to(self.device)
+
+    def write(self, layer: int, rows: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Store keys and values [K, N, D] of tokens at the places that `rows` gave for them."""
+        for tensor, new in ((self.keys[layer], keys), (self.values[layer], values)):
+            tensor.view(-1, self.head_dim).index_copy_(0, rows, new.reshape(-1, self.head_dim))
 
     def copy(self, sources: Tensor, targets: Tensor, length: int) -> None:
         """Let slots `targets` [R] hold what `sources` [R] hold, at least the first `length` positions of it."""

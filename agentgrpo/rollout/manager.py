@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from agentgrpo.activity import Activity
@@ -25,7 +25,7 @@ from agentgrpo.rollout.turn import Limits
 from agentgrpo.seeds import derive_seed
 from agentgrpo.types import EpisodeKey, Phase, Policy, Sampling, StopReason, Task, Trajectory
 
-OnGroup = Callable[[GroupResult], Awaitable[None]]
+OnEpisode = Callable[[Trajectory], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -39,6 +39,11 @@ class Counts:
     @property
     def open(self) -> int:
         return self.dispatched - sum(self.ends.values())
+
+    def reuse(self, trajectory: Trajectory) -> None:
+        """Count an episode that had been dispatched, and had ended, before the run was stopped."""
+        self.dispatched += 1
+        self.ends[trajectory.stop_reason] += 1
 
     def check(self) -> None:
         """Raise RunError unless every episode dispatched has ended."""
@@ -69,7 +74,8 @@ class RolloutManager:
             episode_seconds=config.episode_seconds,
             generate_seconds=config.generate_seconds,
         )
-        self._places = asyncio.Semaphore(config.concurrency)
+        # An episode keeps its slot in the engine from its first turn to its last.
+        self._places = asyncio.Semaphore(min(config.concurrency, engine.max_sequences))
         self._hosts: EnvHosts | None = None
 
     async def __aenter__(self) -> RolloutManager:
@@ -94,7 +100,8 @@ class RolloutManager:
         step: int,
         group_size: int,
         sampling: Sampling,
-        on_group: OnGroup | None = None,
+        on_episode: OnEpisode | None = None,
+        finished: Mapping[EpisodeKey, Trajectory] | None = None,
     ) -> list[GroupResult]:
         """Run a group per task, all concurrently, and return them in the order of the tasks.
 
@@ -105,22 +112,26 @@ class RolloutManager:
             step: The train step they belong to.
             group_size: Episodes per task.
             sampling: Temperature and truncation; its seed and token budget are set per turn.
-            on_group: Awaited with each group as soon as it is complete.
+            on_episode: Awaited with each episode as soon as it ended, failed attempts included.
+            finished: Episodes that need not be run: they ended before the run was stopped.
 
         Raises:
             RunError: the counts do not add up, or too many episodes have no score.
         """
 
         async def run_one(key: EpisodeKey, task: Task) -> Trajectory:
-            return await self._run_one(key, task, policy, sampling)
+            known = finished.get(key) if finished else None
+            trajectory = known or await self._run_one(key, task, policy, sampling)
+            if known is not None:
+                self.counts.reuse(known)
+            if on_episode is not None:
+                await on_episode(trajectory)
+            return trajectory
 
         async def run(task: Task) -> GroupResult:
-            result = await run_group(
+            return await run_group(
                 task, phase=phase, step=step, size=group_size, retries=self.config.retries, run_one=run_one
             )
-            if on_group is not None:
-                await on_group(result)
-            return result
 
         async with asyncio.TaskGroup() as group:
             jobs = [group.create_task(run(task)) for task in tasks]

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from agentgrpo.engines.embedded import EmbeddedEngine
 from agentgrpo.errors import EngineFailure
-from agentgrpo.types import Policy, Sampling
+from agentgrpo.types import Generation, Policy, Sampling
 from tests.engines.models import greedy, logprobs_of, merged, random_adapter
 
 PROMPT = list(range(20, 45))
@@ -37,12 +37,15 @@ async def test_it_says_what_the_model_says(model: PreTrainedModel, engine: Embed
 
 
 async def test_many_callers_at_once_get_what_each_gets_alone(engine: EmbeddedEngine) -> None:
+    async def one(number: int, prompt: list[int], sampling: Sampling) -> Generation:
+        got = await engine.generate(prompt, sampling, POLICY, session=f"s{number}")
+        await engine.release(f"s{number}")
+        return got
+
     jobs = [(PROMPT[: 5 + i], Sampling(max_tokens=3 + i % 5, seed=i)) for i in range(20)]
-    together = await asyncio.gather(*(engine.generate(p, s, POLICY, session=f"s{i}") for i, (p, s) in enumerate(jobs)))
+    together = await asyncio.gather(*(one(i, prompt, sampling) for i, (prompt, sampling) in enumerate(jobs)))
     for (prompt, sampling), got in zip(jobs, together, strict=True):
-        alone = await engine.generate(prompt, sampling, POLICY)
-        assert alone.token_ids == got.token_ids
-        assert alone.logprobs == pytest.approx(got.logprobs, abs=1e-4)
+        assert await engine.generate(prompt, sampling, POLICY) == got
 
 
 async def test_publishing_while_others_generate_changes_nothing_for_them(
@@ -96,16 +99,18 @@ async def test_a_cancelled_call_frees_its_slot(engine: EmbeddedEngine) -> None:
     assert all(isinstance(r, asyncio.CancelledError) for r in await asyncio.gather(*tasks, return_exceptions=True))
     await wait_for_thread(engine)
     assert not engine._decode.has_work
-    assert all(slot.request is None for slot in engine._decode._slots)
+    assert not engine._decode._seats.requests()
     assert len((await engine.generate(PROMPT, Sampling(max_tokens=2), POLICY)).token_ids) == 2
 
 
-async def test_a_released_session_frees_its_slot(engine: EmbeddedEngine) -> None:
-    await engine.generate(PROMPT, Sampling(max_tokens=2), POLICY, session="s")
-    assert engine._decode._sessions
-    await engine.release("s")
+async def test_sessions_beyond_the_slots_wait_for_a_release(engine: EmbeddedEngine) -> None:
+    for number in range(engine.max_sequences):
+        await engine.generate(PROMPT, Sampling(max_tokens=2), POLICY, session=str(number))
+    late = asyncio.create_task(engine.generate(PROMPT, Sampling(max_tokens=2), POLICY, session="late"))
     await wait_for_thread(engine)
-    assert not engine._decode._sessions
+    assert not late.done()
+    await engine.release("0")
+    assert len((await late).token_ids) == 2
 
 
 async def test_a_pass_that_raises_fails_its_requests_and_the_engine_lives_on(
