@@ -159,7 +159,7 @@ def test_without_held_out_tasks_nothing_is_evaluated_and_the_last_adapter_is_the
     lockbox: Path, tmp_path: Path
 ) -> None:
     rows = [{"task_id": f"t{seed}", "seed": seed} for seed in range(6)]
-    run = train(small_run(lockbox, tmp_path), tasks=rows, reporter=SILENT)
+    run = train(small_run(lockbox, tmp_path, eval={}), tasks=rows, reporter=SILENT)
     assert run.summary["heldout_tasks"] == 0
     assert run.summary["heldout_success_before"] is run.summary["heldout_success_after"] is None
     assert run.summary["episodes"] == 16
@@ -205,9 +205,9 @@ class Broken(ag.ToolEnv):
 
 
 def test_an_environment_that_is_down_stops_the_run_with_the_cause(lockbox: Path, tmp_path: Path) -> None:
-    config = small_run(lockbox, tmp_path, env="", env_args={})
+    config = small_run(lockbox, tmp_path, env="", env_args={}, eval={})
     config["rollout"] |= {"retries": 1}
-    with pytest.raises(RunError, match=r"no group kept enough .* \(16 attempts failed\).* the database is asleep"):
+    with pytest.raises(RunError, match=r"8 of 8 episodes .* \(16 of 16 failed attempts\), env: .*database is asleep"):
         train(config, env=Broken, reporter=SILENT)
     run = only_run(tmp_path)
     record = record_of(run)
@@ -226,7 +226,7 @@ class HalfBroken(Broken):
 
 
 def test_a_group_with_too_few_survivors_trains_nothing_the_others_do(lockbox: Path, tmp_path: Path) -> None:
-    config = small_run(lockbox, tmp_path, env="", env_args={}, train={"steps": 1, "runs": str(tmp_path)})
+    config = small_run(lockbox, tmp_path, env="", env_args={}, train={"steps": 1, "runs": str(tmp_path)}, eval={})
     config["rollout"] |= {"retries": 0}
     run = train(config, env=HalfBroken, reporter=SILENT)
     (metrics,) = read_metrics(run.path / "metrics.jsonl")
