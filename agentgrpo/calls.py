@@ -19,6 +19,7 @@ MAX_DEPTH = 32  # of its arguments
 MAX_DIGITS = 1000  # of a number
 
 _FORM = 'expected {"name": <tool>, "arguments": {...}}'
+_TOO_LARGE = f"the call is larger than {MAX_BYTES // 1024} KB; write less"
 _READABLE_DEPTH = 200  # what Python's own recursion surely survives; an action wraps calls in some levels of its own
 _STRINGS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[^"\[\]{}]++', re.DOTALL)  # possessive: linear in whatever text
 _HALF = re.compile("[\ud800-\udfff]")
@@ -61,9 +62,9 @@ def flaw(value: Json) -> Flaw | None:
 
 def read_call(text: str, call_id: str, *, is_closed: bool = True) -> ToolCall | BadCall:
     """Read the JSON text of one call; a call cut off before its end is not executed, whatever it says so far."""
-    text = text.strip()
     if len(text) > MAX_BYTES or len(text.encode("utf-8", "replace")) > MAX_BYTES:
-        return bad_call(call_id, text, "too_large", _too_large(len(text)))
+        return bad_call(call_id, text, "too_large", _TOO_LARGE)
+    text = text.strip()
     if not is_closed:
         return bad_call(call_id, text, "unclosed", "the call was cut off before its end; write it again, shorter")
     return check_call(loads(text), call_id, text)
@@ -96,8 +97,8 @@ def make_call(name: Json, arguments: Json, call_id: str, raw: str) -> ToolCall |
         told = f"arguments: got {kind_of(arguments)}, expected an object"
         return bad_call(call_id, raw, "invalid_arguments", told, name)
     # Raw text is at least as long as the arguments in it, so this is rarely measured.
-    if len(raw) > MAX_BYTES // 4 and (size := len(json.dumps(arguments, ensure_ascii=False).encode())) > MAX_BYTES:
-        return bad_call(call_id, raw, "too_large", _too_large(size), name)
+    if len(raw) > MAX_BYTES // 4 and len(json.dumps(arguments, ensure_ascii=False).encode()) > MAX_BYTES:
+        return bad_call(call_id, raw, "too_large", _TOO_LARGE, name)
     return ToolCall(id=call_id, name=name, arguments=arguments)
 
 
@@ -112,10 +113,6 @@ def kind_of(value: Json) -> str:
     if isinstance(value, str) and not value:
         return "empty"
     return _KINDS.get(type(value), "a number")
-
-
-def _too_large(size: int) -> str:
-    return f"the call has {size:,} characters, expected at most {MAX_BYTES // 1024} KB; write less"
 
 
 def _depth(text: str) -> int:

@@ -82,6 +82,7 @@ class Chat:
         self.renderer_name = str(renderer.config.name) if hasattr(renderer, "config") else "custom"
         self.stop_token_ids = tuple(renderer.get_stop_token_ids())
         self._controls = Controls(tokenizer)
+        self._marks_content = bool(renderer.render(list(_PROBE)).is_content)
         self._specs = lru_cache(maxsize=64)(self._make_specs)
         self._replies = ReplyReader(tokenizer, renderer)
 
@@ -183,6 +184,9 @@ class Chat:
         return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=False))
 
     def _prompt(self, messages: list[Message], specs: list[Any] | None) -> renderers.RenderedTokens:
+        if not self._marks_content:  # then it marks nothing, and renders once instead of once per message
+            ids = self.renderer.render_ids(messages, tools=specs, add_generation_prompt=True)
+            return renderers.RenderedTokens(token_ids=list(ids))
         return self.renderer.render(messages, tools=specs, add_generation_prompt=True)
 
     def _proved(

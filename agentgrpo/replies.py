@@ -50,7 +50,7 @@ class ReplyReader:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, renderer: renderers.Renderer) -> None:
         self._tokenizer = tokenizer
         self._renderer = renderer
-        self._stop_token_ids = frozenset(renderer.get_stop_token_ids())
+        self._stop_token_ids = list(renderer.get_stop_token_ids())
         vocabulary = {str(text): int(i) for text, i in tokenizer.get_added_vocab().items()}
         self._opening, self._closing = next(
             ((vocabulary[a], vocabulary[b]) for a, b in _TAGS if a in vocabulary and b in vocabulary), (-1, -1)
@@ -67,8 +67,8 @@ class ReplyReader:
         call_prefix: str,
     ) -> AssistantMessage:
         """Return the message that sampled ids stand for; a call that cannot be read is a `BadCall`."""
-        end = next((i for i, token in enumerate(completion_ids) if token in self._stop_token_ids), None)
-        ids, prompt = list(completion_ids[:end]), list(prompt_ids)
+        ids, prompt = list(completion_ids), list(prompt_ids)
+        del ids[min((_find(ids, stop) for stop in self._stop_token_ids), default=len(ids)) :]
 
         def parse(ids: list[int]) -> renderers.ParsedResponse:
             return self._renderer.parse_response(ids, tools=specs, prompt_ids=prompt)
@@ -105,14 +105,12 @@ class ReplyReader:
     def _blocks(self, ids: list[int]) -> list[_Block]:
         """Return where calls stand; one that was not closed ends where the next begins."""
         blocks: list[_Block] = []
-        start = -1
-        for i, token in enumerate(ids):
-            if token != self._opening and token != self._closing:
-                continue
-            if start >= 0:
-                blocks.append(_Block(start, i, token == self._closing))
-            start = i if token == self._opening else -1
-        return blocks if start < 0 else [*blocks, _Block(start, len(ids), False)]
+        start = _find(ids, self._opening)
+        while start < len(ids):
+            end, following = _find(ids, self._closing, start), _find(ids, self._opening, start + 1)
+            blocks.append(_Block(start, min(end, following), end < following))
+            start = following
+        return blocks
 
     def _without(self, ids: list[int], blocks: Sequence[_Block]) -> tuple[list[int], dict[int, _Block]]:
         """Return ids with these blocks closed and emptied of all but added tokens, and where each now begins."""
@@ -122,8 +120,9 @@ class ReplyReader:
         for block in blocks:
             bare += ids[end : block.start]
             begins[len(bare)] = block
-            bare += [i for i in ids[block.start : block.end] if i in self._added]
-            bare.append(self._closing)
+            inside = ids[block.start + 1 : block.end]
+            kept = [] if self._added.isdisjoint(inside) else [i for i in inside if i in self._added]
+            bare += [self._opening, *kept, self._closing]
             end = block.end + block.is_closed
         return bare + ids[end:], begins
 
@@ -143,6 +142,14 @@ class ReplyReader:
 
     def _text(self, ids: list[int]) -> str:
         return str(self._tokenizer.decode(ids, skip_special_tokens=False))
+
+
+def _find(ids: list[int], token: int, start: int = 0) -> int:
+    """Return where a token is next, or the length: as fast as lists are, for a reply may be long."""
+    try:
+        return ids.index(token, start)
+    except ValueError:
+        return len(ids)
 
 
 def _survives(parse: Parse, ids: list[int], block: _Block) -> bool:
