@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
+import weakref
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, wait
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
+
+_daemons: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 
 
 def first_error(error: BaseException) -> BaseException:
@@ -44,7 +48,7 @@ def run_blocking(coroutine: Coroutine[Any, Any, T]) -> T:
         except BaseException as error:  # raised again in the caller's thread
             future.set_exception(error)
 
-    thread = threading.Thread(target=run, name="agentgrpo-run")
+    thread = threading.Thread(target=run, name="agentgrpo-run", daemon=True)
     thread.start()
     try:
         wait([future])  # a `join` that was interrupted takes the thread for ended (Python 3.11)
@@ -55,6 +59,44 @@ def run_blocking(coroutine: Coroutine[Any, Any, T]) -> T:
         raise
     thread.join()
     return future.result()
+
+
+async def in_daemon(call: Callable[[], T], name: str) -> T:
+    """Run a blocking call in a thread that no exit waits for, unlike those of `asyncio.to_thread`."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if future.cancelled():  # nobody waits any more
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(cast(T, result))
+
+    def work() -> None:
+        try:
+            outcome: tuple[T | None, BaseException | None] = call(), None
+        except BaseException as error:  # raised again where it is awaited
+            outcome = None, error
+        with contextlib.suppress(RuntimeError):  # the loop has closed
+            loop.call_soon_threadsafe(settle, *outcome)
+
+    thread = threading.Thread(target=work, name=name, daemon=True)
+    _daemons.add(thread)
+    thread.start()
+    return await future
+
+
+def have_daemons_ended(seconds: float) -> bool:
+    """Wait for the threads of `in_daemon`, this long at most; return whether all have ended.
+
+    Python cannot end safely around one that is inside of C++.
+    """
+    deadline = time.monotonic() + seconds
+    for thread in list(_daemons):
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return not any(thread.is_alive() for thread in _daemons)
 
 
 async def _ungrouped(coroutine: Coroutine[Any, Any, T]) -> T:

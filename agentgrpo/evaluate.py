@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from agentgrpo.config import EvalConfig
-from agentgrpo.rollout.group import GroupResult
-from agentgrpo.rollout.manager import RolloutManager
-from agentgrpo.types import Policy, Sampling, StopReason, Task, Trajectory
+from agentgrpo.rollout.manager import OnEpisode, RolloutManager
+from agentgrpo.types import EpisodeKey, Policy, Sampling, StopReason, Task, Trajectory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,9 +83,10 @@ async def evaluate(
     *,
     policy: Policy,
     step: int,
-    on_group: Callable[[GroupResult], Awaitable[None]] | None = None,
+    on_episode: OnEpisode | None = None,
+    finished: Mapping[EpisodeKey, Trajectory] | None = None,
 ) -> Evaluation:
-    """Run `config.samples` episodes of each task under a published policy."""
+    """Run `config.samples` episodes of each task under a published policy; see `RolloutManager.rollout`."""
     sampling = Sampling(max_tokens=1, temperature=config.temperature, top_p=config.top_p, top_k=config.top_k)
     results = await manager.rollout(
         tasks,
@@ -95,6 +95,7 @@ async def evaluate(
         step=step,
         group_size=config.samples,
         sampling=sampling,
-        on_group=on_group,
+        on_episode=on_episode,
+        finished=finished,
     )
     return summarize([t for result in results for t in result.trajectories], len(tasks))

@@ -12,11 +12,10 @@ from agentgrpo.errors import EnvError, TaskError, UserError
 from agentgrpo.evaluate import Evaluation, evaluate
 from agentgrpo.registry import EnvSource
 from agentgrpo.report import Reporter
-from agentgrpo.rollout.group import GroupResult
 from agentgrpo.rollout.manager import RolloutManager
 from agentgrpo.store.run import RunDirectory, write_json
 from agentgrpo.tasks import load_tasks
-from agentgrpo.types import Policy, Task
+from agentgrpo.types import Policy, Task, Trajectory
 from agentgrpo.workbench import Workbench, assemble, open_env, open_tasks, set_threads
 
 
@@ -30,7 +29,8 @@ def evaluate_checkpoint(
     """
     run = RunDirectory.open(path)
     changed = {override.partition("=")[0].strip() for override in overrides}
-    config = load_config(run.config, overrides=[*_model(run, changed), *overrides])
+    here = run.model_folder() if "model.path" not in changed else None
+    config = load_config(run.config, overrides=[*([f"model.path={here}"] if here else []), *overrides])
     if config.env.startswith("__main__:") and "env" not in changed:
         name = config.env.removeprefix("__main__:")
         raise EnvError(f"the environment {name} was defined in the script itself: name it, --set env=script.py:{name}")
@@ -49,13 +49,6 @@ def evaluate_checkpoint(
     write_json(run.path / name, {"checkpoint": checkpoint, "split": split or "heldout", **found.metrics()})
     reporter.message(f"{checkpoint}, {split or 'heldout'}: success {found}")
     return found
-
-
-def _model(run: RunDirectory, changed: set[str]) -> list[str]:
-    """Return the override that finds the run's model from any folder: the config may name it relative to another."""
-    path = run.read_record().get("model_path")
-    is_there = "model.path" not in changed and path is not None and Path(path).is_dir()
-    return [f"model.path={path}"] if is_there else []
 
 
 def _tasks(config: Config, source: EnvSource, kept: Path, split: str, changed: set[str]) -> tuple[Task, ...]:
@@ -79,11 +72,11 @@ async def _evaluate(bench: Workbench, tasks: Sequence[Task], reporter: Reporter)
         async with RolloutManager(
             bench.source, bench.chat, bench.engine, bench.config.rollout, seed=bench.config.seed
         ) as manager:
-            with reporter.progress("evaluation", len(tasks)) as advance:
+            with reporter.progress("evaluation", len(tasks) * bench.config.eval.samples) as advance:
 
-                async def count(result: GroupResult) -> None:
-                    advance()
+                async def count(trajectory: Trajectory) -> None:
+                    advance(int(trajectory.is_scored))
 
-                return await evaluate(manager, tasks, bench.config.eval, policy=policy, step=0, on_group=count)
+                return await evaluate(manager, tasks, bench.config.eval, policy=policy, step=0, on_episode=count)
     finally:
         await bench.engine.close()

@@ -12,6 +12,7 @@ from typing import Any
 from agentgrpo.config import Config
 from agentgrpo.evaluate import Evaluation
 from agentgrpo.learner.step import LearnResult
+from agentgrpo.rollout.group import GroupResult
 from agentgrpo.types import Group, StopReason, Trajectory
 
 _VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -49,7 +50,7 @@ def run_summary(
     train_steps: int,
     episodes: int,
     sampled_tokens: int,
-    ends: Mapping[StopReason, int],
+    ends: Mapping[str, int],
 ) -> dict[str, Any]:
     """Return what `summary.json` holds. What was not evaluated is None."""
     return {
@@ -94,6 +95,13 @@ def farewell(
         f"again    {program} eval {path}",
         f"serve    {serve_command(path, config, renderer)}",
     ]
+
+
+def no_survivors(results: Sequence[GroupResult]) -> str:
+    """Return why a step cannot be trained on, with the first thing that went wrong."""
+    causes = [str(t.failure.cause) for r in results for t in r.failed if t.failure is not None]
+    first = f" First cause: {causes[0]}" if causes else ""
+    return f"no group kept enough scored episodes to train on ({len(causes)} attempts failed).{first}"
 
 
 def serve_command(path: Path, config: Config, renderer: str) -> str:

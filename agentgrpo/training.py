@@ -1,37 +1,41 @@
-"""Training, top to bottom: evaluate, then roll out, learn, publish, look, until the steps or the hours are used up."""
+"""Training, top to bottom: look, then roll out, learn, publish, look, until the steps or the hours are used up.
+
+A run that was stopped or killed goes on from its newest checkpoint as if nothing had happened.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import os
-import shutil
-import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agentgrpo.blocking import first_error, run_blocking
+from agentgrpo.blocking import first_error, have_daemons_ended, in_daemon, run_blocking
 from agentgrpo.checkpoint import Checkpoints
-from agentgrpo.config import Config, load_config
-from agentgrpo.errors import RunError
+from agentgrpo.config import Config
+from agentgrpo.errors import AgentGRPOError, ConfigError, RunError
 from agentgrpo.evaluate import Evaluation, evaluate
 from agentgrpo.learner.step import LearnResult
-from agentgrpo.report import ConsoleReporter, Reporter
+from agentgrpo.opening import Given, Opened, begin, program, reopen
+from agentgrpo.report import Advance, ConsoleReporter, Reporter
 from agentgrpo.rollout.group import GroupResult
 from agentgrpo.rollout.manager import RolloutManager
 from agentgrpo.seeds import derive_seed
+from agentgrpo.stopping import Stopping
 from agentgrpo.store.curve import draw_curve
 from agentgrpo.store.episodes import EpisodeStore, TrainingRow
-from agentgrpo.store.record import finish_record, start_record
-from agentgrpo.store.run import Metrics, RunDirectory, write_json, write_text
-from agentgrpo.summary import farewell, run_summary, train_metrics
+from agentgrpo.store.record import finish_record, versions
+from agentgrpo.store.run import Metrics, write_json, writing
+from agentgrpo.summary import farewell, no_survivors, run_summary, train_metrics
 from agentgrpo.tasks import TaskSampler
-from agentgrpo.tracking import Trackers, check_trackers
-from agentgrpo.types import Policy, Sampling, Task
-from agentgrpo.workbench import EnvLike, TasksLike, Workbench, env_reference, prepare
+from agentgrpo.tracking import Trackers
+from agentgrpo.trainer_state import Progress, TrainerState
+from agentgrpo.types import Adapter, EpisodeKey, Group, Policy, Sampling, Task, Trajectory
+from agentgrpo.workbench import EnvLike, TasksLike, Workbench
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,27 +53,46 @@ class Run:
 
 @dataclass(slots=True, kw_only=True)
 class _State:
-    """What changes while a run runs."""
+    """What changes while a run runs. `kept` is what a stop at any moment falls back to: the end of the last step."""
 
-    bench: Workbench
-    run: RunDirectory
+    opened: Opened
     store: EpisodeStore
     metrics: Metrics
     manager: RolloutManager
     checkpoints: Checkpoints
-    trackers: Trackers
     reporter: Reporter
+    sampler: TaskSampler
     started: float
-    policy: Policy = field(default_factory=Policy)
-    step: int = 0
-    best: float = -1.0
-    episodes: int = 0
-    sampled_tokens: int = 0
+    progress: Progress
+    policy: Policy
+    kept: TrainerState
+    finished: Mapping[EpisodeKey, Trajectory]  # of the step a resumed run goes on with
+    trackers: Trackers | None = None
+    latest: Evaluation | None = None
+    stop_lock: threading.Lock = field(default_factory=threading.Lock)
+    is_ended: bool = False
+
+    @property
+    def bench(self) -> Workbench:
+        return self.opened.bench
+
+    @property
+    def config(self) -> Config:
+        return self.opened.bench.config
+
+    @property
+    def step(self) -> int:
+        return self.progress.step
+
+    @property
+    def elapsed(self) -> float:
+        return time.monotonic() - self.started
 
 
 def train(
-    config: str | Path | Mapping[str, Any] | Config,
+    config: str | Path | Mapping[str, Any] | Config | None = None,
     *,
+    resume: str | Path | None = None,
     env: EnvLike | None = None,
     tasks: TasksLike | None = None,
     heldout: TasksLike | float | None = None,
@@ -78,8 +101,11 @@ def train(
 ) -> Run:
     """Train an agent. Works in a script, in a notebook and behind the command line.
 
+    Ctrl-C and SIGTERM write a checkpoint of the last whole step and end the run; `resume` goes on from there.
+
     Args:
-        config: A TOML file, a mapping or a Config.
+        config: A TOML file, a mapping or a Config; not needed to resume.
+        resume: The folder of a run that was stopped or killed: it goes on as if it had not been.
         env: An environment class, or the name of one; replaces the config's.
         tasks: Training tasks: a file, a data set or rows; replaces the config's.
         heldout: Held-out tasks likewise, or how many (a fraction or a number) to split off.
@@ -92,117 +118,100 @@ def train(
     Raises:
         UserError: something in the config, the environment or the tasks must be mended.
         RunError: the run could not go on.
+        KeyboardInterrupt: Ctrl-C ended the run. SIGTERM raises SystemExit.
     """
-    started = time.time()
-    resolved = load_config(config, overrides=overrides, env=env if isinstance(env, str) else None)
-    check_trackers(resolved.train.track)
+    started = time.monotonic()
+    if config is None and resume is None:
+        raise ConfigError("nothing to train: give a config, or resume= the folder of a run")
     tell: Reporter = reporter or ConsoleReporter()
-    bench = prepare(resolved, env=env, tasks=tasks, heldout=heldout, reporter=tell)
-    return run_blocking(_train(bench, tell, started))
-
-
-async def _train(bench: Workbench, reporter: Reporter, started: float) -> Run:
-    config = bench.config
-    run = RunDirectory.create(config.train.runs, config.name)
-    _record_start(run, bench)
-    reporter.message(f"run: {run.path}")
-    store, metrics = EpisodeStore(run.episodes), Metrics(run.metrics)
-    checkpoints = Checkpoints(folder=run.checkpoints, keep=config.train.keep_checkpoints)
-    try:
-        async with RolloutManager(bench.source, bench.chat, bench.engine, config.rollout, seed=config.seed) as manager:
-            state = _State(
-                bench=bench,
-                run=run,
-                store=store,
-                metrics=metrics,
-                manager=manager,
-                checkpoints=checkpoints,
-                trackers=Trackers(config, run.path),
-                reporter=reporter,
-                started=started,
-            )
+    given = Given(config=config, env=env, tasks=tasks, heldout=heldout, overrides=overrides)
+    with Stopping() as stopping:
+        opened = begin(given, tell) if resume is None else reopen(resume, given, tell)
+        with opened.lock:
             try:
-                return await _steps(state)
-            except BaseException as error:
-                _stop(state, error)
-                raise
-            finally:
-                state.trackers.close()
-    finally:
-        await bench.engine.close()
-        store.close()
-        metrics.close()
+                return run_blocking(_train(opened, tell, stopping, started - opened.progress.elapsed))
+            except asyncio.CancelledError:
+                outcome = stopping.outcome()
+                if outcome is None:
+                    raise
+                if not have_daemons_ended(seconds=2.0):
+                    stopping.exit_process()
+                raise outcome from None
 
 
-def _record_start(run: RunDirectory, bench: Workbench) -> None:
-    config = bench.config
-    write_text(run.config, config.model_copy(update={"env": env_reference(config, bench.source)}).to_toml())
-    # What a later evaluation runs on, wherever the tasks came from.
-    write_text(run.heldout, "".join(f"{json.dumps(t.row, ensure_ascii=False)}\n" for t in bench.heldout_tasks))
-    start_record(
-        run,
-        config=config.model_dump(mode="json"),
-        env=type(bench.source.make().unwrapped),
-        env_id=bench.source.id,
-        tasks={"train": [t.row for t in bench.train_tasks], "heldout": [t.row for t in bench.heldout_tasks]},
-        model_path=config.model.path,
-        sampling={"train": {"temperature": config.rollout.temperature}, "eval": config.eval.model_dump(mode="json")},
-    )
+async def _train(opened: Opened, reporter: Reporter, stopping: Stopping, started: float) -> Run:
+    bench, run, config = opened.bench, opened.run, opened.bench.config
+    reporter.message(f"run: {run.path}")
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(bench.engine.close)
+        store = stack.enter_context(EpisodeStore(run.episodes))
+        metrics = stack.enter_context(Metrics(run.metrics, size=opened.progress.metrics_bytes))
+        manager = RolloutManager(bench.source, bench.chat, bench.engine, config.rollout, seed=config.seed)
+        await stack.enter_async_context(manager)
+        sampler = TaskSampler(bench.train_tasks, derive_seed(config.seed, "tasks"))
+        if opened.progress.sampler is not None:
+            sampler.restore(opened.progress.sampler)
+        state = _State(
+            opened=opened,
+            store=store,
+            metrics=metrics,
+            manager=manager,
+            checkpoints=Checkpoints(folder=run.checkpoints, keep=config.train.keep_checkpoints),
+            reporter=reporter,
+            sampler=sampler,
+            started=started,
+            progress=opened.progress,
+            policy=Policy(version=opened.progress.step),
+            kept=TrainerState(progress=opened.progress, adapter=bench.policy.adapter(), learner=bench.learner.state()),
+            finished=opened.finished,
+        )
+        stopping.attach(lambda: _stop(state, KeyboardInterrupt()))
+        try:
+            state.trackers = Trackers(config, run.path)
+            stack.callback(state.trackers.close)
+            return await _steps(state)
+        except BaseException as error:
+            _stop(state, error)
+            raise
 
 
 async def _steps(state: _State) -> Run:
-    config = state.bench.config
-    await state.bench.engine.publish(state.bench.policy.adapter(), state.policy)
-    before = await _evaluate(state, config.eval.tasks, "before")
-    sampler = TaskSampler(state.bench.train_tasks, derive_seed(config.seed, "tasks"))
-    while state.step < config.train.steps and not _out_of_time(state):
-        await _train_step(state, sampler)
-        await _look(state)
-    after = await _evaluate(state, config.eval.tasks, "after") if state.step else before
-    _checkpoint(state, after)
-    return _finish(state, before, after)
+    _keep_state(state, state.kept.adapter)
+    await state.bench.engine.publish(state.kept.adapter, state.policy)
+    is_over = await _look(state)
+    while not is_over:
+        await _train_step(state)
+        is_over = await _look(state)
+    return _finish(state)
 
 
-def _stop(state: _State, error: BaseException) -> None:
-    """Keep the adapter, and say in the record how it ended, when a run ends before its time."""
-    is_interrupt = isinstance(error, KeyboardInterrupt | asyncio.CancelledError)
-    _checkpoint(state, None)
-    finish_record(state.run, status="interrupted" if is_interrupt else "failed", cause=str(first_error(error)) or None)
-    state.reporter.message(f"stopped at step {state.step}; the adapter is in {state.run.path}/checkpoints/last")
-
-
-async def _train_step(state: _State, sampler: TaskSampler) -> None:
+async def _train_step(state: _State) -> None:
     """Roll out, learn, publish: one train step."""
-    bench, config, step = state.bench, state.bench.config, state.step + 1
-    clock = time.perf_counter()
-    results = await _roll_out(state, sampler.next(config.rollout.tasks_per_step), step)
+    config, step, clock = state.config, state.step + 1, time.perf_counter()
+    results = await _roll_out(state, state.sampler.next(config.rollout.tasks_per_step), step)
     rollout = time.perf_counter() - clock
-    groups = [r.group for r in results if len(r.group.trajectories) >= config.rollout.min_survivors]
-    if not groups:
-        raise RunError(_no_survivors(results))
-    learned = await asyncio.to_thread(bench.learner.step, groups)
+    groups = [r.group for r in results if r.group.trajectories]
+    if all(len(group.trajectories) < config.rollout.min_survivors for group in groups):
+        raise RunError(no_survivors(results))
+    learned = await _learn(state, groups)
     await state.store.set_training(_training_rows(learned))
-    await _publish(state, step)
+    adapter = state.bench.policy.adapter()
+    await _publish(state, adapter, step)
     learn = time.perf_counter() - clock - rollout
-    state.step = step
-    trajectories = [t for r in results for t in r.trajectories]
-    metrics = train_metrics(trajectories, groups, learned) | {
+    state.progress.step = step
+    metrics = train_metrics([t for r in results for t in r.trajectories], groups, learned) | {
         "time/rollout": rollout,
         "time/learn": learn,
-        "time/elapsed": time.time() - state.started,
+        "time/elapsed": state.elapsed,
     }
     _write(state, metrics)
+    _keep_state(state, adapter)
     state.reporter.step(step, config.train.steps, metrics)
 
 
 async def _roll_out(state: _State, tasks: Sequence[Task], step: int) -> list[GroupResult]:
-    config = state.bench.config.rollout
+    config = state.config.rollout
     with state.reporter.progress(f"step {step} rollout", len(tasks) * config.group_size) as advance:
-
-        async def keep(result: GroupResult) -> None:
-            await _store(state, result)
-            advance(config.group_size)
-
         return await state.manager.rollout(
             tasks,
             policy=state.policy,
@@ -210,87 +219,151 @@ async def _roll_out(state: _State, tasks: Sequence[Task], step: int) -> list[Gro
             step=step,
             group_size=config.group_size,
             sampling=Sampling(max_tokens=config.max_turn_tokens, temperature=config.temperature),
-            on_group=keep,
+            on_episode=_keeper(state, advance),
+            finished=state.finished,
         )
 
 
-async def _publish(state: _State, step: int) -> None:
-    """Make the adapter as it is now the policy of the next step."""
+def _keeper(state: _State, advance: Advance) -> Callable[[Trajectory], Awaitable[None]]:
+    """Return what becomes of each episode that ends: stored, unless that is where it came from, and counted."""
+
+    async def keep(trajectory: Trajectory) -> None:
+        if trajectory.key not in state.finished:
+            await state.store.add([trajectory])
+        state.progress.count(trajectory)
+        advance(int(trajectory.is_scored))
+
+    return keep
+
+
+async def _learn(state: _State, groups: Sequence[Group]) -> LearnResult:
+    """Make the train step, in a thread that stops at the next microbatch when the run is stopped."""
+    stop = threading.Event()
+    try:
+        return await in_daemon(lambda: state.bench.learner.step(groups, stop), "agentgrpo-learner")
+    finally:
+        stop.set()
+
+
+async def _publish(state: _State, adapter: Adapter, step: int) -> None:
+    """Make the adapter the policy of the next step."""
     new = Policy(name=state.policy.name, version=step)
-    await state.bench.engine.publish(state.bench.policy.adapter(), new)
+    await state.bench.engine.publish(adapter, new)
     await state.bench.engine.retire(state.policy)
     state.policy = new
 
 
-async def _store(state: _State, result: GroupResult) -> None:
-    await state.store.add(result.trajectories)
-    state.episodes += len(result.trajectories)
-    state.sampled_tokens += sum(t.sampled_count for t in result.trajectories)
+def _keep_state(state: _State, adapter: Adapter) -> None:
+    """Copy what the run is now, at the end of a step: whatever happens next, this is what is not lost."""
+    progress = state.progress
+    progress.sampler, progress.metrics_bytes = state.sampler.state(), state.metrics.size
+    progress.elapsed = state.elapsed
+    state.kept = TrainerState(progress=progress.copy(), adapter=adapter, learner=state.bench.learner.state())
 
 
-async def _look(state: _State) -> None:
-    """Evaluate and write a checkpoint when it is time."""
-    config, evaluation = state.bench.config, None
-    is_last = state.step == config.train.steps
-    if config.eval.every and state.step % config.eval.every == 0 and not is_last:
-        evaluation = await _evaluate(state, config.eval.during_tasks, f"step {state.step}")
-    if evaluation is not None or state.step % config.train.checkpoint_every == 0:
-        _checkpoint(state, evaluation)
+async def _look(state: _State) -> bool:
+    """Write a checkpoint and evaluate when it is time; return whether the run is over."""
+    config, step = state.config, state.step
+    is_over = step >= config.train.steps or _out_of_time(state)
+    is_due = bool(config.eval.every) and step % config.eval.every == 0
+    if step == 0 or is_over or is_due or step % config.train.checkpoint_every == 0:
+        _checkpoint(state)
+    if step == 0 or is_over:
+        when = "after" if step else "before"
+        state.latest = await _evaluate(state, config.eval.tasks, when)
+    elif is_due:
+        state.latest = await _evaluate(state, config.eval.during_tasks, f"step {step}")
+    else:
+        return is_over
+    if step == 0:
+        state.progress.before = state.latest
+    if step or is_over:
+        _judge(state)
+    return is_over
 
 
 async def _evaluate(state: _State, limit: int | None, when: str) -> Evaluation | None:
-    tasks = state.bench.heldout_tasks[:limit]
+    tasks, config = state.bench.heldout_tasks[:limit], state.config.eval
     if not tasks:
         return None
-    config = state.bench.config.eval
-    with state.reporter.progress(f"evaluation {when}", len(tasks)) as advance:
-
-        async def keep(result: GroupResult) -> None:
-            await _store(state, result)
-            advance()
-
-        found = await evaluate(state.manager, tasks, config, policy=state.policy, step=state.step, on_group=keep)
+    with state.reporter.progress(f"evaluation {when}", len(tasks) * config.samples) as advance:
+        found = await evaluate(
+            state.manager,
+            tasks,
+            config,
+            policy=state.policy,
+            step=state.step,
+            on_episode=_keeper(state, advance),
+            finished=state.finished,
+        )
     state.reporter.message(f"held-out success {when}: {found}")
     _write(state, found.metrics())
     return found
 
 
-def _checkpoint(state: _State, evaluation: Evaluation | None) -> None:
-    success = evaluation.success if evaluation is not None else None
-    # Without held-out tasks the last checkpoint is the best there is.
-    is_best = not state.bench.heldout_tasks or (success is not None and success >= state.best)
-    if success is not None and is_best:
-        state.best = success
-    trainer = {"heldout_success": success, "learner_steps": state.bench.learner.steps}
-    state.checkpoints.save(state.bench.policy.adapter(), state.step, trainer, is_best=is_best)
+def _checkpoint(state: _State) -> None:
+    """Write what the run was at the end of the last step, which nothing has changed since."""
+    state.metrics.sync()
+    kept = state.kept
+    state.checkpoints.save(kept.progress.step, kept.write, config=state.opened.config_hash, versions=versions())
+    if not state.bench.heldout_tasks:  # then the last checkpoint is the best there is
+        state.checkpoints.mark_best(kept.progress.step)
 
 
-def _finish(state: _State, before: Evaluation | None, after: Evaluation | None) -> Run:
-    config = state.bench.config
+def _judge(state: _State) -> None:
+    """Let the checkpoint that was evaluated be the best one, if it is."""
+    success = state.latest.success if state.latest is not None else None
+    if success is not None and success >= (state.progress.best or 0.0):
+        state.progress.best = success
+        state.checkpoints.mark_best(state.step)
+
+
+def _stop(state: _State, error: BaseException) -> None:
+    """Keep what the last whole step made, and say how it ended and how to go on, before its time."""
+    with state.stop_lock:  # the watch over a stop that takes too long may come here as well
+        if state.is_ended:
+            return
+        state.is_ended = True
+        cause = first_error(error)
+        is_interrupt = isinstance(cause, KeyboardInterrupt | SystemExit | asyncio.CancelledError)
+        status = "interrupted" if is_interrupt else "failed"
+        step, path = state.kept.progress.step, state.opened.run.path
+        saved = f"saved in {path}/checkpoints/last"
+        try:
+            _checkpoint(state)
+        except (AgentGRPOError, OSError) as problem:
+            saved = f"not saved: {problem}"
+        try:
+            finish_record(state.opened.run, status=status, cause=str(cause) or None)
+        except (AgentGRPOError, OSError) as problem:
+            state.reporter.message(str(problem))
+        state.reporter.message(f"stopped after step {step}, {saved}")
+        state.reporter.message(f"go on with: {state.opened.resume_command}")
+
+
+def _finish(state: _State) -> Run:
+    config, run, progress = state.config, state.opened.run, state.progress
+    before, after = progress.before, state.latest
     summary = run_summary(
         before,
         after,
         config=config,
         heldout_tasks=len(state.bench.heldout_tasks[: config.eval.tasks]),
-        wall_seconds=time.time() - state.started,
-        train_steps=state.step,
-        episodes=state.episodes,
-        sampled_tokens=state.sampled_tokens,
-        ends=state.manager.counts.ends,
+        wall_seconds=state.elapsed,
+        train_steps=progress.step,
+        episodes=progress.episodes,
+        sampled_tokens=progress.sampled_tokens,
+        ends=progress.ends,
     )
-    write_json(state.run.summary, summary)
-    finish_record(state.run, status="finished", adapter=state.bench.policy.adapter().sha256)
-    draw_curve(state.run.metrics, state.run.curve)
-    names = {"renderer": state.bench.chat.renderer_name, "program": _program()}
-    for line in farewell(state.run.path, config, before, after, summary, **names):
+    write_json(run.summary, summary)
+    with writing(run.curve.name, run.path):
+        draw_curve(run.metrics, run.curve)
+    finish_record(run, status="finished", adapter=state.kept.adapter.sha256)
+    state.is_ended = True
+    names = {"renderer": state.bench.chat.renderer_name, "program": program()}
+    for line in farewell(run.path, config, before, after, summary, **names):
         state.reporter.message(line)
-    return Run(path=state.run.path, summary=summary)
-
-
-def _program() -> str:
-    """Return what to type for `agentgrpo` here: its path, when the environment it is in is not activated."""
-    beside = Path(sys.executable).with_name("agentgrpo")
-    return "agentgrpo" if shutil.which("agentgrpo") or not beside.exists() else os.path.relpath(beside)
+    return Run(path=run.path, summary=summary)
 
 
 def _training_rows(learned: LearnResult) -> list[TrainingRow]:
@@ -306,15 +379,10 @@ def _training_rows(learned: LearnResult) -> list[TrainingRow]:
 
 def _write(state: _State, metrics: Mapping[str, float]) -> None:
     state.metrics.write(state.step, metrics)
-    state.trackers.write(state.step, metrics)
+    if state.trackers is not None:
+        state.trackers.write(state.step, metrics)
 
 
 def _out_of_time(state: _State) -> bool:
-    hours = state.bench.config.train.max_hours
-    return hours is not None and time.time() - state.started > hours * 3600
-
-
-def _no_survivors(results: Sequence[GroupResult]) -> str:
-    causes = [str(t.failure.cause) for r in results for t in r.failed if t.failure is not None]
-    first = f" First cause: {causes[0]}" if causes else ""
-    return f"no group kept enough scored episodes to train on ({len(causes)} attempts failed).{first}"
+    hours = state.config.train.max_hours
+    return hours is not None and state.elapsed > hours * 3600

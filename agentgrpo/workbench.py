@@ -45,6 +45,12 @@ class Workbench:
     policy: LoraPolicy
     learner: Learner
 
+    def inexact(self) -> list[str]:
+        """Return why a second run of the same may differ in its numbers; [] where every byte repeats."""
+        device, dtype = self.policy.device.type, self.policy.causal_lm.dtype
+        reasons = [] if device == "cpu" else [f"the device is {device}, not cpu"]
+        return reasons if dtype == torch.float32 else [*reasons, f"the model's numbers are {dtype}, not torch.float32"]
+
 
 def set_threads(config: Config) -> int:
     """Set torch's threads once: by default 1 for tiny models (no contention), else all cores. Return how many."""
@@ -175,6 +181,8 @@ def assemble(
         total_steps=config.train.steps,
         temperature=config.rollout.temperature,
         max_episode_tokens=config.rollout.max_tokens,
+        min_survivors=config.rollout.min_survivors,
+        seed=config.seed,
     )
     return Workbench(
         config=config,

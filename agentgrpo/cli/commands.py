@@ -11,9 +11,9 @@ from agentgrpo.report import ConsoleReporter
 from agentgrpo.training import train as run_training
 
 
-def train(config: Path, overrides: Sequence[str], max_hours: float | None) -> None:
-    """Train as a config file says."""
-    run_training(config, overrides=_with_hours(overrides, max_hours))
+def train(config: Path | None, resume: Path | None, overrides: Sequence[str], max_hours: float | None) -> None:
+    """Train as a config file says, or go on with a run."""
+    run_training(config, resume=resume, overrides=_with_hours(overrides, max_hours))
 
 
 def demo(overrides: Sequence[str], max_hours: float | None) -> None:

@@ -27,15 +27,21 @@ app.add_typer(env_app, name="env")
 app.add_typer(model_app, name="model")
 app.command()(show)
 
-ConfigFile = Annotated[Path, typer.Argument(help="A TOML file.")]
 Set = Annotated[list[str], typer.Option("--set", help="section.key=value; may be given several times.")]
 MaxHours = Annotated[float | None, typer.Option(help="Stop training after this many hours.")]
 
 
 @app.command()
-def train(config: ConfigFile, set_: Set = [], max_hours: MaxHours = None) -> None:  # noqa: B006
-    """Train an agent as a config file says."""
-    _load("agentgrpo.cli.commands").train(config, set_, max_hours)
+def train(
+    config: Annotated[Path | None, typer.Argument(help="A TOML file; not needed with --resume.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with this run, stopped or killed.")] = None,
+    set_: Set = [],  # noqa: B006
+    max_hours: MaxHours = None,
+) -> None:
+    """Train an agent as a config file says, or go on with a run."""
+    if config is None and resume is None:
+        raise typer.BadParameter("give a TOML file, or --resume RUN")
+    _load("agentgrpo.cli.commands").train(config, resume, set_, max_hours)
 
 
 @app.command()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,8 +22,8 @@ from agentgrpo.learner.loss import kl_penalty, token_loss
 from agentgrpo.learner.policy import LoraPolicy
 from agentgrpo.learner.ratio import effective_sample_size, kl_k3, log_ratio
 from agentgrpo.learner.schedule import learning_rate
+from agentgrpo.seeds import derive_seed
 from agentgrpo.types import EpisodeKey, Group
-
 
 MOST_SKIPPED = 5  # optimizer steps in a row whose gradient is no number, before the run stops
 
@@ -36,6 +36,26 @@ class LearnResult:
     advantages: dict[EpisodeKey, float]
     decisions: tuple[Decision, ...]
     note: str | None = None  # why it trained nothing, or left an optimizer step out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnerState:
+    """A copy of what a learner is beside its adapter. `tensors` are the optimizer's, as "<parameter>.<name>"."""
+
+    tensors: Mapping[str, Tensor]
+    steps: int
+    skipped: int
+    skipped_in_a_row: int
+    idle_in_a_row: int
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """All but the tensors."""
+        return {name: value for name, value in asdict(replace(self, tensors={})).items() if name != "tensors"}
+
+
+class Stopped(Exception):
+    """A train step was given up half-way: the adapter and the optimizer are of no more use."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +76,8 @@ class Learner:
         total_steps: int,
         temperature: float = 1.0,
         max_episode_tokens: int | None = None,
+        min_survivors: int = 2,
+        seed: int = 0,
     ) -> None:
         self.policy = policy
         self.config = config
@@ -63,6 +85,8 @@ class Learner:
         self.total_steps = total_steps
         self.temperature = temperature
         self.max_episode_tokens = max_episode_tokens
+        self.min_survivors = min_survivors
+        self.seed = seed
         self.steps = 0  # train steps begun, skipped ones included: drives the schedule
         self.skipped = 0  # optimizer steps refused because a gradient was not finite
         self.on_microbatch: Callable[[], None] = lambda: None
@@ -72,8 +96,19 @@ class Learner:
             policy.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.999)
         )
 
-    def step(self, groups: Sequence[Group]) -> LearnResult:
-        """Make one train step. Groups without signal train nothing; a step with nothing to train changes nothing."""
+    def step(self, groups: Sequence[Group], stop: threading.Event | None = None) -> LearnResult:
+        """Make one train step. Groups without signal train nothing; a step with nothing to train changes nothing.
+
+        Raises:
+            Stopped: `stop` was set; asked between microbatches.
+        """
+        # Dropout must be a function of the step: what ran before in this process plays no part.
+        devices = [self.policy.device] if self.policy.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(derive_seed(self.seed, "dropout", self.steps))
+            return self._step(groups, stop or threading.Event())
+
+    def _step(self, groups: Sequence[Group], stop: threading.Event) -> LearnResult:
         rate = self._set_learning_rate()
         self.steps += 1
         decisions = tuple(
@@ -81,12 +116,13 @@ class Learner:
                 groups,
                 drop_zero_variance=self.config.drop_zero_variance,
                 mask_truncated=self.axes["mask_truncated"],
+                min_survivors=self.min_survivors,
             )
         )
         by_episode = self._advantages(groups)
         kept = {d.key for d in decisions if d.trains}
         batches = self._minibatches(groups, by_episode, kept)
-        stats = [self._optimize(rows) for rows in batches if rows]
+        stats = [self._optimize(rows, stop) for rows in batches if rows]
         metrics = self._summarize(stats, decisions, groups) | {"learning_rate": rate}
         note = self._note(groups, decisions, has_trained=bool(stats))
         return LearnResult(metrics=metrics, advantages=by_episode, decisions=decisions, note=note)
@@ -106,14 +142,31 @@ class Learner:
             )
         return text
 
-    def state(self) -> dict[str, Any]:
-        """Return what a checkpoint needs beside the adapter: optimizer and counters."""
-        return {"optimizer": self.optimizer.state_dict(), "steps": self.steps, "skipped": self.skipped}
+    def state(self) -> LearnerState:
+        """Return a copy of what a checkpoint needs beside the adapter: optimizer and counters."""
+        tensors = {
+            f"{index}.{name}": value.detach().cpu().clone()
+            for index, values in self.optimizer.state_dict()["state"].items()
+            for name, value in values.items()
+        }
+        return LearnerState(
+            tensors=tensors,
+            steps=self.steps,
+            skipped=self.skipped,
+            skipped_in_a_row=self._skipped_in_a_row,
+            idle_in_a_row=self._idle_in_a_row,
+        )
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: LearnerState) -> None:
         """Continue from `state()`."""
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.steps, self.skipped = state["steps"], state["skipped"]
+        tensors: dict[int, dict[str, Tensor]] = {}
+        for key, value in state.tensors.items():
+            index, _, name = key.partition(".")
+            tensors.setdefault(int(index), {})[name] = value.clone()  # torch would go on writing into the caller's
+        groups = self.optimizer.state_dict()["param_groups"]  # the config's; the learning rate is set at each step
+        self.optimizer.load_state_dict({"state": tensors, "param_groups": groups})
+        self.steps, self.skipped = state.steps, state.skipped
+        self._skipped_in_a_row, self._idle_in_a_row = state.skipped_in_a_row, state.idle_in_a_row
 
     def _set_learning_rate(self) -> float:
         rate = learning_rate(
@@ -155,7 +208,7 @@ class Learner:
             for chunk in chunks
         ]
 
-    def _optimize(self, rows: Sequence[Row]) -> dict[str, float]:
+    def _optimize(self, rows: Sequence[Row], stop: threading.Event) -> dict[str, float]:
         """Accumulate the gradient of all rows and make one optimizer step."""
         self.optimizer.zero_grad(set_to_none=True)
         per_episode = torch.zeros(max(row.episode for row in rows) + 1, dtype=torch.long)
@@ -164,6 +217,8 @@ class Learner:
         totals = _Totals(tokens=int(per_episode.sum()), episodes=len(per_episode), per_episode=per_episode)
         sums: Counter[str] = Counter()
         for batch in pack(rows, token_budget=self.config.tokens_per_microbatch):
+            if stop.is_set():
+                raise Stopped
             sums.update(self._backward(batch.to(self.policy.device), totals))
             self.on_microbatch()
         norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_grad_norm)
@@ -217,6 +272,7 @@ class Learner:
         self, stats: Sequence[dict[str, float]], decisions: Sequence[Decision], groups: Sequence[Group]
     ) -> dict[str, float]:
         reasons = count_reasons(decisions)
+        groups = [group for group in groups if len(group.trajectories) >= self.min_survivors]
         flat = sum(1 for group in groups if len(set(group.rewards)) <= 1)
         metrics: dict[str, float] = {
             "zero_variance_groups": flat / len(groups) if groups else 0.0,

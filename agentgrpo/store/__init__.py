@@ -3,7 +3,7 @@
 from agentgrpo.store.curve import draw_curve
 from agentgrpo.store.episodes import EpisodeStore, TrainingRow
 from agentgrpo.store.reader import EpisodeFilter, EpisodeReader, EpisodeRow, StepRow, StoredEpisode, parse_key
-from agentgrpo.store.record import finish_record, hash_folder, hash_json, hash_source, start_record
+from agentgrpo.store.record import finish_record, hash_folder, hash_json, hash_source, resume_record, start_record
 from agentgrpo.store.redact import redact, redact_text
 from agentgrpo.store.run import Metrics, RunDirectory, read_metrics, write_json, write_text
 
@@ -26,6 +26,7 @@ __all__ = [
     "read_metrics",
     "redact",
     "redact_text",
+    "resume_record",
     "start_record",
     "write_json",
     "write_text",

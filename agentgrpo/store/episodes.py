@@ -74,9 +74,9 @@ class EpisodeStore:
         """
         await self._put(trajectories)
 
-    def add_sync(self, trajectories: Sequence[Trajectory]) -> None:
-        """Store episodes from a thread without an event loop; otherwise as `add`."""
-        while (done := self._offer(trajectories)) is None:
+    def add_sync(self, items: Sequence[Item]) -> None:
+        """Store episodes, and what the learner did with them, without an event loop; otherwise as `add`."""
+        while (done := self._offer(items)) is None:
             time.sleep(_RETRY_SECONDS)
         done.result()
 
@@ -198,6 +198,21 @@ class EpisodeStore:
         if row.logprobs is not None:
             packed = pack_logprobs(row.logprobs)
             execute("UPDATE payloads SET learner_logprobs = ? WHERE id = ?", (packed, found[0][0]))
+
+
+def forget_after(path: Path, policy_version: int) -> int:
+    """Remove the episodes of later policies, which a run that goes on from this one makes again; return how many.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    connection = connect(path)
+    try:
+        return connection.execute("DELETE FROM episodes WHERE policy_version > ?", (policy_version,)).rowcount
+    except sqlite3.Error as error:
+        raise _write_error(path, error) from error
+    finally:
+        connection.close()
 
 
 _KEY = "phase = ? AND step = ? AND task_id = ? AND sample = ? AND attempt = ?"

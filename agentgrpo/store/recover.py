@@ -1,0 +1,88 @@
+"""An episode file that a disk has damaged: set aside, and what can still be read of it kept.
+
+A kill damages nothing (that is what the write-ahead log is for); a failing disk or a cut-off copy does.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import TypeAlias
+
+from agentgrpo.errors import RunError
+from agentgrpo.store.codec import unpack_logprobs
+from agentgrpo.store.episodes import EpisodeStore, Item, TrainingRow
+from agentgrpo.store.reader import readable
+from agentgrpo.store.run import writing
+
+_Found: TypeAlias = tuple[int, list[Item]]
+
+_SELECT = """SELECT id, record, token_ids, logprobs, learner_logprobs, advantage, filter_reason
+FROM episodes JOIN payloads USING (id) WHERE id > ? AND id < ? ORDER BY id"""
+
+
+def mend(path: Path) -> str | None:
+    """Replace a damaged episode file by what can be read of it; return what to tell, None when nothing was wrong.
+
+    Raises:
+        RunError: the disk is full.
+    """
+    problem = _damage(path) if path.exists() else None
+    if problem is None:
+        return None
+    aside = path.with_name(f"{path.stem}.damaged-{time.strftime('%Y%m%d-%H%M%S')}{path.suffix}")
+    rescued = path.with_name(f".{path.name}.tmp")
+    with writing("what can be read of the episodes", rescued):
+        rescued.unlink(missing_ok=True)
+        kept = _copy(path, rescued)
+        # The log belongs to the damaged file: beside the new one it would be taken for that one's.
+        path.rename(aside)
+        for suffix in ("-wal", "-shm"):
+            with suppress(FileNotFoundError):
+                path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
+        rescued.rename(path)
+    return f"{path.name} was damaged ({problem}): kept as {aside.name}; {kept} episodes could be read and stay"
+
+
+def _damage(path: Path) -> str | None:
+    try:
+        with closing(sqlite3.connect(path)) as connection:
+            found = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+    except sqlite3.OperationalError as error:
+        raise RunError(f"'{path}' cannot be opened: {error}. Free space or fix the folder, then resume.") from error
+    except sqlite3.DatabaseError as error:
+        return str(error)
+    return None if found == "ok" else found.replace("\n", " ")
+
+
+def _copy(path: Path, target: Path) -> int:
+    """Copy every readable episode from both ends of the file; return how many there were."""
+    count, last = 0, -1
+    with EpisodeStore(target) as store, closing(sqlite3.connect(path)) as connection:
+        connection.row_factory = sqlite3.Row
+        for row_id, items in _read(connection, _SELECT, -1, 2**62):
+            store.add_sync(items)
+            count, last = count + 1, row_id
+        for _, items in _read(connection, f"{_SELECT} DESC", last, 2**62):
+            store.add_sync(items)
+            count += 1
+    return count
+
+
+def _read(connection: sqlite3.Connection, sql: str, after: int, before: int) -> Iterator[_Found]:
+    """Yield the episodes up to the first page that cannot be read."""
+    with suppress(sqlite3.DatabaseError):
+        for row in connection.execute(sql, (after, before)):
+            trajectory = readable(row)
+            if trajectory is not None:
+                packed = row["learner_logprobs"]
+                trained = TrainingRow(
+                    key=trajectory.key,
+                    advantage=row["advantage"],
+                    filter_reason=row["filter_reason"],
+                    logprobs=None if packed is None else unpack_logprobs(packed),
+                )
+                yield row["id"], [trajectory, trained]
