@@ -49,7 +49,10 @@ class Workbench:
         """Return why a second run of the same may differ in its numbers; [] where every byte repeats."""
         device, dtype = self.policy.device.type, self.policy.causal_lm.dtype
         reasons = [] if device == "cpu" else [f"the device is {device}, not cpu"]
-        return reasons if dtype == torch.float32 else [*reasons, f"the model's numbers are {dtype}, not torch.float32"]
+        reasons += [] if dtype == torch.float32 else [f"the model's numbers are {dtype}, not torch.float32"]
+        if not reasons and not self.engine.is_batch_invariant:
+            reasons = ["this machine's matrix products depend on the batch they are in: the engine's self-check failed"]
+        return reasons
 
 
 def set_threads(config: Config) -> int:

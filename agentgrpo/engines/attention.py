@@ -21,11 +21,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
+from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from agentgrpo import causal_lm
 from agentgrpo.engines.slots import BLOCK, SlotCache, blocks_for
 
-NAME = "agentgrpo_slots"
+_NAME = "agentgrpo_slots"
 ROWS = 8  # linear layers are fed a multiple of this many tokens
 _QUERIES = 32  # queries of a prompt attend together in blocks of this many
 
@@ -172,4 +174,18 @@ def _attend_at_once(cache: SlotCache, layer: int, queries: Tensor, part: _Querie
     return out.transpose(1, 2)
 
 
-ALL_ATTENTION_FUNCTIONS.register(NAME, slot_attention)
+def use_slots(model: PreTrainedModel) -> None:
+    """Let a model of our own (see `causal_lm.share_weights`) attend to a slot cache, as `run_pass` needs it."""
+    model.set_attn_implementation(_NAME)
+    causal_lm.fuse_norms(model)
+
+
+def run_pass(model: PreTrainedModel, tokens: Ints, feed: Feed) -> Tensor:
+    """Feed N tokens, whoever's they are; return their hidden states [N, D], followed by rows of padding."""
+    missing = -len(tokens) % ROWS
+    ids = torch.from_numpy(np.pad(tokens, (0, missing))).to(model.device)
+    positions = F.pad(feed.positions, (0, missing))
+    return causal_lm.hidden_states(model, ids[None], position_ids=positions[None], feed=feed, use_cache=False)[0]
+
+
+ALL_ATTENTION_FUNCTIONS.register(_NAME, slot_attention)

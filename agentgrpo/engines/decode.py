@@ -30,8 +30,7 @@ class DecodeLoop:
     def __init__(
         self, model: PreTrainedModel, *, max_sequences: int, context_length: int, prefill_tokens: int = 8192
     ) -> None:
-        model.set_attn_implementation(attention.NAME)
-        causal_lm.fuse_norms(model)
+        attention.use_slots(model)
         self.versions = PolicyVersions(model)
         self.context_length = context_length
         self.cache = SlotCache(model, slots=max_sequences, max_length=context_length)
@@ -102,24 +101,15 @@ class DecodeLoop:
     def _pass(self, model: PreTrainedModel, policy: Policy) -> None:
         slots, positions, single = self._seats.feed(policy, self._prefill_tokens)
         tokens = self._seats.tokens[slots, positions]
-        hidden = self._forward(model, tokens, Feed(self.cache, slots, positions, single))
+        hidden = attention.run_pass(model, tokens, Feed(self.cache, slots, positions, single))
         self.fed_tokens += len(tokens)
         ready = self._seats.fed(slots, positions)
         if len(ready):
             self._sample(model, hidden, ready, slots[ready])
 
-    def _forward(self, model: PreTrainedModel, tokens: Ints, feed: Feed) -> Tensor:
-        """Return the hidden states [N, D] of N tokens, whoever's they are; rows beyond N are padding."""
-        rows = np.zeros(_padded(len(tokens)), dtype=np.int64)
-        rows[: len(tokens)] = tokens
-        positions = feed.positions.new_zeros(len(rows))
-        positions[: len(tokens)] = feed.positions
-        ids = torch.from_numpy(rows).to(self._device)
-        return causal_lm.hidden_states(model, ids[None], position_ids=positions[None], feed=feed, use_cache=False)[0]
-
     def _sample(self, model: PreTrainedModel, hidden: Tensor, places: Ints, slots: Ints) -> None:
         """Sample the next token of the sequences in `slots` from the hidden states at `places`."""
-        padded = np.resize(places, _padded(len(places)))
+        padded = np.pad(places, (0, -len(places) % attention.ROWS))
         logits = causal_lm.logits(model, hidden[torch.from_numpy(padded).to(self._device)])[: len(places)]
         seats = self._seats
         temperature = torch.from_numpy(seats.temperature[slots]).to(self._device)
@@ -132,7 +122,3 @@ class DecodeLoop:
         rounded = (logprobs.cpu().double() / LOGPROB_STEP).round() * LOGPROB_STEP
         for request, result in seats.take(slots, chosen.cpu().numpy(), rounded.numpy()):
             request.on_end(result)
-
-
-def _padded(count: int) -> int:
-    return -(-count // attention.ROWS) * attention.ROWS

@@ -9,12 +9,14 @@ import asyncio
 import queue
 import threading
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import TypeVar
 
 import torch
 from transformers import PreTrainedModel
 
 from agentgrpo import causal_lm
+from agentgrpo.engines import selfcheck
 from agentgrpo.engines.decode import DecodeLoop
 from agentgrpo.engines.requests import Request
 from agentgrpo.errors import EngineFailure
@@ -37,6 +39,7 @@ class EmbeddedEngine:
         causal_lm.check_attention(model)
         shared = causal_lm.share_weights(model)
         limit = causal_lm.context_length(model)
+        self._model = model
         self._context_length = min(context_length or limit, limit)
         self._max_sequences = max_sequences
         self._decode = DecodeLoop(
@@ -59,6 +62,12 @@ class EmbeddedEngine:
     def max_sequences(self) -> int:
         """Most sessions that may be open at once; further ones wait for a release."""
         return self._max_sequences
+
+    @cached_property
+    @torch.inference_mode()
+    def is_batch_invariant(self) -> bool:
+        """Whether a request gets the same bits alone and in any batch here: tried once, takes passes of the model."""
+        return self._model.device.type == "cpu" and selfcheck.is_batch_invariant(self._model)
 
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, policy: Policy, *, session: str = ""

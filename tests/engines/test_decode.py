@@ -2,18 +2,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from agentgrpo import causal_lm
 from agentgrpo.engines import versions
-from agentgrpo.engines.attention import Feed, Ints
 from agentgrpo.engines.decode import DecodeLoop
 from agentgrpo.engines.requests import Request, common_length
 from agentgrpo.engines.sampling import process_logits
@@ -78,13 +77,14 @@ def bench(model: PreTrainedModel, *, slots: int = 8, context: int = 256, prefill
     shared = causal_lm.share_weights(model)
     made = Bench(DecodeLoop(shared, max_sequences=slots, context_length=context, prefill_tokens=prefill))
     made.loop.versions.add(BASE, None)
-    forward = made.loop._forward
+    one_pass = made.loop._pass
 
-    def counting(model: PreTrainedModel, tokens: Ints, feed: Feed) -> Tensor:
-        made.fed.append(len(tokens))
-        return forward(model, tokens, feed)
+    def counting(*args: Any) -> None:
+        before = made.loop.fed_tokens
+        one_pass(*args)
+        made.fed.append(made.loop.fed_tokens - before)
 
-    made.loop._forward = counting  # type: ignore[method-assign]
+    made.loop._pass = counting  # type: ignore[method-assign,assignment]
     return made
 
 
@@ -377,16 +377,16 @@ def test_a_broken_pass_fails_everyone_and_leaves_nothing_behind(
 ) -> None:
     """Also no trust in the cache: what a broken pass should have written was never written."""
     made = bench(model, slots=3)
-    forward, calls = made.loop._forward, 0
+    one_pass, calls = made.loop._pass, 0
 
-    def breaking(*args: object) -> Tensor:
+    def breaking(*args: Any) -> None:
         nonlocal calls
         calls += 1
         if calls == at:
             raise RuntimeError("out of memory")
-        return forward(*args)  # type: ignore[arg-type]
+        one_pass(*args)
 
-    monkeypatch.setattr(made.loop, "_forward", breaking)
+    monkeypatch.setattr(made.loop, "_pass", breaking)
     prompts = [[*prompt_of(1, 30), *prompt_of(i, 5)] for i in range(5)]
     numbers = [made.request(p, Sampling(max_tokens=9, seed=1), session=str(i))[0] for i, p in enumerate(prompts)]
     with pytest.raises(RuntimeError):

@@ -120,7 +120,7 @@ async def test_a_pass_that_raises_fails_its_requests_and_the_engine_lives_on(
         raise RuntimeError("out of memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine._decode, "_forward", breaking)
+        patch.setattr(engine._decode, "_pass", breaking)
         calls = [engine.generate(PROMPT, Sampling(max_tokens=3), POLICY, session=str(i)) for i in range(6)]
         results = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 10)
     assert all(isinstance(r, EngineFailure) and "out of memory" in str(r) for r in results)

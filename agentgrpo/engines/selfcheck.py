@@ -1,0 +1,55 @@
+"""Does this machine keep the promise that a sequence gets the same bits alone and in any batch? Try it.
+
+The promise rests on how the installed linear algebra multiplies (see `attention.py`); another processor or library may
+do it differently, and then a run says so instead of claiming to be exact. Logits are compared before any rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from agentgrpo import causal_lm
+from agentgrpo.engines import attention
+from agentgrpo.engines.attention import Feed, Ints
+from agentgrpo.engines.slots import SlotCache
+
+_PROMPTS = (3, 45, 20, 100, 64, 9, 31, 70)  # lengths around the sizes that things are padded to
+_NEW = 4  # tokens fed singly after each prompt
+
+
+def is_batch_invariant(model: PreTrainedModel) -> bool:
+    """Return whether some sequences get equal logits alone, together, and with their prompts fed in pieces."""
+    model = causal_lm.share_weights(model)
+    attention.use_slots(model)
+    most = causal_lm.context_length(model)
+    draw = np.random.default_rng(0)
+    sequences = [draw.integers(0, model.config.vocab_size, n + _NEW)[:most] for n in _PROMPTS]
+    together = _logits(model, sequences, piece=most)
+    in_pieces = _logits(model, sequences[::-1], piece=19)[::-1]
+    alone = [_logits(model, [tokens], piece=most)[0] for tokens in sequences]
+    return all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(alone, together, in_pieces, strict=True))
+
+
+def _logits(model: PreTrainedModel, sequences: Sequence[Ints], piece: int) -> list[Tensor]:
+    """Return the logits [n, V] after every token of each sequence, all of them fed at once, a piece at a time."""
+    cache = SlotCache(model, slots=len(_PROMPTS), max_length=max(map(len, sequences)))
+    fed, found = [0] * len(sequences), [list[Tensor]() for _ in sequences]
+    while any(n < len(tokens) for n, tokens in zip(fed, sequences, strict=True)):
+        single = [i for i, tokens in enumerate(sequences) if len(tokens) - _NEW <= fed[i] < len(tokens)]
+        prompts = [i for i, tokens in enumerate(sequences) if fed[i] < len(tokens) - _NEW]
+        counts = [1] * len(single) + [min(piece, len(sequences[i]) - _NEW - fed[i]) for i in prompts]
+        rows = [*single, *prompts]
+        slots = np.repeat(np.array(rows), counts)
+        positions = np.concatenate([np.arange(fed[i], fed[i] + n) for i, n in zip(rows, counts, strict=True)])
+        tokens = np.array([sequences[i][p] for i, p in zip(slots, positions, strict=True)])
+        hidden = attention.run_pass(model, tokens, Feed(cache, slots, positions, len(single)))
+        logits = causal_lm.logits(model, hidden)[: len(tokens)]
+        for i, part in zip(rows, logits.split(counts), strict=True):
+            found[i].append(part)
+            fed[i] += len(part)
+    return [torch.cat(parts) for parts in found]
