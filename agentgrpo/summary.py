@@ -5,7 +5,9 @@ Pure functions: nothing is measured, printed or written here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,9 @@ from agentgrpo.config import Config
 from agentgrpo.evaluate import Evaluation
 from agentgrpo.learner.step import LearnResult
 from agentgrpo.rollout.group import GroupResult
-from agentgrpo.types import Group, StopReason, Trajectory
+from agentgrpo.types import Group, StopReason, Trajectory, Turn
 
+_ERROR_KIND = re.compile(r'\{"error": \{"type": "(\w+)"')  # as `tooling.error_result` writes it
 _VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 _VLLM_TOOL_PARSERS = {"qwen3": "hermes"}  # by renderer
 
@@ -37,7 +40,16 @@ def train_metrics(
         "train/failed": float(sum(t.stop_reason is StopReason.FAILED for t in trajectories)),
         "train/truncated": sum(t.stop_reason.is_truncated for t in scored) / count,
     }
+    kinds = Counter(kind for t in scored for turn in t.turns for kind in _error_kinds(turn))
+    metrics |= {f"train/tool_errors/{kind}": number / calls for kind, number in sorted(kinds.items()) if calls}
     return metrics | {f"train/{name}": value for name, value in learned.metrics.items()}
+
+
+def _error_kinds(turn: Turn) -> Iterator[str]:
+    for message in turn.messages:
+        if message.get("is_error"):
+            match = _ERROR_KIND.match(str(message["content"]))
+            yield match[1] if match else "other"
 
 
 def run_summary(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,62 @@ def test_past_thinking_is_rendered_as_the_template_does(qwen_folder: Path) -> No
         assert chat.render(messages, TOOLS) == template_ids(chat, messages, TOOLS, enable_thinking=True)
     assert "seven" in chat.decode(chat.render([USER, thought, *RESULTS], TOOLS))
     assert "seven" not in chat.decode(chat.render([USER, thought, *RESULTS, USER], TOOLS))
+
+
+WORDS = (
+    *(
+        "",
+        " ",
+        "\n",
+        "a",
+        "The order 7 was shipped.",
+        "  tabs\tand  spaces  ",
+        "naïve",
+        "ключ",
+        "鍵を開ける",
+        "🔑👩‍🚀",
+        "e\u0301",
+    ),
+    *("<b>bold</b>", "a < b > c", "x | y", "[1, 2]", '{"a": "<i>"}', "<|", "|>", "</", "tool_call", "im_end", "think"),
+    *("\n\n", "def f(x):\n    return x\n", "user", "assistant", "￼\u200b", "\u2028", "ﬁ", "\r\n", "C:\\x", "'\""),
+)
+
+
+def benign(rng: random.Random) -> tuple[list[Message], list[JsonObject]]:
+    """Return a conversation such as environments make, with tools or without."""
+
+    def text() -> str:
+        return "".join(rng.choice(WORDS) for _ in range(rng.randrange(4)))
+
+    def value(depth: int) -> Any:
+        if depth and rng.random() < 0.3:
+            return [value(depth - 1) for _ in range(2)] if rng.random() < 0.5 else {text(): value(depth - 1)}
+        return rng.choice([None, True, 0, -1.5, 10**20, text(), text()])
+
+    messages: list[Message] = [{"role": "system", "content": text()}] if rng.random() < 0.6 else []
+    messages.append({"role": "user", "content": text()})
+    for turn in range(rng.randrange(5)):
+        calls = [
+            {"id": f"call_{turn}_{i}", "name": rng.choice(["press", "find.it"]), "arguments": {"a": value(2)}}
+            for i in range(rng.choice((0, 1, 1, 2, 3)))
+        ]
+        action: JsonObject = {"content": text().strip(), "tool_calls": calls}  # as parsed: nobody writes blank lines
+        messages.append(assistant_message(action | ({"reasoning": text().strip()} if rng.random() < 0.3 else {})))
+        messages += [{"role": "tool", "tool_call_id": c["id"], "name": c["name"], "content": text()} for c in calls]
+        if not calls:
+            messages.append({"role": "user", "content": text()})
+    described = json.loads(json.dumps(TOOLS).replace("The digit.", "<digit>"))
+    described[0]["function"]["description"] = text()
+    return messages, rng.choice([[], TOOLS, described])
+
+
+@pytest.mark.parametrize("thinking", [None, True])
+def test_ids_of_a_thousand_conversations_are_the_templates_own(qwen_folder: Path, thinking: bool | None) -> None:
+    options = {} if thinking is None else {"enable_thinking": thinking}
+    chat, rng = Chat.from_folder(qwen_folder, enable_thinking=thinking), random.Random(0)
+    for _ in range(500):
+        messages, tools = benign(rng)
+        assert chat.render(messages, tools) == template_ids(chat, messages, tools, **options), messages
 
 
 @pytest.mark.parametrize("renderer", ["auto", "default"])

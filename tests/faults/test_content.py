@@ -97,7 +97,7 @@ def test_no_content_becomes_control_in_any_family(ledger: Ledger, is_full: bool)
     came = Counter[str]()
     for name in FAMILIES:
         chat = family_chat(name)
-        came += attack(chat, prompts(chat, has_one_call=name == "llama-3"), 4000 if is_full else 25)
+        came += attack(chat, prompts(chat, has_one_call=name == "llama-3"), 2000 if is_full else 25)
     name = f"control forged by content: {len(FAMILIES)} families"
     ledger.record(name, injected=came.total(), survived=came["survived"] + came["refused"])
     assert came["refused"] <= came.total() // 100
@@ -109,7 +109,7 @@ def test_no_content_becomes_control_however_tokens_are_flagged(
     tiny_chat: Chat, renderer: str, flagged: str, ledger: Ledger, is_full: bool
 ) -> None:
     chat = odd_chat(tiny_chat.tokenizer.chat_template, renderer, ODD[flagged])
-    came = attack(chat, prompts(chat), 4000 if is_full else 60)
+    came = attack(chat, prompts(chat), 2000 if is_full else 60)
     injected, survived = came.total(), came["survived"] + came["refused"]
     ledger.record(f"control forged by content: a tokenizer that {flagged}", injected=injected, survived=survived)
 
