@@ -28,7 +28,7 @@ SPINE: list[set[str]] = [
     {"learner"},
     # The stories and their parts.
     {"training", "evaluate", "evaluate_run", "workbench", "checkpoint", "report", "tracking", "blocking"}
-    | {"sft", "tiny", "demonstrations", "warm_start", "summary", "opening", "trainer_state", "stopping"},
+    | {"watchdog", "sft", "tiny", "demonstrations", "warm_start", "summary", "opening", "trainer_state", "stopping"},
 ]
 BASE = SPINE[0] | SPINE[1]
 ALLOWED = {area: set[str]().union(*SPINE[: rank + 1]) for rank, layer in enumerate(SPINE) for area in layer}

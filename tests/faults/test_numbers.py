@@ -16,7 +16,9 @@ from agentgrpo.config import load_config
 from agentgrpo.engines.scripted import ScriptedEngine
 from agentgrpo.errors import ConfigError, RunError
 from agentgrpo.learner import step as learner_step
+from agentgrpo.learner.batch import Row
 from agentgrpo.learner.filters import FilterReason
+from agentgrpo.learner.loss import token_loss
 from agentgrpo.learner.policy import LoraPolicy
 from agentgrpo.learner.step import Learner
 from agentgrpo.types import Boundary, Generation, Group, Policy, Sampling, Span, StopReason, Trajectory
@@ -71,18 +73,17 @@ def test_a_loss_that_is_no_number_changes_nothing(
     model: PreTrainedModel, ledger: Ledger, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     injected = survived = 0
-    real = learner_step.token_loss
     for value in NOT_NUMBERS:
         made = primed(model, **config)
         before = frozen(made)
 
         def broken(*args: Any, value: float = value, **options: Any) -> Any:
-            loss, clipped = real(*args, **options)
+            loss, clipped = token_loss(*args, **options)
             return loss * value, clipped
 
         monkeypatch.setattr(learner_step, "token_loss", broken)
         done = made.step(groups())
-        monkeypatch.setattr(learner_step, "token_loss", real)
+        monkeypatch.setattr(learner_step, "token_loss", token_loss)
         injected += 1
         survived += same(before, frozen(made)) and (made.skipped, done.metrics["skipped_steps"]) == (1, 1.0)
         assert done.note is not None
@@ -225,11 +226,14 @@ def test_there_are_as_many_optimizer_steps_as_asked_for(
 ) -> None:
     made = learner(policy(model), minibatches=minibatches)
     rows: list[int] = []
+
+    def optimize(batch: list[Row], *_: object) -> dict[str, float]:
+        rows.append(len(batch))
+        return stats | dict.fromkeys(names, 0.0)
+
     stats = {"tokens": 1.0, "episodes": 1.0, "loss": 0.0}
     names = ("grad_norm", "entropy", "kl", "clip_fraction", "effective_sample_size")
-    monkeypatch.setattr(
-        made, "_optimize", lambda batch, *_: rows.append(len(batch)) or stats | dict.fromkeys(names, 0.0)
-    )
+    monkeypatch.setattr(made, "_optimize", optimize)
     made.step([group(i, [0.0, 1.0], task=str(i)) for i in range(units)])
     assert len(rows) == min(minibatches, units)
     assert sum(rows) == 2 * units

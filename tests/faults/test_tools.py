@@ -6,6 +6,7 @@ import asyncio
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -164,7 +165,7 @@ async def injure(
     chat: Chat, source: EnvSource, kind: Isolation, tool: str, folder: Path, *, seconds: float = 20.0, **arguments: int
 ) -> Trajectory:
     """Play an episode whose first turn calls a tool, the second answers."""
-    engine = acting(chat, calls(tool, **arguments))
+    engine = acting(chat, calls(tool, **dict[str, Any](arguments)))
     return await play(
         chat,
         engine,
