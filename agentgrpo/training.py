@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from agentgrpo.activity import Activity
 from agentgrpo.blocking import first_error, have_daemons_ended, in_daemon, run_blocking
 from agentgrpo.checkpoint import Checkpoints
 from agentgrpo.config import Config
@@ -35,6 +36,7 @@ from agentgrpo.tasks import TaskSampler
 from agentgrpo.tracking import Trackers
 from agentgrpo.trainer_state import Progress, TrainerState
 from agentgrpo.types import Adapter, EpisodeKey, Group, Policy, Sampling, Task, Trajectory
+from agentgrpo.watchdog import Watchdog
 from agentgrpo.workbench import EnvLike, TasksLike, Workbench
 
 
@@ -146,7 +148,11 @@ async def _train(opened: Opened, reporter: Reporter, stopping: Stopping, started
         stack.push_async_callback(bench.engine.close)
         store = stack.enter_context(EpisodeStore(run.episodes))
         metrics = stack.enter_context(Metrics(run.metrics, size=opened.progress.metrics_bytes))
-        manager = RolloutManager(bench.source, bench.chat, bench.engine, config.rollout, seed=config.seed)
+        activity = Activity(reporter.message)
+        manager = RolloutManager(
+            bench.source, bench.chat, bench.engine, config.rollout, seed=config.seed, activity=activity
+        )
+        bench.learner.on_microbatch = activity.beat
         await stack.enter_async_context(manager)
         sampler = TaskSampler(bench.train_tasks, derive_seed(config.seed, "tasks"))
         if opened.progress.sampler is not None:
@@ -169,10 +175,22 @@ async def _train(opened: Opened, reporter: Reporter, stopping: Stopping, started
         try:
             state.trackers = Trackers(config, run.path)
             stack.callback(state.trackers.close)
-            return await _steps(state)
+            async with _watchdog(state):
+                return await _steps(state)
         except BaseException as error:
             _stop(state, error)
             raise
+
+
+def _watchdog(state: _State) -> Watchdog:
+    return Watchdog(
+        state.manager.activity,
+        state.opened.run.path,
+        seconds=state.config.train.stall_seconds,
+        stop_seconds=state.config.train.stop_stalled_seconds,
+        tell=state.reporter.message,
+        last_words=lambda cause: _stop(state, RunError(cause)),
+    )
 
 
 async def _steps(state: _State) -> Run:
@@ -204,13 +222,17 @@ async def _train_step(state: _State) -> None:
         "time/learn": learn,
         "time/elapsed": state.elapsed,
     }
+    metrics |= state.manager.activity.metrics()
     _write(state, metrics)
     _keep_state(state, adapter)
     state.reporter.step(step, config.train.steps, metrics)
+    if learned.note is not None:
+        state.reporter.message(f"step {step}: {learned.note}")
 
 
 async def _roll_out(state: _State, tasks: Sequence[Task], step: int) -> list[GroupResult]:
     config = state.config.rollout
+    state.manager.activity.enter("rollout")
     with state.reporter.progress(f"step {step} rollout", len(tasks) * config.group_size) as advance:
         return await state.manager.rollout(
             tasks,
@@ -229,7 +251,8 @@ def _keeper(state: _State, advance: Advance) -> Callable[[Trajectory], Awaitable
 
     async def keep(trajectory: Trajectory) -> None:
         if trajectory.key not in state.finished:
-            await state.store.add([trajectory])
+            with state.manager.activity.waiting(str(trajectory.key), "store"):
+                await state.store.add([trajectory])
         state.progress.count(trajectory)
         advance(int(trajectory.is_scored))
 
@@ -239,6 +262,7 @@ def _keeper(state: _State, advance: Advance) -> Callable[[Trajectory], Awaitable
 async def _learn(state: _State, groups: Sequence[Group]) -> LearnResult:
     """Make the train step, in a thread that stops at the next microbatch when the run is stopped."""
     stop = threading.Event()
+    state.manager.activity.enter("learn")
     try:
         return await in_daemon(lambda: state.bench.learner.step(groups, stop), "agentgrpo-learner")
     finally:
@@ -247,9 +271,12 @@ async def _learn(state: _State, groups: Sequence[Group]) -> LearnResult:
 
 async def _publish(state: _State, adapter: Adapter, step: int) -> None:
     """Make the adapter the policy of the next step."""
-    new = Policy(name=state.policy.name, version=step)
-    await state.bench.engine.publish(adapter, new)
-    await state.bench.engine.retire(state.policy)
+    new, activity = Policy(name=state.policy.name, version=step), state.manager.activity
+    activity.enter("publish")
+    with activity.waiting(str(new), "publish"):
+        await state.bench.engine.publish(adapter, new)
+    with activity.waiting(str(state.policy), "retire"):
+        await state.bench.engine.retire(state.policy)
     state.policy = new
 
 
@@ -286,6 +313,7 @@ async def _evaluate(state: _State, limit: int | None, when: str) -> Evaluation |
     tasks, config = state.bench.heldout_tasks[:limit], state.config.eval
     if not tasks:
         return None
+    state.manager.activity.enter("evaluation")
     with state.reporter.progress(f"evaluation {when}", len(tasks) * config.samples) as advance:
         found = await evaluate(
             state.manager,
@@ -303,6 +331,7 @@ async def _evaluate(state: _State, limit: int | None, when: str) -> Evaluation |
 
 def _checkpoint(state: _State) -> None:
     """Write what the run was at the end of the last step, which nothing has changed since."""
+    state.manager.activity.enter("checkpoint")
     state.metrics.sync()
     kept = state.kept
     state.checkpoints.save(kept.progress.step, kept.write, config=state.opened.config_hash, versions=versions())
@@ -355,7 +384,7 @@ def _finish(state: _State) -> Run:
         sampled_tokens=progress.sampled_tokens,
         ends=progress.ends,
     )
-    write_json(run.summary, summary)
+    write_json(run.summary, summary | {"troubles": dict(state.manager.activity.troubles)})
     with writing(run.curve.name, run.path):
         draw_curve(run.metrics, run.curve)
     finish_record(run, status="finished", adapter=state.kept.adapter.sha256)

@@ -23,6 +23,7 @@ from agentgrpo.errors import EngineFailure
 from agentgrpo.types import Adapter, Generation, Policy, Sampling
 
 T = TypeVar("T")
+CLOSE_SECONDS = 30.0  # for the step under way; a thread that is stuck in one dies with the program
 
 
 class EmbeddedEngine:
@@ -110,7 +111,7 @@ class EmbeddedEngine:
         if not self._is_closed:
             self._is_closed = True
             self._inbox.put(None)
-        await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._thread.join, CLOSE_SECONDS)
 
     def _send(self, command: Callable[[], None]) -> None:
         if self._is_closed:
