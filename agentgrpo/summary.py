@@ -15,6 +15,7 @@ from agentgrpo.config import Config
 from agentgrpo.evaluate import Evaluation
 from agentgrpo.learner.step import LearnResult
 from agentgrpo.rollout.group import GroupResult
+from agentgrpo.store.episodes import TrainingRow
 from agentgrpo.types import Group, StopReason, Trajectory, Turn
 
 _ERROR_KIND = re.compile(r'\{"error": \{"type": "(\w+)"')  # as `tooling.error_result` writes it
@@ -43,6 +44,18 @@ def train_metrics(
     kinds = Counter(kind for t in scored for turn in t.turns for kind in _error_kinds(turn))
     metrics |= {f"train/tool_errors/{kind}": number / calls for kind, number in sorted(kinds.items()) if calls}
     return metrics | {f"train/{name}": value for name, value in learned.metrics.items()}
+
+
+def training_rows(learned: LearnResult) -> list[TrainingRow]:
+    """Return what the store keeps of a train step about each episode."""
+    return [
+        TrainingRow(
+            key=d.key,
+            advantage=learned.advantages.get(d.key),
+            filter_reason=None if d.reason is None else str(d.reason),
+        )
+        for d in learned.decisions
+    ]
 
 
 def _error_kinds(turn: Turn) -> Iterator[str]:

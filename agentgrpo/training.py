@@ -172,25 +172,17 @@ async def _train(opened: Opened, reporter: Reporter, stopping: Stopping, started
             finished=opened.finished,
         )
         stopping.attach(lambda: _stop(state, KeyboardInterrupt()))
+        watchdog = Watchdog(
+            activity, run.path, config.train, tell=reporter.message, last_words=lambda c: _stop(state, RunError(c))
+        )
         try:
             state.trackers = Trackers(config, run.path)
             stack.callback(state.trackers.close)
-            async with _watchdog(state):
+            async with watchdog:
                 return await _steps(state)
         except BaseException as error:
             _stop(state, error)
             raise
-
-
-def _watchdog(state: _State) -> Watchdog:
-    return Watchdog(
-        state.manager.activity,
-        state.opened.run.path,
-        seconds=state.config.train.stall_seconds,
-        stop_seconds=state.config.train.stop_stalled_seconds,
-        tell=state.reporter.message,
-        last_words=lambda cause: _stop(state, RunError(cause)),
-    )
 
 
 async def _steps(state: _State) -> Run:
@@ -212,7 +204,7 @@ async def _train_step(state: _State) -> None:
     if all(len(group.trajectories) < config.rollout.min_survivors for group in groups):
         raise RunError(no_survivors(results))
     learned = await _learn(state, groups)
-    await state.store.set_training(_training_rows(learned))
+    await state.store.set_training(training_rows(learned))
     adapter = state.bench.policy.adapter()
     await _publish(state, adapter, step)
     learn = time.perf_counter() - clock - rollout
@@ -393,17 +385,6 @@ def _finish(state: _State) -> Run:
     for line in farewell(run.path, config, before, after, summary, **names):
         state.reporter.message(line)
     return Run(path=run.path, summary=summary)
-
-
-def _training_rows(learned: LearnResult) -> list[TrainingRow]:
-    return [
-        TrainingRow(
-            key=d.key,
-            advantage=learned.advantages.get(d.key),
-            filter_reason=None if d.reason is None else str(d.reason),
-        )
-        for d in learned.decisions
-    ]
 
 
 def _write(state: _State, metrics: Mapping[str, float]) -> None:

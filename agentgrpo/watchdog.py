@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 
 from agentgrpo.activity import Activity, Wait
+from agentgrpo.config import TrainConfig
 from agentgrpo.errors import RunError
 
 GRACE = 30.0  # seconds between the order to stop and the end of the program
@@ -32,8 +33,8 @@ class Watchdog:
     Args:
         activity: What the run says of itself.
         folder: Where `stall-<time>.txt` is written.
-        seconds: Without progress for so long, it says what is waited for.
-        stop_seconds: Without progress for so long, the block is cancelled and RunError raised in its place.
+        config: Without progress for `stall_seconds` it says what is waited for; for `stop_stalled_seconds`, the block
+            is cancelled and RunError raised in its place.
         tell: Takes a line for the screen.
         last_words: Takes the cause when not even that is possible (something blocks the event loop of the main
             thread for good) and the program is ended, with exit status 1.
@@ -43,14 +44,13 @@ class Watchdog:
         self,
         activity: Activity,
         folder: Path,
+        config: TrainConfig,
         *,
-        seconds: float,
-        stop_seconds: float,
         tell: Callable[[str], None],
         last_words: Callable[[str], None] = lambda cause: None,
     ) -> None:
         self.activity, self.folder = activity, folder
-        self.seconds, self.stop_seconds = seconds, stop_seconds
+        self.seconds, self.stop_seconds = config.stall_seconds, config.stop_stalled_seconds
         self._tell, self._last_words = tell, last_words
         self._idle = 0.0
         self._cause: str | None = None

@@ -32,7 +32,7 @@ SPINE: list[set[str]] = [
 ]
 BASE = SPINE[0] | SPINE[1]
 ALLOWED = {area: set[str]().union(*SPINE[: rank + 1]) for rank, layer in enumerate(SPINE) for area in layer}
-for story in ("training", "evaluate_run", "opening", "checkpoint"):
+for story in ("training", "evaluate_run", "opening", "checkpoint", "summary"):
     ALLOWED[story] |= {"store"}
 ALLOWED |= {
     "store": BASE | {"store"},

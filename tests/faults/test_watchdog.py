@@ -16,7 +16,7 @@ import pytest
 
 from agentgrpo.activity import Activity
 from agentgrpo.chat import Chat
-from agentgrpo.config import RolloutConfig
+from agentgrpo.config import RolloutConfig, TrainConfig
 from agentgrpo.engines.scripted import ScriptedEngine
 from agentgrpo.errors import RunError
 from agentgrpo.registry import resolve_env
@@ -50,7 +50,8 @@ class Watched:
     activity: Activity = field(default_factory=Activity)
 
     def dog(self, seconds: float = 0.3, stop_seconds: float = 0.7) -> Watchdog:
-        return Watchdog(self.activity, self.folder, seconds=seconds, stop_seconds=stop_seconds, tell=self.lines.append)
+        config = TrainConfig(stall_seconds=seconds, stop_stalled_seconds=stop_seconds)
+        return Watchdog(self.activity, self.folder, config, tell=self.lines.append)
 
     @property
     def details(self) -> str:
@@ -174,6 +175,7 @@ BLOCKED = """
 import asyncio, sys, time
 from pathlib import Path
 from agentgrpo import watchdog
+from agentgrpo.config import TrainConfig
 from agentgrpo.activity import Activity
 watchdog.GRACE = 0.3
 
@@ -184,8 +186,8 @@ def last_words(cause):
 async def main():
     activity = Activity()
     activity.enter("rollout")
-    limits = {"seconds": 0.3, "stop_seconds": 0.6}
-    dog = watchdog.Watchdog(activity, Path(sys.argv[1]), **limits, tell=print, last_words=last_words)
+    config = TrainConfig(stall_seconds=0.3, stop_stalled_seconds=0.6)
+    dog = watchdog.Watchdog(activity, Path(sys.argv[1]), config, tell=print, last_words=last_words)
     async with dog:
         with activity.waiting("train/0/a/0", "env step", "turn 0: nap"):
             BODY
