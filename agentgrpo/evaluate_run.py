@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agentgrpo.blocking import run_blocking
+from agentgrpo.activity import Activity
 from agentgrpo.checkpoint import Checkpoints
 from agentgrpo.config import Config, load_config
 from agentgrpo.errors import EnvError, TaskError, UserError
@@ -66,11 +67,11 @@ def _tasks(config: Config, source: EnvSource, kept: Path, split: str, changed: s
 
 
 async def _evaluate(bench: Workbench, tasks: Sequence[Task], reporter: Reporter) -> Evaluation:
-    policy = Policy(name="eval")
+    policy, activity = Policy(name="eval"), Activity(reporter.message)
     try:
         await bench.engine.publish(bench.policy.adapter(), policy)
         async with RolloutManager(
-            bench.source, bench.chat, bench.engine, bench.config.rollout, seed=bench.config.seed
+            bench.source, bench.chat, bench.engine, bench.config.rollout, seed=bench.config.seed, activity=activity
         ) as manager:
             with reporter.progress("evaluation", len(tasks) * bench.config.eval.samples) as advance:
 

@@ -28,10 +28,10 @@ from agentgrpo.rollout.manager import RolloutManager
 from agentgrpo.seeds import derive_seed
 from agentgrpo.stopping import Stopping
 from agentgrpo.store.curve import draw_curve
-from agentgrpo.store.episodes import EpisodeStore, TrainingRow
+from agentgrpo.store.episodes import EpisodeStore
 from agentgrpo.store.record import finish_record, versions
 from agentgrpo.store.run import Metrics, write_json, writing
-from agentgrpo.summary import farewell, no_survivors, run_summary, train_metrics
+from agentgrpo.summary import farewell, no_survivors, run_summary, train_metrics, training_rows
 from agentgrpo.tasks import TaskSampler
 from agentgrpo.tracking import Trackers
 from agentgrpo.trainer_state import Progress, TrainerState
