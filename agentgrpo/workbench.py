@@ -146,7 +146,7 @@ def prepare(
     source = open_env(config, env)
     train_tasks, heldout_tasks = open_tasks(config, source, tasks, heldout)
     if not heldout_tasks:
-        _check_eval_keys(config)
+        check_eval_keys(config)
     folder = Path(config.model.path)
     if config.warm_start is not None and (folder / "config.json").exists():
         reuse(config.warm_start, folder, config.seed, reporter)
@@ -208,7 +208,7 @@ def _check_context(config: Config, limit: int) -> None:
         )
 
 
-def _check_eval_keys(config: Config) -> None:
+def check_eval_keys(config: Config) -> None:
     """Refuse [eval] keys where nothing is held out; those that say what holds anyway are fine."""
     given = config.eval.model_fields_set
     dead = sorted(key for key in given if getattr(config.eval, key) != EvalConfig.model_fields[key].default)
