@@ -1,17 +1,23 @@
-"""Run every benchmark: `python -m bench [--quick]`."""
+"""Run benchmarks: `python -m bench [--quick]` for all, or `python -m bench train --quick` for one."""
 
 from __future__ import annotations
 
 import sys
 
-from bench import engine, learner
+from bench import engine, learner, train
 
 
 def main() -> None:
     """Run them one after the other; two heavy things at once would measure each other."""
-    quick = "--quick" in sys.argv[1:]
-    engine.main(quick=quick)
-    learner.main(quick=quick)
+    arguments = sys.argv[1:]
+    chosen = arguments[0] if arguments and not arguments[0].startswith("-") else ""
+    quick = "--quick" in arguments
+    if chosen in ("", "engine"):
+        engine.main(quick=quick)
+    if chosen in ("", "learner"):
+        learner.main(quick=quick)
+    if chosen in ("", "train"):
+        train.main(arguments[bool(chosen) :])
 
 
 if __name__ == "__main__":
