@@ -99,7 +99,9 @@ class ReplyReader:
         try:
             return parse(ids), {}
         except Exception:
-            bare, begins = self._without(ids, [block for block in blocks if not _survives(parse, ids, block)])
+            alone = (self._without(ids, [b for b in blocks if b != block])[0] for block in blocks)
+            broken = [block for block, with_it in zip(blocks, alone, strict=True) if not _survives(parse, with_it)]
+            bare, begins = self._without(ids, broken)
             return parse(bare), begins
 
     def _blocks(self, ids: list[int]) -> list[_Block]:
@@ -152,9 +154,9 @@ def _find(ids: list[int], token: int, start: int = 0) -> int:
         return len(ids)
 
 
-def _survives(parse: Parse, ids: list[int], block: _Block) -> bool:
+def _survives(parse: Parse, ids: list[int]) -> bool:
     try:
-        parse(ids[block.start : block.end + block.is_closed])
+        parse(ids)
     except Exception:
         return False
     return True

@@ -120,7 +120,8 @@ def test_the_attack_is_one(tiny_folder: Path) -> None:
 
     def make(fill: Fill) -> list[int]:
         messages, tools = conversation(fill)
-        return list(chat.tokenizer.apply_chat_template(messages, tools=tools, return_dict=False))
+        template: Any = chat.tokenizer.apply_chat_template
+        return list(template(messages, tools=tools, return_dict=False))
 
     came = attack(chat, make, 1000)
     assert came["forged"] > came.total() // 2
