@@ -8,7 +8,7 @@ from pathlib import Path
 
 from agentgrpo.doctor import machine
 from agentgrpo.doctor.duration import episodes
-from agentgrpo.doctor.report import Finding, fail, ok, warn
+from agentgrpo.doctor.report import Finding, Level, fail, ok, warn
 from agentgrpo.doctor.subject import Subject
 
 _RECORDS = 2_000_000  # config, metrics, curve, tasks: a generous guess
@@ -19,7 +19,10 @@ _TIGHT = 0.5  # a run that takes more than this share of the free space is worth
 def check_disk(subject: Subject) -> Iterator[Finding]:
     """Find whether the folder of runs can be written, and holds the run."""
     config, runs = subject.config, Path(subject.config.train.runs)
-    yield from _writable(runs, "train.runs")
+    found = list(_writable(runs, "train.runs"))
+    yield from found
+    if any(finding.level is Level.FAIL for finding in found):
+        return
     if subject.warm_start is not None:
         yield from _writable(Path(config.model.path).parent, "model.path")
     measured = subject.step.disk_bytes if subject.step else float(_FALLBACK)

@@ -12,7 +12,7 @@ from agentgrpo.envcheck import check_env
 from agentgrpo.registry import EnvSource
 from agentgrpo.seeds import derive_seed
 from agentgrpo.types import JsonObject, Message, Task
-from agentgrpo.workbench import open_env, open_tasks
+from agentgrpo.workbench import check_eval_keys, open_env, open_tasks
 
 _PLAYED = 5
 _PROMPTS = 60  # tasks whose prompt is measured
@@ -23,6 +23,8 @@ def check_environment(subject: Subject) -> Iterator[Finding]:
     subject.source = source = open_env(subject.config, None)
     train, heldout = open_tasks(subject.config, source, None, None)
     subject.train_tasks, subject.heldout_tasks = train, heldout
+    if not heldout:
+        check_eval_keys(subject.config)
     yield from check_tasks(train, heldout)
     yield from _sound(source, train)
     prompts = [reset(source, task, subject.config.seed) for task in _sample(train, _PROMPTS)]

@@ -24,6 +24,7 @@ from agentgrpo.doctor.secrets import check_secrets
 from agentgrpo.doctor.standin import prepare_model
 from agentgrpo.doctor.subject import Subject
 from agentgrpo.errors import EngineFailure
+from agentgrpo.tracking import check_trackers
 from agentgrpo.workbench import set_threads
 
 Step = Callable[[Subject], Iterator[Finding]]
@@ -59,8 +60,9 @@ def _parts(start_seconds: float) -> dict[str, Step]:
 
 
 def _machine(subject: Subject) -> Iterator[Finding]:
+    check_trackers(subject.config.train.track)
     device = causal_lm.pick_device(subject.config.model.device)
-    return check_machine(set_threads(subject.config), str(device).upper())
+    yield from check_machine(set_threads(subject.config), str(device).upper())
 
 
 def _model(subject: Subject) -> Iterator[Finding]:

@@ -6,15 +6,18 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from agentgrpo.blocking import run_blocking
 from agentgrpo.doctor import duration, machine, memory
 from agentgrpo.doctor.duration import say
 from agentgrpo.doctor.memory import Amount, exactly
 from agentgrpo.doctor.report import Finding, fail, need, ok, warn
+from agentgrpo.doctor.rollout import agreement
 from agentgrpo.doctor.subject import Subject
-from agentgrpo.doctor.train_step import expert_shape, measure_step
+from agentgrpo.doctor.train_step import expert_shape, measure_step, say_something
 
 _TIGHT = 0.85
 _BAR = 24
+_PROCESS = (30e6, 150e6)  # what a Python process of its own takes, bare and with its libraries
 
 
 def check_memory(subject: Subject) -> Iterator[Finding]:
@@ -41,22 +44,34 @@ def memory_parts(subject: Subject) -> list[Amount]:
     prompt, most = subject.longest_prompt or 1, facts.config.get("max_position_embeddings") or 2**20
     context = min(config.engine.context_length or most, most)
     longest = step.longest if step else min(context, prompt + config.rollout.max_tokens)
-    columns = min(context, -(-longest // 64) * 64)
+    columns = memory.cache_columns(prompt, longest, context)
     slots = config.engine.max_sequences
     cache = memory.cache(facts.config, slots=slots, columns=columns, dtype_bytes=facts.dtype_bytes)
-    parts = [
-        exactly("program and libraries", subject.base_bytes),
+    always = [exactly("program and libraries", subject.base_bytes), *_processes(subject)]
+    warm = subject.warm_start
+    if warm is not None and config.warm_start is not None:
+        # Freed after the warm start, but the allocator keeps most of it.
+        kept = 2 * config.warm_start.sft.episodes * warm.demonstration_bytes
+        always.append(exactly("demonstrations of the warm start", kept))
+    training = [
+        *always,
         exactly("base weights", memory.weights(facts)),
         exactly("adapter, gradient, optimizer", memory.adapter(facts)),
         exactly("engine: merged weights", memory.merged(facts)),
         exactly(f"engine: KV cache, {slots} x {columns}", cache),
         _learner(subject),
     ]
-    warm = subject.warm_start
-    if warm is not None and config.warm_start is not None:
-        kept = 2 * config.warm_start.sft.episodes * warm.demonstration_bytes
-        parts.append(Amount(name="left by the warm start", low=0.0, high=kept))
-    return parts
+    if warm is None:
+        return training
+    return memory.peak([*always, exactly("warm start: supervised steps", warm.step_bytes)], training)
+
+
+def _processes(subject: Subject) -> list[Amount]:
+    config = subject.config.rollout
+    if subject.source is None or subject.source.isolation != "process":
+        return []
+    count = min(config.concurrency, config.tasks_per_step * config.group_size)
+    return [Amount(name=f"{count} environment processes", low=count * _PROCESS[0], high=count * _PROCESS[1])]
 
 
 def _learner(subject: Subject) -> Amount:
@@ -103,7 +118,7 @@ def check_time(subject: Subject, start: float) -> Iterator[Finding]:
     yield ok(
         f"about {count} episodes, {count * step.shape.sampled:,.0f} sampled tokens "
         f"({step.shape.turns:.1f} turns and {step.shape.sampled:.0f} tokens each; "
-        f"{step.sampled / step.rollout_seconds:,.0f} tokens/s now)",
+        f"{step.sampled / step.rollout_seconds:,.0f} tokens/s)",
         {"episodes": count, "tokens": count * step.shape.sampled},
     )
     yield from _why(subject, high - low > 0.3 * middle)
@@ -120,6 +135,9 @@ def measure(subject: Subject) -> Iterator[Finding]:
         f"publishing {step.publish_seconds:.2f} s ({played})",
         {"rollout": step.rollout_seconds, "learn": step.learn_seconds, "publish": step.publish_seconds},
     )
+    bench, group = need(subject.bench, "needs the engine"), need(subject.group, "needs a group of episodes")
+    prompt = next(span.token_ids for span in group[0].spans)
+    yield agreement(bench, [run_blocking(say_something(bench, prompt))], "the adapter it published")
 
 
 def bar(part: float, whole: float) -> str:
@@ -137,6 +155,10 @@ def _why(subject: Subject, is_wide: bool) -> Iterator[Finding]:
         known = "" if subject.expert else "no oracle shows how long a good episode is"
         why = "; ".join(filter(None, (learned, known))) or "episodes change as the agent learns"
         yield ok(f"a range, because {why}: how soon depends on how fast it learns")
-    load, cores = machine.load(), machine.cores()
-    if load > cores / 2 + 0.5:
-        yield warn(f"measured under load ({load:.1f} on {cores:g} cores): alone it would be faster")
+    step = need(subject.step, "needs a measured train step")
+    lost = 1 - step.rollout_seconds / step.rollout_wall
+    if lost > 0.15:
+        yield warn(
+            f"other programs held the cores {lost:.0%} of the time: the forecast is for a machine left alone",
+            "stop them, or expect it to take longer",
+        )

@@ -9,8 +9,9 @@ import os
 import resource
 import shutil
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -85,6 +86,37 @@ def peak_resident() -> int:
     """Return the most bytes of memory this process ever held."""
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return max(_kilobytes(_STATUS, "VmHWM") or 0, used if sys.platform == "darwin" else used * 1024)
+
+
+class Stopwatch:
+    """Measures time as it would be on a machine left alone: what threads waited for a core is taken off (Linux)."""
+
+    def __init__(self) -> None:
+        self._clock, self._threads = time.perf_counter(), _threads()
+
+    @property
+    def wall(self) -> float:
+        """Seconds since it was started, other programs' share included."""
+        return time.perf_counter() - self._clock
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since it was started, less those spent waiting for a core."""
+        wall, now, nothing = self.wall, _threads(), (0.0, 0.0)
+        ran = sum(time[0] - self._threads.get(thread, nothing)[0] for thread, time in now.items())
+        waited = sum(time[1] - self._threads.get(thread, nothing)[1] for thread, time in now.items())
+        # Threads that wait at the same time are counted twice; what they ran took at most as long one after the other.
+        return max(wall - waited, min(ran, wall))
+
+
+def _threads() -> dict[str, tuple[float, float]]:
+    """Return {thread: (seconds on a core, seconds waiting for one)} of this process; empty where nobody counts."""
+    found = {}
+    for task in Path("/proc/self/task").glob("*"):
+        with suppress(OSError, ValueError):  # it ended meanwhile
+            ran, waited, _ = map(int, (task / "schedstat").read_text(encoding="ascii").split())
+            found[task.name] = ran / 1e9, waited / 1e9
+    return found
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from agentgrpo.config import EngineConfig, LearnerConfig, ModelConfig
 from agentgrpo.doctor.subject import ModelFacts
+from agentgrpo.engines.slots import BLOCK, blocks_for
 from agentgrpo.types import JsonObject
 
 MERGE_LIMIT = 1 << 30  # the engine merges adapters whose merged copies are smaller than this
@@ -53,6 +54,14 @@ def cache(model: JsonObject, *, slots: int, columns: int, dtype_bytes: int) -> f
     return float(slots * columns * cache_column(model, dtype_bytes))
 
 
+def cache_columns(prompt: int, longest: int, context: int) -> int:
+    """Return the columns the cache has grown to once the longest episode is in it: by blocks, at least doubling."""
+    most, blocks, wanted = blocks_for(context), blocks_for(prompt), blocks_for(longest)
+    while blocks < wanted:
+        blocks = max(blocks + 1, min(2 * blocks, most))
+    return blocks * BLOCK
+
+
 def cache_column(model: JsonObject, dtype_bytes: int) -> int:
     """Return the bytes of the keys and values of one token."""
     heads = int(model["num_attention_heads"])
@@ -82,6 +91,11 @@ def activations(model: JsonObject, *, tokens: int, rank: int, dtype_bytes: int, 
 def head(vocabulary: int, trained_tokens: int) -> float:
     """Return the bytes of the logits of the trained tokens, in float32, and of what is computed from them."""
     return float(trained_tokens) * min(vocabulary, _HEAD_CHUNK) * 4 * _HEAD_COPIES
+
+
+def peak(*phases: list[Amount]) -> list[Amount]:
+    """Return the phase of a run that takes most."""
+    return max(phases, key=lambda parts: sum(part.middle for part in parts))
 
 
 def floor(facts: ModelFacts, engine: EngineConfig, prompt_tokens: int) -> float:

@@ -40,8 +40,8 @@ def check_model(subject: Subject) -> Iterator[Finding]:
         },
     )
     problems = [*check_architecture(config), *_fits_memory(facts)]
+    subject.is_usable = not problems and facts.adapter_parameters > 0
     yield from problems
-    subject.is_usable = not problems
     yield from check_tokenizer(path, config, shapes)
     yield from check_targets(path, subject.config.model.lora.targets)
 

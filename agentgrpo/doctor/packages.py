@@ -53,10 +53,7 @@ def check_machine(threads: int, device: str) -> Iterator[Finding]:
     if threads > count:
         yield warn(f"{threads} threads on {count:g} cores get in each other's way", f"set train.threads={int(count)}")
     if load > count / 2 + 0.5:
-        yield warn(
-            f"other programs keep this machine busy (load {load:.1f} on {count:g} cores): "
-            "measured and forecast times are longer than they would be alone"
-        )
+        yield warn(f"other programs keep this machine busy: load {load:.1f} on {count:g} cores")
     free = machine.disk_free(Path(tempfile.gettempdir()))
     if free < machine.GB:
         yield warn(f"{tempfile.gettempdir()} has {machine.size(free)} left", "free space there, or set TMPDIR")

@@ -18,11 +18,6 @@ from agentgrpo.types import Json, JsonObject
 
 T = TypeVar("T")
 
-_MODULES = {  # what broke on import, and what to do about it
-    "torchvision": "pip uninstall torchvision: it was built for another torch, and nothing here needs it",
-    "torchaudio": "pip uninstall torchaudio: it was built for another torch, and nothing here needs it",
-}
-
 
 class Level(StrEnum):
     """How bad a finding is."""
@@ -137,11 +132,12 @@ def _broke(error: BaseException) -> Finding:
         error = error.exceptions[0]
     if isinstance(error, AgentGRPOError):
         return fail(*split_advice(str(error)))
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    where = f"{Path(frame.filename).name}:{frame.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)[-1:]
+    where = "".join(f" at {Path(frame.filename).name}:{frame.lineno}" for frame in frames)
     first = (str(error).splitlines() or [""])[0]
-    fix = next((fix for name, fix in _MODULES.items() if name in f"{frame.filename} {error}"), "")
-    return fail(f"{type(error).__name__} at {where}: {first}"[:400], fix)
+    return fail(
+        f"{type(error).__name__}{where}: {first}"[:400], "this is a bug of agentgrpo if nothing above explains it"
+    )
 
 
 def split_advice(text: str) -> tuple[str, str]:

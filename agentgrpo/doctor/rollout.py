@@ -19,6 +19,7 @@ from agentgrpo.learner.batch import Row, pack
 from agentgrpo.rollout.group import GroupResult
 from agentgrpo.rollout.manager import RolloutManager
 from agentgrpo.types import Policy, Sampling, Task, Trajectory
+from agentgrpo.types import Sequence as TokenSequence
 from agentgrpo.workbench import Workbench, assemble, set_threads
 
 EPISODE_SECONDS = 30.0  # an episode of the examination is cut off here
@@ -47,20 +48,7 @@ def check_rollout(subject: Subject) -> Iterator[Finding]:
 def check_agreement(subject: Subject) -> Iterator[Finding]:
     """Compare the engine's logprobs of the group with the learner's."""
     bench, group = need(subject.bench, "needs the engine"), need(subject.group, "needs a group of episodes")
-    engine, learner = learner_logprobs(bench, group)
-    if not engine:
-        raise Missing("needs sampled tokens: none of the group's episodes has any")
-    most, mean = differences(engine, learner)
-    dtype = bench.policy.causal_lm.dtype
-    allowed_most, allowed_mean = TOLERANCES[min(4, dtype.itemsize)]
-    text = (
-        f"logprobs of {len(engine)} tokens, engine and learner: apart by {mean:.1e} on average, {most:.1e} at most "
-        f"({str(dtype).removeprefix('torch.')} allows {allowed_mean:.0e}, {allowed_most:.0e})"
-    )
-    if most > allowed_most or mean > allowed_mean:
-        yield fail(text, "they must be the same model: report it, with the model's name; do not train on this")
-    else:
-        yield ok(text, {"max": most, "mean": mean})
+    yield agreement(bench, [s for trajectory in group for s in trajectory.sequences()], "the group's tokens")
 
 
 def open_bench(subject: Subject) -> Workbench:
@@ -92,22 +80,33 @@ def sampling(config: Config) -> Sampling:
     return Sampling(max_tokens=config.rollout.max_turn_tokens, temperature=config.rollout.temperature)
 
 
-def learner_logprobs(bench: Workbench, trajectories: Sequence[Trajectory]) -> tuple[list[float], list[float]]:
-    """Return the engine's and the learner's logprobs of every sampled token."""
-    rows = [
-        Row(sequence=sequence, advantage=0.0, episode=index)
-        for index, trajectory in enumerate(trajectories)
-        for sequence in trajectory.sequences()
-    ]
+def logprobs_of(bench: Workbench, sequences: Sequence[TokenSequence]) -> tuple[list[float], list[float]]:
+    """Return the engine's and the learner's logprobs of every trained token."""
+    rows = [Row(sequence=sequence, advantage=0.0, episode=index) for index, sequence in enumerate(sequences)]
     engine: list[float] = []
     learner: list[float] = []
     with torch.no_grad():
         for batch in pack(rows, token_budget=bench.config.learner.tokens_per_microbatch) if rows else ():
+            here = batch.to(bench.policy.device)
             engine += batch.behaviour_N.tolist()
-            learner += bench.policy.logprobs(batch.to(bench.policy.device), temperature=bench.learner.temperature)[
-                0
-            ].tolist()
+            learner += bench.policy.logprobs(here, temperature=bench.learner.temperature)[0].tolist()
     return engine, learner
+
+
+def agreement(bench: Workbench, sequences: Sequence[TokenSequence], what: str) -> Finding:
+    """Find whether engine and learner are the same model, by the logprobs of these tokens."""
+    engine, learner = logprobs_of(bench, sequences)
+    if not engine:
+        raise Missing("needs sampled tokens: no episode has any")
+    most, mean = differences(engine, learner)
+    dtype = bench.policy.causal_lm.dtype
+    allowed_most, allowed_mean = TOLERANCES[min(4, dtype.itemsize)]
+    text = f"{what}: {len(engine)} logprobs, engine and learner {mean:.0e} apart on average, {most:.0e} at most"
+    values = {"tokens": len(engine), "max": most, "mean": mean}
+    if most > allowed_most or mean > allowed_mean:
+        limits = f" ({str(dtype).removeprefix('torch.')} allows {allowed_mean:.0e} and {allowed_most:.0e})"
+        return fail(text + limits, "do not train on this: they are two models. Report it with the model's name", values)
+    return ok(text, values)
 
 
 def too_many(config: Config, context: int) -> Iterator[Finding]:

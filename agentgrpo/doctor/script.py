@@ -43,6 +43,10 @@ class ListeningEngine:
     def context_length(self) -> int:
         return self._engine.context_length
 
+    @property
+    def max_sequences(self) -> int:
+        return self._engine.max_sequences
+
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, policy: Policy, *, session: str = ""
     ) -> Generation:

@@ -5,8 +5,8 @@ The user's folders are not touched.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+import tracemalloc
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -28,7 +28,8 @@ from agentgrpo.types import Sequence as TokenSequence
 from agentgrpo.warm_start import reuse
 
 _DEMONSTRATIONS = 300
-_STEPS = 30
+_STEPS = 40
+_TRACED = 60  # demonstrations whose size is measured
 _UNSTEADY = 6  # supervised steps that are slower than those that follow
 
 
@@ -56,16 +57,16 @@ def measure_warm_start(subject: Subject, settings: WarmStartConfig, folder: Path
     """Make a model as the warm start does, with a small share of its demonstrations and steps, and measure it."""
     config, sft = subject.config, settings.sft
     count = min(_DEMONSTRATIONS, sft.episodes)
-    before = machine.resident()
-    clock = time.perf_counter()
+    watch = machine.Stopwatch()
     played = _play(subject, count, sft.quality)
-    demonstration_seconds = (time.perf_counter() - clock) / count
-    fit_seconds = _timed(lambda: make_tiny(folder, played, settings.tiny, seed=derive_seed(config.seed, "tiny")))
+    demonstration_seconds = watch.seconds / count
+    watch = machine.Stopwatch()
+    make_tiny(folder, played, settings.tiny, seed=derive_seed(config.seed, "tiny"))
+    fit_seconds = watch.seconds
     chat = Chat.from_folder(folder, enable_thinking=config.model.enable_thinking)
-    clock = time.perf_counter()
+    watch = machine.Stopwatch()
     rows = [tokenize(demonstration, chat) for demonstration in played]
-    tokenize_seconds = (time.perf_counter() - clock) / count
-    kept = max(0, machine.resident() - before)
+    tokenize_seconds = watch.seconds / count
     with machine.watch_peak() as peak:
         step_seconds = _supervise(folder, rows, sft, config)
     return WarmStart(
@@ -74,7 +75,7 @@ def measure_warm_start(subject: Subject, settings: WarmStartConfig, folder: Path
         tokenize_seconds=tokenize_seconds,
         fit_seconds=fit_seconds,
         step_seconds=step_seconds,
-        demonstration_bytes=kept / count,
+        demonstration_bytes=_bytes_kept(subject, chat, sft.quality),
         step_bytes=peak.added,
     )
 
@@ -95,19 +96,29 @@ def _supervise(folder: Path, rows: Sequence[TokenSequence], sft: SftConfig, conf
     """Return the seconds of a supervised step. The weights are left as they are: nothing learned here is of use."""
     model = causal_lm.load_model(folder, device=causal_lm.pick_device(), dtype=torch.float32)
     steps = min(_STEPS, sft.steps)
-    clocks: list[float] = [time.perf_counter()]
+    first = min(_UNSTEADY, steps - 1)
+    watches = [machine.Stopwatch()]
+
+    def note(step: int, loss: float) -> None:
+        if step == first:
+            watches.append(machine.Stopwatch())
+
     fine_tune(
         model,
         [(steps, rows)],
         sft.model_copy(update={"steps": steps}),
         seed=config.seed,
-        on_step=lambda step, loss: clocks.append(time.perf_counter()),
+        on_step=note,
     )
-    first = min(_UNSTEADY, steps - 1)
-    return (clocks[-1] - clocks[first]) / (steps - first)
+    return watches[-1].seconds / (steps - first)
 
 
-def _timed(action: Callable[[], object]) -> float:
-    clock = time.perf_counter()
-    action()
-    return time.perf_counter() - clock
+def _bytes_kept(subject: Subject, chat: Chat, quality: float) -> float:
+    """Return the bytes a demonstration and its row take while they are kept: the process's size is too coarse."""
+    tracemalloc.start()
+    try:
+        played = _play(subject, _TRACED, quality)
+        rows = [tokenize(demonstration, chat) for demonstration in played]
+        return tracemalloc.get_traced_memory()[0] / len(rows)
+    finally:
+        tracemalloc.stop()

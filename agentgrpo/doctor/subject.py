@@ -51,17 +51,16 @@ class StepCost:
     """One train step as measured."""
 
     episodes: int
-    rollout_seconds: float
+    rollout_seconds: float  # less what was waited for a core
+    rollout_wall: float
     learn_seconds: float
     publish_seconds: float
     shape: Shape
     longest: int  # tokens of the longest episode
     learn_bytes: int | None  # added by the learner while it learned
-    engine_bytes: int | None  # added by the rollout
     disk_bytes: float  # per episode
     sampled: int
     is_whole: bool  # all groups of a step were run, at their concurrency
-    trained_groups: float  # share of groups that had a signal
     trained_tokens: int
     batch_tokens: int  # computed by the largest microbatch
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,18 +19,20 @@ from agentgrpo.learner.batch import Row, pack
 from agentgrpo.rollout.group import GroupResult
 from agentgrpo.rollout.manager import RolloutManager
 from agentgrpo.store.episodes import EpisodeStore
-from agentgrpo.types import EpisodeKey, Group, Policy, Task, Trajectory
+from agentgrpo.types import EpisodeKey, Group, Policy, Sampling, Task, Trajectory
+from agentgrpo.types import Sequence as TokenSequence
 from agentgrpo.workbench import Workbench
 
 _STEP_SECONDS = 20.0  # a whole train step is run when it should take less than this, else some groups of it
 _EXPERT_EPISODES = 24
+_SAID = 32  # tokens sampled from the version published after the step
 
 
 @dataclass(frozen=True, slots=True)
 class _Rollout:
     results: list[GroupResult]
     seconds: float
-    added: int
+    wall: float
     disk_bytes: int
 
 
@@ -46,26 +47,25 @@ def measure_step(subject: Subject) -> StepCost:
     groups = [r.group for r in rollout.results if len(r.group.trajectories) >= 2]
     need(groups or None, "needs groups of at least two scored episodes")
     with machine.watch_peak() as peak:
-        clock = time.perf_counter()
+        watch = machine.Stopwatch()
         learned = bench.learner.step(groups)
-        learn_seconds = time.perf_counter() - clock
-    clock = time.perf_counter()
+        learn_seconds = watch.seconds
+    watch = machine.Stopwatch()
     run_blocking(_publish(bench))
-    publish_seconds = time.perf_counter() - clock
+    publish_seconds = watch.seconds
     trained = {d.key for d in learned.decisions if d.trains}
     return StepCost(
         episodes=len(trajectories),
         rollout_seconds=rollout.seconds,
+        rollout_wall=rollout.wall,
         learn_seconds=learn_seconds,
         publish_seconds=publish_seconds,
         shape=shape(trajectories),
         longest=max(t.token_count for t in trajectories),
         learn_bytes=peak.added if peak.is_own else None,
-        engine_bytes=rollout.added,
         disk_bytes=rollout.disk_bytes / len(trajectories),
         sampled=sum(t.sampled_count for t in trajectories),
         is_whole=len(tasks) == subject.config.rollout.tasks_per_step,
-        trained_groups=sum(any(t.key in trained for t in g.trajectories) for g in groups) / len(groups),
         trained_tokens=int(learned.metrics["trained_tokens"]),
         batch_tokens=_largest_batch(subject, groups, trained),
     )
@@ -119,26 +119,39 @@ async def _roll_out(subject: Subject, bench: Workbench, engine: Engine, tasks: S
     config = limited(bench.config)
     store = EpisodeStore(subject.folder / "episodes.sqlite")
 
-    async def keep(result: GroupResult) -> None:
-        await store.add(result.trajectories)
+    async def keep(trajectory: Trajectory) -> None:
+        await store.add([trajectory])
 
     try:
         async with RolloutManager(bench.source, bench.chat, engine, config.rollout, seed=config.seed) as manager:
-            with machine.watch_peak() as peak:
-                clock = time.perf_counter()
-                results = await manager.rollout(
-                    tasks,
-                    policy=Policy(),
-                    phase="train",
-                    step=1,
-                    group_size=config.rollout.group_size,
-                    sampling=sampling(config),
-                    on_group=keep,
-                )
-                seconds = time.perf_counter() - clock
+            watch = machine.Stopwatch()
+            results = await manager.rollout(
+                tasks,
+                policy=Policy(),
+                phase="train",
+                step=1,
+                group_size=config.rollout.group_size,
+                sampling=sampling(config),
+                on_episode=keep,
+            )
+            seconds, wall = watch.seconds, watch.wall
     finally:
         store.close()
-    return _Rollout(results, seconds, peak.added, store.path.stat().st_size)
+    return _Rollout(results, seconds, wall, store.path.stat().st_size)
+
+
+async def say_something(bench: Workbench, prompt_ids: Sequence[int]) -> TokenSequence:
+    """Return a few tokens sampled from the version just published, as a training row."""
+    room = min(_SAID, bench.engine.context_length - len(prompt_ids))
+    asked = Sampling(max_tokens=room, seed=bench.config.seed, temperature=bench.learner.temperature)
+    said = await bench.engine.generate(prompt_ids, asked, Policy(version=1))
+    count, silent = len(said.token_ids), len(prompt_ids)
+    return TokenSequence(
+        token_ids=(*prompt_ids, *said.token_ids),
+        loss_mask=(0,) * silent + (1,) * count,
+        rollout_logprobs=(0.0,) * silent + said.logprobs,
+        turns=(0,) * (silent + count),
+    )
 
 
 async def _publish(bench: Workbench) -> None:

@@ -1,0 +1,86 @@
+"""The memory forecast's formulas, against sizes counted by hand and against tensors that are really there."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import PreTrainedModel
+
+from agentgrpo.config import EngineConfig, LearnerConfig, LoraConfig, ModelConfig
+from agentgrpo.doctor import memory
+from agentgrpo.doctor.memory import Amount, exactly
+from agentgrpo.doctor.subject import ModelFacts
+
+QWEN3_06B = {  # Qwen/Qwen3-0.6B
+    "hidden_size": 1024,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "intermediate_size": 3072,
+    "vocab_size": 151936,
+}
+
+
+def facts(dtype_bytes: int = 4, linear: int = 440_000_000) -> ModelFacts:
+    return ModelFacts(
+        config=QWEN3_06B,
+        parameters=596_049_920,
+        dtype_bytes=dtype_bytes,
+        file_bytes=1_200_000_000,
+        linear_parameters=linear,
+        adapter_parameters=10_000_000,
+    )
+
+
+def test_the_cache_of_a_known_model() -> None:
+    assert memory.cache_column(QWEN3_06B, 2) == 2 * 28 * 8 * 128 * 2
+    assert memory.cache(QWEN3_06B, slots=128, columns=1024, dtype_bytes=2) == 128 * 1024 * 114_688
+
+
+def test_a_config_without_key_heads_or_head_size_has_those_of_its_queries(model: PreTrainedModel) -> None:
+    plain = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    assert memory.cache_column(plain, 4) == 2 * 2 * 64 * 4
+
+
+@pytest.mark.parametrize(
+    ("prompt", "longest", "expected"), [(10, 20, 64), (10, 65, 128), (10, 130, 256), (130, 300, 384), (10, 2000, 1024)]
+)
+def test_the_cache_grows_by_blocks_and_doubles(prompt: int, longest: int, expected: int) -> None:
+    assert memory.cache_columns(prompt, min(longest, 1000), 1000) == expected
+
+
+def test_weights_and_adapter() -> None:
+    assert memory.weights(facts(2)) == pytest.approx(1.19e9, rel=0.01)
+    assert memory.adapter(facts()) == 10_000_000 * 4 * 6
+
+
+def test_only_small_models_in_full_precision_are_merged() -> None:
+    assert memory.merged(facts(4, linear=1_000_000)) == 8_000_000
+    assert memory.merged(facts(2, linear=1_000_000)) == 0
+    assert memory.merged(facts(4)) == 0
+
+
+def test_the_floor_is_weights_and_prompts() -> None:
+    engine = EngineConfig(max_sequences=10)
+    assert memory.floor(facts(2), engine, 100) == memory.weights(facts(2)) + 10 * 100 * 114_688
+
+
+@given(tokens=st.integers(1, 10_000), trained=st.integers(0, 10_000))
+def test_more_tokens_never_take_less(tokens: int, trained: int) -> None:
+    def size(more: int, checkpointing: bool = False) -> float:
+        how = ModelConfig(lora=LoraConfig(rank=8), gradient_checkpointing=checkpointing)
+        return memory.learner(facts(), LearnerConfig(), tokens=tokens + more, trained=trained + more, how=how)
+
+    assert 0 < size(0) < size(1)
+    assert size(0, checkpointing=True) < size(0)
+
+
+def test_the_head_is_computed_in_chunks_of_the_vocabulary() -> None:
+    assert memory.head(151_936, 10) == memory.head(8192, 10)
+
+
+def test_the_peak_is_the_phase_that_takes_most() -> None:
+    small, large = [exactly("a", 1.0)], [Amount(name="b", low=0.0, high=4.0)]
+    assert memory.peak(small, large) == large
