@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from agentgrpo.blocking import run_blocking
 from agentgrpo.activity import Activity
+from agentgrpo.blocking import run_blocking
 from agentgrpo.checkpoint import Checkpoints
 from agentgrpo.config import Config, load_config
 from agentgrpo.errors import EnvError, TaskError, UserError

@@ -76,6 +76,7 @@ def run_summary(
     episodes: int,
     sampled_tokens: int,
     ends: Mapping[str, int],
+    troubles: Mapping[str, int],
 ) -> dict[str, Any]:
     """Return what `summary.json` holds. What was not evaluated is None."""
     return {
@@ -92,6 +93,7 @@ def run_summary(
         "sampled_tokens_per_second": round(sampled_tokens / wall_seconds, 1),
         "seed": config.seed,
         "stop_reasons": {str(reason): count for reason, count in sorted(ends.items())},
+        "troubles": dict(troubles),
     }
 
 

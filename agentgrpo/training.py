@@ -375,8 +375,9 @@ def _finish(state: _State) -> Run:
         episodes=progress.episodes,
         sampled_tokens=progress.sampled_tokens,
         ends=progress.ends,
+        troubles=state.manager.activity.troubles,
     )
-    write_json(run.summary, summary | {"troubles": dict(state.manager.activity.troubles)})
+    write_json(run.summary, summary)
     with writing(run.curve.name, run.path):
         draw_curve(run.metrics, run.curve)
     finish_record(run, status="finished", adapter=state.kept.adapter.sha256)

@@ -138,8 +138,8 @@ class Watchdog:
         if self._ticks_unanswered > 1:
             return f"the event loop is blocked at {_place(frames.get(self._loop_thread.ident or 0))}"
         if waits and waits[0].kind in _ENGINE_KINDS:
-            engine = next((t for t in threading.enumerate() if t.name == "agentgrpo-engine"), None)
-            return None if engine is None else f"the engine's thread is at {_place(frames.get(engine.ident or 0))}"
+            engines = [thread for thread in threading.enumerate() if thread.name == "agentgrpo-engine"]
+            return f"the engine's thread is at {_place(frames.get(engines[-1].ident or 0))}" if engines else None
         return None
 
     def _details(self, waits: list[Wait], frames: dict[int, FrameType]) -> list[str]:

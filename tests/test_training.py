@@ -207,7 +207,7 @@ class Broken(ag.ToolEnv):
 def test_an_environment_that_is_down_stops_the_run_with_the_cause(lockbox: Path, tmp_path: Path) -> None:
     config = small_run(lockbox, tmp_path, env="", env_args={}, eval={})
     config["rollout"] |= {"retries": 1}
-    with pytest.raises(RunError, match=r"8 of 8 episodes .* \(16 of 16 failed attempts\), env: .*database is asleep"):
+    with pytest.raises(RunError, match=r"8 of 8 episodes .* \(16 of 16 failed attempts\), tool: the database is asleep"):
         train(config, env=Broken, reporter=SILENT)
     run = only_run(tmp_path)
     record = record_of(run)
