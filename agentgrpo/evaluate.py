@@ -57,7 +57,7 @@ def wilson(successes: int, total: int, z: float = 1.959964) -> tuple[float, floa
 def summarize(trajectories: Sequence[Trajectory], tasks: int) -> Evaluation:
     """Return the success rate and means over scored episodes; failed ones are counted, not scored."""
     scored = [t for t in trajectories if t.is_scored]
-    failed = sum(t.stop_reason is StopReason.FAILED for t in trajectories)
+    failed = sum(not t.is_scored for t in trajectories)
     if not scored:
         return Evaluation(
             tasks=tasks, episodes=0, failed=failed, success=None, low=None, high=None, reward=None, mean_turns=None

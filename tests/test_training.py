@@ -34,7 +34,7 @@ SILENT = SilentReporter()
 SUMMARY = {
     *("heldout_success_before", "heldout_success_after", "heldout_interval_before", "heldout_interval_after"),
     *("heldout_tasks", "wall_seconds", "train_steps", "episodes", "sampled_tokens", "episodes_per_second"),
-    *("sampled_tokens_per_second", "seed", "stop_reasons"),
+    *("sampled_tokens_per_second", "seed", "stop_reasons", "troubles"),
 }
 
 
