@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from agentgrpo.config import EvalConfig
 from agentgrpo.rollout.manager import OnEpisode, RolloutManager
-from agentgrpo.types import EpisodeKey, Policy, Sampling, StopReason, Task, Trajectory
+from agentgrpo.types import EpisodeKey, Policy, Sampling, Task, Trajectory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

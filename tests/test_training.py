@@ -217,6 +217,30 @@ def test_an_environment_that_is_down_stops_the_run_with_the_cause(lockbox: Path,
     assert (run / "checkpoints" / "last" / "adapter_model.safetensors").is_file()
 
 
+class Asleep(Broken):
+    """Does not answer for longer than anybody waits."""
+
+    @classmethod
+    def tasks(cls, split: str = "train") -> list[dict[str, Any]]:
+        return [{"task_id": f"{split}-{i}"} for i in range(4)] if split == "train" else []
+
+    def reset_task(self, task: dict[str, Any]) -> str:
+        time.sleep(9)
+        return "late"
+
+
+def test_a_run_that_does_not_move_is_stopped_with_the_cause(lockbox: Path, tmp_path: Path) -> None:
+    limits = {"steps": 1, "runs": str(tmp_path), "stall_seconds": 1, "stop_stalled_seconds": 3}
+    config = small_run(lockbox, tmp_path, env="", env_args={}, eval={}, train=limits)
+    with pytest.raises(RunError, match=r"stopped: no progress for 3 s in rollout: 8 wait for reset; the longest, train/1"):
+        train(config, env=Asleep, reporter=SILENT)
+    run = only_run(tmp_path)
+    assert record_of(run)["status"] == "failed"
+    assert "8 wait for reset" in record_of(run)["cause"]
+    assert "time.sleep(9)" in next(run.glob("stall-*.txt")).read_text()
+    assert (run / "checkpoints" / "last" / "adapter_model.safetensors").is_file()
+
+
 class HalfBroken(Broken):
     """Is down for one task of two."""
 
