@@ -38,7 +38,7 @@ class Controls:
         edges |= {form for form in _FORMS if edges & set(unicodedata.normalize("NFKD", form))}
         words = {text for text in self._broken if text.isalnum()}
         self._edges = re.compile("|".join(map(re.escape, sorted(edges) + sorted(words))) or "(?!)")
-        self._inner = "\n".join(self._broken)
+        self._inner = "\0".join(self._broken)
         self._plain_tokenizer = _without_added_tokens(tokenizer)
 
     def of(self, token_ids: Sequence[int]) -> list[int]:
@@ -78,12 +78,14 @@ class Controls:
 
     def plain(self, rendered: renderers.RenderedTokens, start: int) -> list[int]:
         """Return the ids with control tokens inside content (from `start` on) as the plain tokens of their text."""
-        out = list(rendered.token_ids[:start])
-        roles = rendered.message_roles
-        for k in range(start, len(rendered.token_ids)):
-            token, owner = rendered.token_ids[k], rendered.message_indices[k]
-            is_forged = rendered.is_content[k] and token in self._texts and roles[owner] != "assistant"
-            out += self._plain_ids(self._texts[token]) if is_forged else [token]
+        ids, roles, owners = rendered.token_ids, rendered.message_roles, rendered.message_indices
+        out: list[int] = []
+        done = 0
+        for k in range(start, len(ids)):
+            if ids[k] in self._texts and rendered.is_content[k] and roles[owners[k]] != "assistant":
+                out += [*ids[done:k], *self._plain_ids(self._texts[ids[k]])]
+                done = k + 1
+        out += ids[done:]
         return out
 
     def _plain_ids(self, text: str) -> list[int]:
