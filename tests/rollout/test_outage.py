@@ -39,8 +39,8 @@ def result(*attempts: Trajectory) -> GroupResult:
 @given(st.integers(0, 8), st.integers(1, 8), st.sampled_from([0.0, 0.25, 0.5, 1.0]))
 def test_more_lost_than_allowed_stops_the_run(lost: int, kept: int, limit: float) -> None:
     made = result(*[attempt(i, 0, "down" if i < lost else None) for i in range(lost + kept)])
-    if lost / (lost + kept) > limit:
-        with pytest.raises(RunError, match=rf"{lost} of {lost + kept} episodes .* max_failed_share = {limit:.0%}"):
+    if lost > limit * (lost + kept):
+        with pytest.raises(RunError, match=rf"^{lost} of {lost + kept} episodes .*_share = {limit:.0%}"):
             check_outage([made], limit)
     else:
         check_outage([made], limit)
