@@ -33,7 +33,6 @@ class Counts:
     """Every dispatched episode reaches exactly one end."""
 
     dispatched: int = 0
-    retried: int = 0  # of them, further attempts at an episode that failed: when they ran depended on the clock
     ends: Counter[StopReason] = field(default_factory=Counter)
 
     @property
@@ -145,7 +144,6 @@ class RolloutManager:
             await self._places.acquire()
         try:
             self.counts.dispatched += 1
-            self.counts.retried += key.attempt > 0
             try:
                 trajectory = await self._attempt(key, task, policy, sampling)
             except BaseException:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
 import pytest
 
+from agentgrpo.activity import Activity
 from agentgrpo.chat import Chat
 from agentgrpo.config import RolloutConfig
 from agentgrpo.engines.scripted import ScriptedEngine
@@ -17,7 +21,9 @@ from agentgrpo.errors import EnvError
 from agentgrpo.registry import resolve_env
 from agentgrpo.rollout import group
 from agentgrpo.rollout.group import GroupResult
+from agentgrpo.rollout.isolation import EnvHosts
 from agentgrpo.rollout.manager import RolloutManager
+from agentgrpo.tooling import tool
 from agentgrpo.types import Boundary, JsonObject, Sampling, StopReason, Task
 from tests.faults.conftest import Ledger
 from tests.faults.outside import nothing_left_behind
@@ -257,3 +263,51 @@ def test_an_environment_that_cannot_be_looked_at_is_the_users_to_mend(error: Bas
     for env in (Shy, Stillborn):
         with pytest.raises(EnvError, match=r"cannot make the environment .*planned"):
             resolve_env(env)
+
+
+class Clingy(Desk):
+    """Takes its time to close, and to echo."""
+
+    metadata = {"isolation": "thread"}  # noqa: RUF012
+
+    @tool
+    def nap(self) -> str:
+        """Block."""
+        time.sleep(1.1)
+        return "rested"
+
+    def close(self) -> None:
+        time.sleep(0.5)
+        super().close()
+
+
+async def test_an_environment_that_will_not_close_is_given_up(ledger: Ledger) -> None:
+    told: list[str] = []
+    activity = Activity(told.append)
+    async with nothing_left_behind():
+        hosts = EnvHosts(resolve_env(Clingy), concurrency=2, seconds=0.2, activity=activity)
+        for _ in range(2):
+            host = hosts.make()
+            await host.reset()
+            await host.close()
+        hosts.close()
+    assert activity.troubles == {"abandoned_threads": 2, "close_failures": 2}
+    assert [line.split(": ", 1)[1][:37] for line in told] == [
+        "close did not return in time. Its thr",
+        "close did not return within 0.2 s; it",
+    ]
+    ledger.record("environment will not close", injected=2, survived=2)
+
+
+async def test_an_inline_environment_that_blocks_is_named(ledger: Ledger) -> None:
+    told: list[str] = []
+    activity = Activity(told.append)
+    source = replace(resolve_env(Clingy), isolation="inline")
+    hosts = EnvHosts(source, concurrency=2, seconds=0.2, activity=activity)
+    host = hosts.make()
+    await host.reset()
+    await host.step(json.dumps(calls("nap")), calls="nap")
+    hosts.close()
+    assert activity.troubles == {"blocking_calls": 1}
+    assert "step (nap) took 1.1 s in the event loop" in told[0]
+    ledger.record("inline environment blocks", injected=1, survived=1)
