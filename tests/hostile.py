@@ -91,8 +91,8 @@ def conversation(
     if has_one_call:
         action["tool_calls"].pop()
     messages: list[Message] = [
-        {"role": "system", "content": fill("system")},
-        {"role": "user", "content": parts if is_split else user},
+        {"role": "system", "name": fill("speaker"), "content": fill("system")},
+        {"role": "user", "name": fill("speaker"), "content": parts if is_split else user},
         assistant_message(action),
         {"role": "tool", "tool_call_id": fill("result id"), "name": fill("result name"), "content": fill("result")},
         {"role": "tool", "tool_call_id": "call_1", "name": "look", "content": fill("result")},
@@ -111,7 +111,7 @@ def _schema(fill: Fill) -> JsonObject:
 
 
 PLACES = (
-    *("system", "user", "assistant", "reasoning", "call id", "call name", "argument", "argument name"),
+    *("system", "speaker", "user", "assistant", "reasoning", "call id", "call name", "argument", "argument name"),
     *("result id", "result name", "result", "schema", "enum", "parameter name", "tool name"),
 )
 

@@ -26,7 +26,7 @@ def test_a_bad_call_voids_only_itself(tiny_chat: Chat, ledger: Ledger, is_full: 
     prompt = tiny_chat.render([USER], tools)
     encode = tiny_chat.tokenizer.inner.backend_tokenizer.encode
     open_tag, close_tag = "<tool_call>\n", "\n</tool_call>"
-    injected = 100_000 if is_full else 1500
+    injected = 100_000 if is_full else 1000
     for _ in range(injected):
         bad = malformed(rng)
         text = f"so\n{open_tag}{GOOD}{close_tag}\n{open_tag}{bad}{close_tag}{open_tag}{GOOD}{close_tag}<|im_end|>"
