@@ -1,61 +1,188 @@
-"""The embedded engine: sampled tokens per second over multi-turn episodes, one sequence at a time against many."""
+"""The embedded engine against transformers: `generate` (static batches) and `generate_batch` (continuous batching).
+
+The same tiny model, the same prompts, one torch thread; every side samples at temperature 1. Ours returns logprobs and
+draws each request from a seed of its own; the others do neither. Sides alternate, so that they see the same noise.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch.profiler import ProfilerActivity, profile
+from transformers import GenerationConfig, PreTrainedModel
+from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
 from agentgrpo.engines.embedded import EmbeddedEngine
 from agentgrpo.types import Policy, Sampling
-from bench.common import VOCABULARY, report, tiny_model
+from bench.common import VOCABULARY, alternate, last_line, paired, report, spread, tiny_model
 
+PLACES, PROMPT, PAGE = 64, 64, 32
 TURNS, TURN_TOKENS, RESULT_TOKENS, SHARED, OWN = 4, 20, 15, 200, 20
 
 
+@dataclass(frozen=True)
+class Work:
+    """Prompts [n, PROMPT] and how many tokens to sample for each."""
+
+    prompts: Sequence[Sequence[int]]
+    lengths: Sequence[int]
+
+    @property
+    def tokens(self) -> int:
+        return sum(self.lengths)
+
+
+def work(lengths: Sequence[int]) -> Work:
+    """Return prompts without anything in common for these lengths."""
+    draw = np.random.default_rng(0)
+    return Work(draw.integers(1, VOCABULARY, (len(lengths), PROMPT)).tolist(), list(map(int, lengths)))
+
+
+def ours(model: PreTrainedModel, todo: Work) -> float:
+    """Return sampled tokens per second of the embedded engine, all requests sent at once."""
+
+    async def run() -> float:
+        engine = EmbeddedEngine(model, max_sequences=PLACES, context_length=PROMPT + max(todo.lengths))
+        await engine.publish(None, Policy())
+        clock = time.perf_counter()
+        jobs = zip(todo.prompts, todo.lengths, strict=True)
+        done = await asyncio.gather(
+            *(engine.generate(p, Sampling(max_tokens=n, seed=i), Policy()) for i, (p, n) in enumerate(jobs))
+        )
+        seconds = time.perf_counter() - clock
+        await engine.close()
+        assert [len(g.logprobs) for g in done] == todo.lengths
+        return todo.tokens / seconds
+
+    return asyncio.run(run())
+
+
+@torch.inference_mode()
+def static(model: PreTrainedModel, todo: Work) -> float:
+    """Return useful tokens per second of `generate`: batches of PLACES in the order given, each to its longest."""
+    clock = time.perf_counter()
+    for start in range(0, len(todo.prompts), PLACES):
+        ids = torch.tensor(todo.prompts[start : start + PLACES])
+        longest = max(todo.lengths[start : start + PLACES])
+        settings = GenerationConfig(
+            do_sample=True, temperature=1.0, top_k=0, min_new_tokens=longest, max_new_tokens=longest, pad_token_id=0
+        )
+        out = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)  # type: ignore[operator]
+        assert out.shape[1] == PROMPT + longest
+    return todo.tokens / (time.perf_counter() - clock)
+
+
+def continuous(model: PreTrainedModel, todo: Work) -> float:
+    """Return sampled tokens per second of continuous batching, its cache sized to PLACES sequences.
+
+    Without a size it takes most of the machine's memory and attends over all of it: a token a second.
+    """
+    pages = -(-(PROMPT + max(todo.lengths)) // PAGE)
+    cache = ContinuousBatchingConfig(page_size=PAGE, num_blocks=PLACES * pages, max_batch_tokens=512)
+    settings = GenerationConfig(do_sample=True, temperature=1.0, top_k=0, eos_token_id=-1, pad_token_id=0)
+    with model.continuous_batching_context_manager(  # type: ignore[operator]
+        generation_config=settings, continuous_batching_config=cache
+    ) as manager:
+        clock = time.perf_counter()
+        for prompt, length in zip(todo.prompts, todo.lengths, strict=True):
+            manager.add_request(list(prompt), max_new_tokens=length)
+        found = 0
+        for _ in todo.lengths:
+            result = manager.get_result(timeout=600)
+            assert result is not None and result.error is None, "continuous batching gave no answer"
+            found += len(result.generated_tokens)
+        seconds = time.perf_counter() - clock
+    assert found == todo.tokens
+    return todo.tokens / seconds
+
+
 async def _episode(engine: EmbeddedEngine, number: int) -> None:
-    rng = np.random.default_rng(number)
+    draw = np.random.default_rng(number)
     shared = np.random.default_rng(0).integers(0, VOCABULARY, SHARED).tolist()
-    ids = [*shared, *rng.integers(0, VOCABULARY, OWN).tolist()]
+    ids = [*shared, *draw.integers(0, VOCABULARY, OWN).tolist()]
     for turn in range(TURNS):
         sampling = Sampling(max_tokens=TURN_TOKENS, seed=number * TURNS + turn)
         generation = await engine.generate(ids, sampling, Policy(), session=str(number))
-        ids += [*generation.token_ids, *rng.integers(0, VOCABULARY, RESULT_TOKENS).tolist()]
+        ids += [*generation.token_ids, *draw.integers(0, VOCABULARY, RESULT_TOKENS).tolist()]
     await engine.release(str(number))
 
 
-async def _rollout(engine: EmbeddedEngine, episodes: int, at_once: int) -> None:
-    places = asyncio.Semaphore(at_once)
+def multi_turn(model: PreTrainedModel, at_once: int) -> float:
+    """Return sampled tokens per second of `at_once` episodes of several turns with a common beginning."""
 
-    async def one(number: int) -> None:
-        async with places:
-            await _episode(engine, number)
-
-    await asyncio.gather(*(one(n) for n in range(episodes)))
-
-
-def _measure(episodes: int, at_once: int, runs: int) -> float:
-    async def session() -> float:
-        engine = EmbeddedEngine(tiny_model(), max_sequences=at_once)
+    async def run() -> float:
+        engine = EmbeddedEngine(model, max_sequences=at_once)
         await engine.publish(None, Policy())
-        loop_seconds = []
-        for _ in range(runs):
-            clock = asyncio.get_running_loop().time()
-            await _rollout(engine, episodes, at_once)
-            loop_seconds.append(asyncio.get_running_loop().time() - clock)
+        clock = time.perf_counter()
+        await asyncio.gather(*(_episode(engine, number) for number in range(at_once)))
+        seconds = time.perf_counter() - clock
         await engine.close()
-        return min(loop_seconds)
+        return at_once * TURNS * TURN_TOKENS / seconds
 
-    return asyncio.run(session())
+    return asyncio.run(run())
+
+
+def profiled(model: PreTrainedModel, todo: Work, most: int = 12) -> list[tuple[str, float, int]]:
+    """Return the operations that take longest: name, share of the time in percent, number of calls."""
+    from agentgrpo.engines.decode import DecodeLoop
+    from agentgrpo.engines.requests import Request
+    from agentgrpo.causal_lm import share_weights
+
+    loop = DecodeLoop(share_weights(model), max_sequences=PLACES, context_length=PROMPT + max(todo.lengths))
+    loop.versions.add(Policy(), None)
+    for i, (prompt, length) in enumerate(zip(todo.prompts, todo.lengths, strict=True)):
+        sampling = Sampling(max_tokens=length, seed=i)
+        loop.add(Request(tuple(prompt), sampling, Policy(), session="", on_end=lambda result: None))
+    with torch.inference_mode(), profile(activities=[ProfilerActivity.CPU]) as seen:
+        while loop.has_work:
+            loop.step()
+    rows = sorted(seen.key_averages(), key=lambda e: -e.self_cpu_time_total)
+    total = sum(e.self_cpu_time_total for e in rows)
+    return [(e.key, 100 * e.self_cpu_time_total / total, e.count) for e in rows[:most]]
 
 
 def main(*, quick: bool = False) -> None:
-    """Print and write sampled tokens per second by concurrency."""
+    """Print and write tokens per second of each side and the ratios between them."""
     torch.set_num_threads(1)
-    rows = []
-    for at_once in (1, 8, 32, 128):
-        episodes = min(at_once, 8) if quick else at_once
-        seconds = _measure(episodes, at_once, 2 if quick else 3)
-        rows.append((at_once, episodes, seconds, episodes * TURNS * TURN_TOKENS / seconds))
-    report("engine", ("at once", "episodes", "seconds", "sampled tokens/s"), rows)
+    logging.getLogger("ContinuousBatchingLogger").setLevel(logging.ERROR)
+    model, rounds = tiny_model(), 3 if quick else 7
+    equal = work([48 if quick else 128] * PLACES)
+    draw = np.random.default_rng(1)
+    ragged = work(draw.integers(16 if quick else 32, 129 if quick else 257, 256))
+    few = Work(ragged.prompts[: 48 if quick else 128], ragged.lengths[: 48 if quick else 128])
+    static(model, work([4] * PLACES)), ours(model, work([4] * PLACES))  # warm up
+    sides = {"ours": ours, "generate": static}
+    found = {
+        "64 equal": alternate({n: lambda f=f: f(model, equal) for n, f in sides.items()}, rounds),
+        "256 ragged": alternate({n: lambda f=f: f(model, ragged) for n, f in sides.items()}, 2 if quick else 5),
+        f"{len(few.lengths)} ragged": alternate(
+            {n: lambda f=f: f(model, few) for n, f in (("ours", ours), ("generate_batch", continuous))}, 1 if quick else 2
+        ),
+    }
+    rows, ratios = [], []
+    for name, rates in found.items():
+        mine, theirs = rates.values()
+        ratios.append(paired(mine, theirs))
+        rows.append((name, list(rates)[1], str(spread(mine)), str(spread(theirs)), str(ratios[-1])))
+    report(
+        "engine",
+        ("sequences", "against", "ours, tokens/s", "theirs, tokens/s", "ratio"),
+        rows,
+        multi_turn={n: multi_turn(model, n) for n in (1, 8, 32, 128)},
+        profile=profiled(model, equal),
+        quick=quick,
+    )
+    names = ("equal_vs_generate", "ragged_vs_generate", "ragged_vs_generate_batch")
+    last_line({name: round(ratio.median, 2) for name, ratio in zip(names, ratios, strict=True)})
+
+
+if __name__ == "__main__":
+    import sys
+
+    main(quick="--quick" in sys.argv[1:])

@@ -17,7 +17,7 @@ from agentgrpo import causal_lm
 from agentgrpo.engines import LOGPROB_STEP, attention
 from agentgrpo.engines.attention import Feed, Ints
 from agentgrpo.engines.requests import Request, Seats
-from agentgrpo.engines.sampling import process_logits, sample, uniforms
+from agentgrpo.engines.sampling import probabilities, sample, uniforms
 from agentgrpo.engines.slots import SlotCache
 from agentgrpo.engines.versions import PolicyVersions
 from agentgrpo.errors import EngineFailure
@@ -117,7 +117,7 @@ class DecodeLoop:
         draws = torch.from_numpy(uniforms(seats.seed[slots], seats.sampled[slots].astype(np.uint64)))
         wide = torch.float32 if self._device.type == "mps" else torch.float64
         chosen, logprobs = sample(
-            process_logits(logits, temperature, *cuts), draws.to(self._device, wide), temperature <= 0
+            probabilities(logits, temperature, *cuts), draws.to(self._device, wide), temperature <= 0
         )
         rounded = (logprobs.cpu().double() / LOGPROB_STEP).round() * LOGPROB_STEP
         for request, result in seats.take(slots, chosen.cpu().numpy(), rounded.numpy()):

@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_RUN = 32
 
 
 def mix64(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -31,41 +33,50 @@ def uniforms(seeds_B: NDArray[np.uint64], counters_B: NDArray[np.uint64]) -> NDA
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def process_logits(logits_BV: Tensor, temperature_B: Tensor, top_k_B: Tensor, top_p_B: Tensor) -> Tensor:
-    """Return the log-probabilities [B, V] of the distribution each row samples from.
+def probabilities(logits_BV: Tensor, temperature_B: Tensor, top_k_B: Tensor, top_p_B: Tensor) -> Tensor:
+    """Return the probabilities [B, V] of the distribution each row samples from.
 
     Temperature first, then top-k, then top-p on what is left (the order of vLLM and transformers). A temperature of 0
     leaves the row unscaled: greedy rows report the model's own logprobs.
     """
     scale = torch.where(temperature_B > 0, temperature_B, 1.0)
-    logprobs = torch.log_softmax(logits_BV.float() / scale[:, None], dim=-1)
+    shares = torch.softmax(logits_BV.float() / scale[:, None], dim=-1)
     is_cut = (top_k_B > 0) | (top_p_B < 1)
-    if not bool(is_cut.any()):
-        return logprobs
-    cut = _truncate(logprobs[is_cut], top_k_B[is_cut], top_p_B[is_cut])
-    logprobs[is_cut] = cut
-    return logprobs
+    if bool(is_cut.any()):
+        shares[is_cut] = _truncate(shares[is_cut], top_k_B[is_cut], top_p_B[is_cut])
+    return shares
 
 
-def _truncate(logprobs: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
-    ranked, order = logprobs.sort(dim=-1, descending=True, stable=True)
+def _truncate(shares: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
+    ranked, order = shares.sort(dim=-1, descending=True, stable=True)
     rank = torch.arange(ranked.shape[-1], device=ranked.device)[None]
     keep = (top_k[:, None] <= 0) | (rank < top_k[:, None])
-    ranked = ranked.masked_fill(~keep, float("-inf")).log_softmax(-1)
-    mass_before = ranked.exp().cumsum(-1) - ranked.exp()
+    ranked = ranked.masked_fill(~keep, 0.0)
+    ranked = ranked / ranked.sum(-1, keepdim=True)
+    mass_before = ranked.cumsum(-1) - ranked
     # Off means off: rounded, the mass before the last tokens can reach 1.
     keep &= (mass_before < top_p[:, None]) | (top_p[:, None] >= 1) | (rank == 0)
-    ranked = ranked.masked_fill(~keep, float("-inf")).log_softmax(-1)
-    return torch.empty_like(ranked).scatter_(-1, order, ranked)
+    ranked = ranked.masked_fill(~keep, 0.0)
+    return torch.empty_like(ranked).scatter_(-1, order, ranked / ranked.sum(-1, keepdim=True))
 
 
-def sample(logprobs_BV: Tensor, uniforms_B: Tensor, greedy_B: Tensor) -> tuple[Tensor, Tensor]:
-    """Return token ids [B] and their logprobs [B]: the arg max where greedy, else by inverting the distribution."""
-    wide = logprobs_BV.dtype if logprobs_BV.device.type == "mps" else torch.float64
-    cumulative = logprobs_BV.exp().cumsum(-1, dtype=wide)
-    threshold = uniforms_B.to(wide)[:, None] * cumulative[:, -1:]
-    tokens = torch.searchsorted(cumulative, threshold, right=True).squeeze(-1)
-    tokens = tokens.clamp(max=logprobs_BV.shape[-1] - 1)
+def sample(shares_BV: Tensor, uniforms_B: Tensor, greedy_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Return token ids [B] and their logprobs [B]: the arg max where greedy, else by inverting the distribution.
+
+    Inverted in two steps, first which run of tokens, then which of the run: a sum over a vocabulary vectorizes, a
+    cumulative sum does not.
+    """
+    wide = shares_BV.dtype if shares_BV.device.type == "mps" else torch.float64
+    runs = F.pad(shares_BV, (0, -shares_BV.shape[1] % _RUN)).unflatten(1, (-1, _RUN))
+    ends = runs.sum(-1).to(wide).cumsum(-1)  # [B, runs]
+    threshold = uniforms_B.to(wide)[:, None] * ends[:, -1:]
+    run = torch.searchsorted(ends, threshold, right=True).clamp(max=ends.shape[1] - 1)
+    inside = runs.gather(1, run[:, :, None].expand(-1, -1, _RUN))[:, 0].to(wide)
+    before = torch.where(run > 0, ends.gather(1, (run - 1).clamp(min=0)), 0.0)
+    place = torch.searchsorted(inside.cumsum(-1), threshold - before, right=True)
+    # Rounding may step over the last token of a run: never over the last that has a probability.
+    last = (inside > 0).to(torch.int64).mul(torch.arange(1, _RUN + 1, device=inside.device)).amax(-1, keepdim=True) - 1
+    tokens = (run * _RUN + torch.minimum(place, last.clamp(min=0))).squeeze(-1)
     if bool(greedy_B.any()):
-        tokens = torch.where(greedy_B, logprobs_BV.argmax(-1), tokens)
-    return tokens, logprobs_BV.gather(-1, tokens[:, None]).squeeze(-1)
+        tokens = torch.where(greedy_B, shares_BV.argmax(-1), tokens)
+    return tokens, shares_BV.gather(-1, tokens[:, None]).squeeze(-1).log()

@@ -15,7 +15,7 @@ from agentgrpo import causal_lm
 from agentgrpo.engines import versions
 from agentgrpo.engines.decode import DecodeLoop
 from agentgrpo.engines.requests import Request, common_length
-from agentgrpo.engines.sampling import process_logits
+from agentgrpo.engines.sampling import probabilities
 from agentgrpo.errors import EngineFailure
 from agentgrpo.types import Generation, Policy, Sampling
 from tests.engines.models import greedy, logprobs_of, merged, random_adapter
@@ -127,9 +127,11 @@ def test_logprobs_are_those_of_the_distribution_sampled_from(
     with torch.no_grad():
         logits = model(torch.tensor([[*prompt, *got.token_ids]])).logits[0, len(prompt) - 1 : -1]
     n = len(logits)
-    expected = process_logits(
-        logits, torch.full((n,), temperature), torch.full((n,), top_k), torch.full((n,), top_p)
-    ).gather(1, torch.tensor(got.token_ids)[:, None])
+    expected = (
+        probabilities(logits, torch.full((n,), temperature), torch.full((n,), top_k), torch.full((n,), top_p))
+        .log()
+        .gather(1, torch.tensor(got.token_ids)[:, None])
+    )
     assert got.logprobs == pytest.approx(expected[:, 0].tolist(), abs=1e-4)
     assert all(x * 2**16 == round(x * 2**16) for x in got.logprobs)
 
