@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 from agentgrpo.activity import Activity
@@ -140,9 +141,7 @@ class RolloutManager:
         return results
 
     async def _run_one(self, key: EpisodeKey, task: Task, policy: Policy, sampling: Sampling) -> Trajectory:
-        with self.activity.waiting(str(key), "place"):
-            await self._places.acquire()
-        try:
+        async with self._place(key):
             self.counts.dispatched += 1
             try:
                 trajectory = await self._attempt(key, task, policy, sampling)
@@ -151,6 +150,13 @@ class RolloutManager:
                 raise
             self.counts.ends[trajectory.stop_reason] += 1
             return trajectory
+
+    @asynccontextmanager
+    async def _place(self, key: EpisodeKey) -> AsyncIterator[None]:
+        with self.activity.waiting(str(key), "place"):
+            await self._places.acquire()
+        try:
+            yield
         finally:
             self._places.release()
 
