@@ -38,7 +38,7 @@ class Flaw:
 
 def loads(text: str) -> Json:
     """Read JSON, whatever the text; a `Flaw` stands in the place of each value that is refused, or of the whole."""
-    if _depth(text) > _READABLE_DEPTH:
+    if not _is_readable(text):
         return _TOO_DEEP
     try:
         return _DECODER.decode(text)
@@ -90,15 +90,15 @@ def make_call(name: Json, arguments: Json, call_id: str, raw: str) -> ToolCall |
     if isinstance(arguments, str):
         read = loads(arguments)
         arguments = arguments if isinstance(read, Flaw) and read.kind == "invalid_json" else read
+    # Raw text has at least as many characters as the arguments in it, so this is rarely measured.
+    if len(raw) > MAX_BYTES // 4 and _size(arguments) > MAX_BYTES:
+        return bad_call(call_id, raw, "too_large", _TOO_LARGE, name)
     found = flaw(arguments)
     if found is not None:
         return bad_call(call_id, raw, found.kind, f"in the arguments: {found.message}", name)
     if not isinstance(arguments, dict):
         told = f"arguments: got {kind_of(arguments)}, expected an object"
         return bad_call(call_id, raw, "invalid_arguments", told, name)
-    # Raw text is at least as long as the arguments in it, so this is rarely measured.
-    if len(raw) > MAX_BYTES // 4 and len(json.dumps(arguments, ensure_ascii=False).encode()) > MAX_BYTES:
-        return bad_call(call_id, raw, "too_large", _TOO_LARGE, name)
     return ToolCall(id=call_id, name=name, arguments=arguments)
 
 
@@ -115,12 +115,17 @@ def kind_of(value: Json) -> str:
     return _KINDS.get(type(value), "a number")
 
 
-def _depth(text: str) -> int:
-    depth = deepest = 0
+def _size(value: Json) -> int:
+    return len(json.dumps(value, ensure_ascii=False, default=repr).encode("utf-8", "replace"))
+
+
+def _is_readable(text: str) -> bool:
+    depth = 0
     for bracket in _STRINGS.sub("", text):
         depth += 1 if bracket in "[{" else -1
-        deepest = max(deepest, depth)
-    return deepest
+        if depth > _READABLE_DEPTH:
+            return False
+    return True
 
 
 def _flaw_of(value: Json) -> Flaw | None:

@@ -72,3 +72,41 @@ def test_broken_calls_say_what_is_wrong(body: str, error_type: str) -> None:
 )
 def test_content_of_any_form_is_text(content: Any, text: str) -> None:
     assert parse_action(json.dumps({"content": content})).content == text
+
+
+GOOD = '{"name": "f", "arguments": {}}'
+
+
+def deep(levels: int) -> str:
+    return "[" * levels + "]" * levels
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind"),
+    [
+        ('{"a": 1, "a": 2}', "duplicate_key"),
+        ('{"a": NaN}', "not_finite"),
+        ('{"a": "\\ud800"}', "half_character"),
+        (f'{{"a": {"9" * 5000}}}', "number_too_long"),
+        (f'{{"a": {deep(100)}}}', "too_deep"),
+        (json.dumps({"a": "x" * 10**6}), "too_large"),
+        (json.dumps({"a": [1] * 300_000}), "too_large"),
+    ],
+)
+def test_one_bad_call_of_an_action_leaves_its_neighbours_alone(arguments: str, kind: str) -> None:
+    action = f'{{"content": "so", "tool_calls": [{GOOD}, {{"name": "f", "arguments": {arguments}}}, {GOOD}]}}'
+    message = parse_action(action)
+    first, bad, last = message.calls
+    assert (first, last) == tuple(ToolCall(id=f"call_{i}", name="f", arguments={}) for i in (0, 2))
+    assert isinstance(bad, BadCall)
+    assert (bad.error_type, message.content) == (kind, "so")
+
+
+def test_an_action_that_cannot_be_read_is_no_answer() -> None:
+    for text in (f'{{"tool_calls": {deep(5000)}}}', '{"tool_calls": [', '{"tool_calls": [], "tool_calls": []}'):
+        assert [type(call) for call in parse_action(text).calls] == [BadCall]
+
+
+def test_what_is_no_text_is_no_id_and_no_content() -> None:
+    (call,) = parse_action(f'{{"content": {{"a": 1}}, "tool_calls": [{{"id": {deep(150)}, "name": "f"}}]}}').calls
+    assert call == ToolCall(id="call_0", name="f", arguments={})
