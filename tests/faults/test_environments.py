@@ -110,22 +110,48 @@ async def test_an_environment_may_break_at_any_call(
     assert set(sites) == set(SITES)
     errors: list[Callable[[], BaseException]] = [lambda: RuntimeError("planned"), lambda: SystemExit("planned")]
     injected = survived = lost = 0
-    for number in range(0, len(sites), 1 if is_full else 3):
-        error = errors[number % 2]()
-        async with nothing_left_behind():
-            results, manager = await roll(tiny_chat, env, (number, error))
-        injected += 1
-        everything = [t for result in results for t in result.trajectories]
-        broken = [t for t in everything if not t.is_scored]
-        lost += sum(len(result.group.trajectories) != 2 for result in results)  # tried again, so none is missing
-        lost += manager.counts.open
-        if env.visited[number] == "close":
-            survived += not broken and manager.activity.troubles["close_failures"] == 1
-        else:
-            causes = [t.failure.cause for t in broken if t.failure and t.failure.boundary is Boundary.ENV]
-            survived += len(causes) == 1 and "planned" in causes[0] and "\n" not in causes[0]
+    async with nothing_left_behind():
+        for number in range(0, len(sites), 1 if is_full else 6):
+            results, manager = await roll(tiny_chat, env, (number, errors[number % 2]()))
+            injected += 1
+            everything = [t for result in results for t in result.trajectories]
+            broken = [t for t in everything if not t.is_scored]
+            lost += sum(len(result.group.trajectories) != 2 for result in results)  # tried again, so none is missing
+            lost += manager.counts.open
+            if env.visited[number] == "close":
+                survived += not broken and manager.activity.troubles["close_failures"] == 1
+            else:
+                causes = [t.failure.cause for t in broken if t.failure and t.failure.boundary is Boundary.ENV]
+                survived += len(causes) == 1 and "planned" in causes[0] and "\n" not in causes[0]
     ledger.record(f"environment raises at call k ({env.metadata['isolation']})", injected=injected, survived=survived)
     assert lost == 0
+
+
+class Slow(Desk):
+    metadata = {"isolation": "thread"}  # noqa: RUF012
+
+    @tool
+    def nap(self) -> str:
+        """Take longer than an episode may."""
+        time.sleep(0.6)
+        return "rested"
+
+
+async def test_a_deadline_inside_a_step_ends_the_episode_once(tiny_chat: Chat, ledger: Ledger) -> None:
+    engine = acting(tiny_chat, *[calls("nap")] * 4)
+    config = RolloutConfig(
+        max_tokens=200, max_turn_tokens=60, retries=2, episode_seconds=0.3, max_failed_share=1.0, concurrency=4
+    )
+    async with nothing_left_behind(), RolloutManager(resolve_env(Slow), tiny_chat, engine, config, seed=0) as manager:
+        (result,) = await manager.rollout(
+            TASKS[:1], policy=POLICY, phase="train", step=1, group_size=4, sampling=Sampling(max_tokens=0)
+        )
+    assert result.group.trajectories == ()
+    assert manager.counts.ends == {StopReason.DEADLINE: 4}
+    assert manager.counts.open == 0
+    causes = [t.failure.cause for t in result.failed if t.failure and t.key.attempt == 0 and not t.is_scored]
+    survived = sum(c.startswith("the episode's 0.3 s were over: step (nap) was cut off; its thread") for c in causes)
+    ledger.record("episode deadline inside a step", injected=4, survived=survived)
 
 
 class Wrong(Desk):

@@ -42,6 +42,10 @@ class Rigged(ag.ToolEnv):
         while time.monotonic() < end:
             pass
     @ag.tool
+    def lock(self) -> str:
+        """Never lets another thread of Python run."""
+        sum(range(10**12))
+    @ag.tool
     def deaf(self) -> str:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
@@ -136,7 +140,7 @@ class Async(Rigged):
     async def sleep(self) -> str:
         await asyncio.sleep(8)
 '''
-HANGS = ("sleep", "spin", "deaf", "fork", "daemon", "pipe")
+HANGS = ("sleep", "spin", "lock", "deaf", "fork", "daemon", "pipe")
 EXPLOSIONS = {
     "system_exit": "SystemExit: 4",
     "generator_exit": "GeneratorExit",

@@ -86,7 +86,7 @@ async def test_a_hung_tool_is_named_and_stops_the_run(tiny_chat: Chat, watched: 
         with pytest.raises(RunError, match=r"stopped: no progress for 1 s in rollout: 3 wait for env step; the long"):
             await roll(tiny_chat, engine, Stuck, watched)
     (line,) = watched.lines
-    assert "train/3/a/0 env step turn 0: search, for 0 s. Details: " in line
+    assert " env step turn 0: search, for 0 s. Details: " in line
     assert watched.details.count("time.sleep(1.5)") in (1, 2)  # three equal stacks once in each report
     assert "3 x agentgrpo-env" in watched.details
     ledger.record("stalled run, tool", injected=1, survived=1)
