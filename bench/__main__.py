@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from bench import engine, learner, train
+from bench import engine, learner, profiling, train
 
 
 def main() -> None:
@@ -16,6 +16,8 @@ def main() -> None:
         engine.main(quick=quick)
     if chosen in ("", "learner"):
         learner.main(quick=quick)
+    if chosen in ("", "profile"):
+        profiling.main(quick=quick)
     if chosen in ("", "train"):
         train.main(arguments[bool(chosen) :])
 

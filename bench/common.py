@@ -18,6 +18,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 RESULTS = Path(__file__).parent / "results"
 VOCABULARY = 2000
+WIDTH = 160  # of tables, also where no terminal says one
 T = TypeVar("T")
 
 
@@ -94,7 +95,7 @@ def report(name: str, headings: Sequence[str], rows: Sequence[Sequence[Any]], **
         table.add_column(heading, justify="right")
     for row in rows:
         table.add_row(*(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row))
-    Console(highlight=False).print(table)
+    Console(highlight=False, width=WIDTH).print(table)
     machine = {"cores": os.cpu_count(), "machine": platform.machine(), "torch": torch.__version__}
     machine["threads"] = torch.get_num_threads()
     data: Mapping[str, Any] = {

@@ -82,9 +82,9 @@ def main(arguments: Sequence[str] = ()) -> None:
     last_line(summary)
 
 
-def _sides(case: Case, model: Path, trl: str, *, is_quick: bool) -> dict[str, tuple[str, str, dict[str, Any]]]:
-    """Return (python, module, settings) of each side: all of TRL's ways that may be its fastest."""
-    settings = {
+def settings_of(case: Case, model: Path) -> dict[str, Any]:
+    """Return what both sides are told."""
+    return {
         "model": str(model),
         "groups": case.groups,
         "group_size": case.group_size,
@@ -96,6 +96,11 @@ def _sides(case: Case, model: Path, trl: str, *, is_quick: bool) -> dict[str, tu
         "max_tokens": 32 * (case.turns + 1),
         "max_completion": 64 * (case.turns + 1),
     }
+
+
+def _sides(case: Case, model: Path, trl: str, *, is_quick: bool) -> dict[str, tuple[str, str, dict[str, Any]]]:
+    """Return (python, module, settings) of each side: all of TRL's ways that may be its fastest."""
+    settings = settings_of(case, model)
     full, asynchronous = {**settings, "rank": 0}, {"tool_kind": "async"}
     ours = (sys.executable, "bench.our_side")
     theirs = (trl, "bench.trl_side")
