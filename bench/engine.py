@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,10 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
+from agentgrpo.causal_lm import share_weights
+from agentgrpo.engines.decode import DecodeLoop
 from agentgrpo.engines.embedded import EmbeddedEngine
+from agentgrpo.engines.requests import Request
 from agentgrpo.types import Policy, Sampling
 from bench.common import VOCABULARY, alternate, last_line, paired, report, spread, tiny_model
 
@@ -102,6 +105,9 @@ def continuous(model: PreTrainedModel, todo: Work) -> float:
     return todo.tokens / seconds
 
 
+Side = Callable[[PreTrainedModel, Work], float]
+
+
 async def _episode(engine: EmbeddedEngine, number: int) -> None:
     draw = np.random.default_rng(number)
     shared = np.random.default_rng(0).integers(0, VOCABULARY, SHARED).tolist()
@@ -130,10 +136,6 @@ def multi_turn(model: PreTrainedModel, at_once: int) -> float:
 
 def profiled(model: PreTrainedModel, todo: Work, most: int = 12) -> list[tuple[str, float, int]]:
     """Return the operations that take longest: name, share of the time in percent, number of calls."""
-    from agentgrpo.engines.decode import DecodeLoop
-    from agentgrpo.engines.requests import Request
-    from agentgrpo.causal_lm import share_weights
-
     loop = DecodeLoop(share_weights(model), max_sequences=PLACES, context_length=PROMPT + max(todo.lengths))
     loop.versions.add(Policy(), None)
     for i, (prompt, length) in enumerate(zip(todo.prompts, todo.lengths, strict=True)):
@@ -147,6 +149,11 @@ def profiled(model: PreTrainedModel, todo: Work, most: int = 12) -> list[tuple[s
     return [(e.key, 100 * e.self_cpu_time_total / total, e.count) for e in rows[:most]]
 
 
+def _compare(model: PreTrainedModel, todo: Work, theirs: Side, rounds: int) -> tuple[list[float], list[float]]:
+    rates = alternate({"ours": lambda: ours(model, todo), "theirs": lambda: theirs(model, todo)}, rounds)
+    return rates["ours"], rates["theirs"]
+
+
 def main(*, quick: bool = False) -> None:
     """Print and write tokens per second of each side and the ratios between them."""
     torch.set_num_threads(1)
@@ -154,22 +161,19 @@ def main(*, quick: bool = False) -> None:
     model, rounds = tiny_model(), 3 if quick else 7
     equal = work([48 if quick else 128] * PLACES)
     draw = np.random.default_rng(1)
-    ragged = work(draw.integers(16 if quick else 32, 129 if quick else 257, 256))
+    ragged = work(draw.integers(16 if quick else 32, 129 if quick else 257, 256).tolist())
     few = Work(ragged.prompts[: 48 if quick else 128], ragged.lengths[: 48 if quick else 128])
-    static(model, work([4] * PLACES)), ours(model, work([4] * PLACES))  # warm up
-    sides = {"ours": ours, "generate": static}
+    static(model, work([4] * PLACES))  # warm up
+    ours(model, work([4] * PLACES))
     found = {
-        "64 equal": alternate({n: lambda f=f: f(model, equal) for n, f in sides.items()}, rounds),
-        "256 ragged": alternate({n: lambda f=f: f(model, ragged) for n, f in sides.items()}, 2 if quick else 5),
-        f"{len(few.lengths)} ragged": alternate(
-            {n: lambda f=f: f(model, few) for n, f in (("ours", ours), ("generate_batch", continuous))}, 1 if quick else 2
-        ),
+        "64 equal": _compare(model, equal, static, rounds),
+        "256 ragged": _compare(model, ragged, static, 2 if quick else 5),
+        f"{len(few.lengths)} ragged": _compare(model, few, continuous, 1 if quick else 2),
     }
     rows, ratios = [], []
-    for name, rates in found.items():
-        mine, theirs = rates.values()
+    for (name, (mine, theirs)), other in zip(found.items(), ("generate", "generate", "generate_batch"), strict=True):
         ratios.append(paired(mine, theirs))
-        rows.append((name, list(rates)[1], str(spread(mine)), str(spread(theirs)), str(ratios[-1])))
+        rows.append((name, other, str(spread(mine)), str(spread(theirs)), str(ratios[-1])))
     report(
         "engine",
         ("sequences", "against", "ours, tokens/s", "theirs, tokens/s", "ratio"),

@@ -13,6 +13,7 @@ the machine at hand; `docs/determinism.md` says what voids it.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,7 @@ from agentgrpo.engines.slots import BLOCK, SlotCache, blocks_for
 _NAME = "agentgrpo_slots"
 ROWS = 8  # linear layers are fed a multiple of this many tokens
 _QUERIES = 32  # queries of a prompt attend together in blocks of this many
+_SCORES = 1 << 20  # per head, at once: 64 MiB for 16 heads
 
 Ints = NDArray[np.int64]
 Place = tuple[slice | Tensor, int | Tensor]
@@ -64,8 +66,8 @@ class Feed:
         self.parts = []
         if single:
             self.parts.append(_single_queries(cache, slots[:single], positions[:single]))
-        if single < self.count:
-            self.parts.append(_query_blocks(cache, slots[single:], positions[single:], single))
+        for places in _pieces(slots, positions, single):
+            self.parts.append(_query_blocks(cache, slots[places], positions[places], places.start))
 
 
 def _single_queries(cache: SlotCache, slots: Ints, positions: Ints) -> _Queries:
@@ -85,6 +87,17 @@ def _single_queries(cache: SlotCache, slots: Ints, positions: Ints) -> _Queries:
         bias=_bias(last[:, None], blocks, cache),
         reach=(count,) * blocks,
     )
+
+
+def _pieces(slots: Ints, positions: Ints, first: int) -> list[slice]:
+    """Cut the prompts from place `first` on between blocks of queries, so that no piece has too many scores."""
+    if first == len(slots):
+        return []
+    blocks, owners = positions[first:] // _QUERIES, slots[first:]
+    begins = np.flatnonzero((np.diff(blocks) != 0) | (np.diff(owners) != 0)) + 1
+    most = max(1, _SCORES // (_QUERIES * (int(positions[first:].max()) + 1)))
+    edges = [first, *(begins[most - 1 :: most] + first).tolist(), len(slots)]
+    return [slice(a, b) for a, b in itertools.pairwise(edges)]
 
 
 def _query_blocks(cache: SlotCache, slots: Ints, positions: Ints, first: int) -> _Queries:

@@ -48,7 +48,7 @@ class Bench:
         return number, request
 
     def run(self) -> None:
-        for _ in range(2000):
+        for _ in range(20_000):
             if not self.loop.has_work:
                 return
             self.loop.step()
@@ -187,6 +187,23 @@ def test_a_request_gets_the_same_tokens_alone_and_among_others(
         expected, got = alone.generate(prompt, sampling, policy), made.ended[i]
         assert isinstance(got, Generation)
         assert got == expected  # to the last bit
+
+
+@pytest.mark.parametrize("count", [40, pytest.param(1000, marks=pytest.mark.slow)])
+def test_requests_get_the_same_bits_alone_and_together(model: PreTrainedModel, count: int) -> None:
+    draw = np.random.default_rng(0)
+    jobs = []
+    for i in range(count):
+        prompt = [*(prompt_of(99, 80) if i % 2 else []), *prompt_of(i, int(draw.integers(1, 90)))]
+        jobs.append(
+            (prompt, Sampling(max_tokens=int(draw.integers(1, 40)), seed=i, temperature=(1.0, 0.7, 0.0)[i % 3]))
+        )
+    made = bench(model, slots=32, prefill=100)
+    numbers = [made.request(prompt, sampling)[0] for prompt, sampling in jobs]
+    made.run()
+    alone = bench(model, slots=3)
+    for number, (prompt, sampling) in zip(numbers, jobs, strict=True):
+        assert made.ended[number] == alone.generate(prompt, sampling)
 
 
 def test_another_seed_gives_other_tokens(model: PreTrainedModel) -> None:

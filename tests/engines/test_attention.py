@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from agentgrpo import causal_lm
+from agentgrpo.engines import attention
+from agentgrpo.engines.attention import Feed
+from agentgrpo.engines.slots import SlotCache
+
+
+def ready(model: PreTrainedModel) -> PreTrainedModel:
+    shared = causal_lm.share_weights(model)
+    attention.use_slots(shared)
+    return shared
+
+
+def a_pass(model: PreTrainedModel, cache: SlotCache) -> torch.Tensor:
+    """Feed two prompts, one of them in two pieces, the second beside a single query; return what that pass gives."""
+    tokens = np.arange(160)
+    attention.run_pass(model, tokens[:130], Feed(cache, np.repeat([1, 3], [90, 40]), tokens[:130] % 90, 0))
+    slots, positions = np.array([1, *[3] * 30]), np.array([90, *range(40, 70)])
+    return attention.run_pass(model, tokens[130:161], Feed(cache, slots[:30], positions[:30], 1))[:30]
+
+
+@torch.inference_mode()
+def test_a_pass_gives_what_the_model_gives(model: PreTrainedModel) -> None:
+    got = a_pass(ready(model), SlotCache(model, slots=4, max_length=128))
+    first, second = [*range(90), 130], [*range(90, 130), *range(131, 160)]
+    for ids, rows in ((first, got[:1]), (second, got[1:])):
+        expected = model.base_model(torch.tensor([ids])).last_hidden_state[0, -len(rows) :]
+        torch.testing.assert_close(rows, expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_the_fused_kernel_of_other_devices_gives_the_same(
+    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = a_pass(ready(model), SlotCache(model, slots=4, max_length=128))
+    monkeypatch.setattr(attention, "_attend_in_blocks", attention._attend_at_once)
+    got = a_pass(ready(model), SlotCache(model, slots=4, max_length=128))
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_long_prompts_attend_piece_by_piece_to_the_same_bits(
+    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, tokens = SlotCache(model, slots=4, max_length=300), np.arange(260)
+    shared = ready(model)
+    slots, positions = np.repeat([2, 0], [200, 60]), np.concatenate([np.arange(200), np.arange(60)])
+    whole = attention.run_pass(shared, tokens, Feed(cache, slots, positions, 0))
+    monkeypatch.setattr(attention, "_SCORES", 1 << 13)
+    feed = Feed(cache, slots, positions, 0)
+    assert [part.count for part in feed.parts] == [1] * 9
+    assert torch.equal(attention.run_pass(shared, tokens, feed), whole)
