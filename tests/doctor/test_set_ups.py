@@ -223,3 +223,15 @@ def test_a_model_that_the_run_will_make(project: Path, doctor: Doctor) -> None:
     assert not (project / "models").exists()
     stages = found.report["parts"]["time"]["findings"][0]["values"]["stages"]
     assert {"warm start: demonstrations", "warm start: training", "rollouts", "learning"} <= stages.keys()
+
+
+def test_an_environment_whose_tasks_come_from_the_config(project: Path, doctor: Doctor) -> None:
+    (project / "button_rows.py").write_text(ENV.replace("PROMPT", "task['text']"))
+    (project / "rows.jsonl").write_text("".join(f'{{"text": "Press {i}."}}\n' for i in range(8)))
+    sections = ["env=button_rows:Button", "env_args={}", "tasks=rows.jsonl", "heldout=0.25"]
+    found = doctor("run.toml", *[word for section in sections for word in ("--set", section)])
+    assert (found.code, found.failures()) == (0, {}), found.report
+    assert "6 training tasks, 2 held out" in json.dumps(found.report["parts"]["environment"])
+    text = json.dumps(found.report["parts"]["rollout"])
+    assert "every episode of this group earned 0" in text  # this environment rewards nothing
+    assert "no oracle" in json.dumps(found.report["parts"]["time"])
