@@ -277,6 +277,7 @@ class Learner:
         metrics: dict[str, float] = {
             "zero_variance_groups": flat / len(groups) if groups else 0.0,
             "skipped_steps": float(self.skipped),
+            "empty_step": float(not stats),
             "trained_tokens": sum(s["tokens"] for s in stats),
             "trained_episodes": sum(s["episodes"] for s in stats),
             **{f"filtered_{reason}": float(count) for reason, count in reasons.items()},

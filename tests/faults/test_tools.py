@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from tests.faults.conftest import Ledger
 from tests.faults.outside import nothing_left_behind, survivors
 from tests.rollout.stages import acting, calls, play
 
+ROOT = Path(__file__).parents[2]
 FILE = '''
 import asyncio, os, signal, subprocess, sys, time
 import agentgrpo as ag
@@ -287,3 +289,45 @@ async def test_floods_reach_neither_the_model_nor_the_run(
             survived += ended.reward == 1.0
             injected += 1
     ledger.record(f"flooding tool, {kind}", injected=injected, survived=survived)
+
+
+OWNER = """
+import asyncio, json, sys
+from agentgrpo.registry import resolve_env
+from agentgrpo.rollout.isolation import EnvHosts
+from dataclasses import replace
+
+async def main():
+    source = replace(resolve_env(sys.argv[1] + ":Rigged"), isolation="process")
+    hosts = EnvHosts(source, concurrency=1, seconds=60.0)
+    for tool in sys.argv[3:]:
+        host = hosts.make()
+        await host.reset(options={"task": {"folder": sys.argv[2]}})
+        call = {"id": "c", "name": tool, "arguments": {}}
+        asyncio.create_task(host.step(json.dumps({"content": "", "tool_calls": [call]})))
+    await asyncio.sleep(1.0)
+    print("ready", flush=True)
+    await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+async def test_nothing_outlives_a_run_that_is_killed(
+    rigged: EnvSource, tmp_path: Path, ledger: Ledger, is_full: bool
+) -> None:
+    tools = ("sleep", "lock", "deaf") if is_full else ("lock",)
+    folder = tmp_path / "pids"
+    folder.mkdir()
+    arguments = [str(tmp_path / "rigged.py"), str(folder), *tools]
+    owner = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", OWNER, *arguments, stdout=asyncio.subprocess.PIPE, cwd=ROOT
+    )
+    assert owner.stdout is not None
+    assert await owner.stdout.readline() == b"ready\n"
+    pids = [int(path.name) for path in folder.iterdir()]
+    assert len(pids) == len(tools)
+    owner.kill()
+    await owner.wait()
+    orphans = await survivors(pids)
+    ledger.record("run killed while a tool hangs", injected=len(tools), survived=len(tools), lost=len(orphans))
