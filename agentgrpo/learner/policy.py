@@ -59,10 +59,17 @@ class LoraPolicy:
             parameter.data = parameter.data.float()  # the adapter's master weights are float32, whatever the base is
         self.causal_lm: PreTrainedModel = self.model.get_base_model()  # type: ignore[assignment]
         self.model.train(mode=lora.dropout > 0)
+        self._named = self._find_names()
         self._shares_prefix = not gradient_checkpointing
         if gradient_checkpointing:
             self.causal_lm.gradient_checkpointing_enable({"use_reentrant": False})
             self.model.train()
+
+    def _find_names(self) -> dict[str, torch.nn.Parameter]:
+        """Return the adapter's weights by peft's names, in their order. Found once: peft walks the whole model."""
+        parameters = {p.data_ptr(): p for p in self.parameters()}
+        state = get_peft_model_state_dict(self.model, save_embedding_layers=False)
+        return {name: parameters[tensor.data_ptr()] for name, tensor in sorted(state.items())}
 
     @property
     def device(self) -> torch.device:
@@ -84,8 +91,7 @@ class LoraPolicy:
 
     def adapter(self) -> Adapter:
         """Return a copy of the adapter as it is now."""
-        state = get_peft_model_state_dict(self.model, save_embedding_layers=False)
-        tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in sorted(state.items())}
+        tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in self._named.items()}
         config = self.model.peft_config["default"].to_dict()
         return Adapter(tensors=tensors, config=_json_config(config), sha256=hashlib.sha256(save(tensors)).hexdigest())
 
