@@ -188,7 +188,7 @@ def test_groups_that_say_nothing_change_nothing_and_say_why(model: PreTrainedMod
         done = made.step(given)
         reasons = {r: sum(d.reason is r for d in done.decisions) for r in FilterReason}
         assert {r: n for r, n in reasons.items() if n} == expected, name
-        assert done.metrics["trained_tokens"] == 0
+        assert (done.metrics["trained_tokens"], done.metrics["empty_step"]) == (0, 1.0)
         assert done.note is not None
         assert done.note.startswith("nothing to learn from: of "), name
         survived += same(before, frozen(made)) and made.skipped == 0
