@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from agentgrpo import causal_lm
 from agentgrpo.blocking import run_blocking
 from agentgrpo.doctor import duration, machine, memory
 from agentgrpo.doctor.duration import say
@@ -21,25 +22,48 @@ _PROCESS = (30e6, 150e6)  # what a Python process of its own takes, bare and wit
 
 
 def check_memory(subject: Subject) -> Iterator[Finding]:
-    """Forecast the peak of memory, by part."""
-    parts = memory_parts(subject)
-    on_device = torch.cuda.is_available()
-    limit = torch.cuda.mem_get_info()[1] if on_device else machine.memory().limit
+    """Forecast the peak of memory, by part; on a GPU, the host's and the device's apart."""
+    host, device = host_parts(subject), model_parts(subject)
+    limit = machine.memory().limit
+    if causal_lm.pick_device(subject.config.model.device).type == "cuda":
+        yield _compare(subject, host, limit, "peak")
+        yield _compare(subject, device, torch.cuda.mem_get_info()[1], "on the GPU")
+    else:
+        yield _compare(subject, [*host, *device], limit, "peak")
+
+
+def _compare(subject: Subject, parts: Sequence[Amount], limit: int, what: str) -> Finding:
     low, high = sum(a.low for a in parts), sum(a.high for a in parts)
-    values = {"low": low, "high": high, "limit": limit, "parts": {a.name: a.middle for a in parts}}
+    values = {
+        "low": low,
+        "middle": (low + high) / 2,
+        "high": high,
+        "limit": limit,
+        "parts": {a.name: a.middle for a in parts},
+    }
     amount = machine.size(high) if high - low < 0.1 * high else f"{machine.size(low)} to {machine.size(high)}"
-    text = f"peak about {amount} of {machine.size(limit)}"
+    text = f"{what} about {amount} of {machine.size(limit)}"
     rows = [(a.name, f"{machine.size(a.middle):>8}  {bar(a.middle, high)}") for a in parts if a.middle > 1e6]
     if low > limit:
-        yield fail(text, _less(subject, parts, limit), values, rows=rows)
-    elif high > _TIGHT * limit:
-        yield warn(f"{text}: that is tight", _less(subject, parts, limit), values, rows=rows)
-    else:
-        yield ok(text, values, rows=rows)
+        return fail(text, _less(subject, parts, limit), values, rows=rows)
+    if high > _TIGHT * limit:
+        return warn(f"{text}: that is tight", _less(subject, parts, limit), values, rows=rows)
+    return ok(text, values, rows=rows)
 
 
-def memory_parts(subject: Subject) -> list[Amount]:
-    """Return what each part of the run takes at its peak."""
+def host_parts(subject: Subject) -> list[Amount]:
+    """Return what the program and what it keeps besides the model take."""
+    parts = [exactly("program and libraries", subject.base_bytes), *_processes(subject)]
+    warm, settings = subject.warm_start, subject.config.warm_start
+    if warm is not None and settings is not None:
+        # Freed after the warm start, but the allocator keeps most of it.
+        parts.append(exactly("warm start: demonstrations", 2 * settings.sft.episodes * warm.demonstration_bytes))
+        parts.append(exactly("warm start: supervised steps", warm.step_bytes))
+    return parts
+
+
+def model_parts(subject: Subject) -> list[Amount]:
+    """Return what model, engine and learner take at the peak, wherever the model is."""
     facts, config, step = need(subject.model, "needs the model"), subject.config, subject.step
     prompt, most = subject.longest_prompt or 1, facts.config.get("max_position_embeddings") or 2**20
     context = min(config.engine.context_length or most, most)
@@ -47,23 +71,13 @@ def memory_parts(subject: Subject) -> list[Amount]:
     columns = memory.cache_columns(prompt, longest, context)
     slots = config.engine.max_sequences
     cache = memory.cache(facts.config, slots=slots, columns=columns, dtype_bytes=facts.dtype_bytes)
-    always = [exactly("program and libraries", subject.base_bytes), *_processes(subject)]
-    warm = subject.warm_start
-    if warm is not None and config.warm_start is not None:
-        # Freed after the warm start, but the allocator keeps most of it.
-        kept = 2 * config.warm_start.sft.episodes * warm.demonstration_bytes
-        always.append(exactly("demonstrations of the warm start", kept))
-    training = [
-        *always,
+    return [
         exactly("base weights", memory.weights(facts)),
         exactly("adapter, gradient, optimizer", memory.adapter(facts)),
         exactly("engine: merged weights", memory.merged(facts)),
         exactly(f"engine: KV cache, {slots} x {columns}", cache),
         _learner(subject),
     ]
-    if warm is None:
-        return training
-    return memory.peak([*always, exactly("warm start: supervised steps", warm.step_bytes)], training)
 
 
 def _processes(subject: Subject) -> list[Amount]:
@@ -81,10 +95,8 @@ def _learner(subject: Subject) -> Amount:
         size = memory.learner(facts, config.learner, tokens=budget, trained=budget // 4, how=config.model)
         return Amount(name="learner: a full microbatch", low=0.2 * size, high=size)
     name = f"learner: {step.batch_tokens} tokens at once"
-    size = memory.learner(
-        facts, config.learner, tokens=step.batch_tokens, trained=step.trained_tokens, how=config.model
-    )
-    return exactly(name, step.learn_bytes if step.learn_bytes is not None else size)
+    size = memory.learner(facts, config.learner, tokens=step.batch_tokens, trained=step.batch_trained, how=config.model)
+    return exactly(name, max(size, step.learn_bytes or 0))  # what is measured lacks what was free already
 
 
 def _less(subject: Subject, parts: Sequence[Amount], limit: int) -> str:

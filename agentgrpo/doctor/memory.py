@@ -11,7 +11,7 @@ from agentgrpo.types import JsonObject
 
 MERGE_LIMIT = 1 << 30  # the engine merges adapters whose merged copies are smaller than this
 _LIVE_VERSIONS = 2  # the policy in use and the one just published
-_HEAD_COPIES = 4  # logits, divided by the temperature, their logprobs, their gradient
+_HEAD_COPIES = 8  # logits, divided by the temperature, their logprobs and probabilities, and gradients of these
 _HEAD_CHUNK = 8192  # vocabulary entries the learner's head computes at a time
 
 
@@ -71,31 +71,27 @@ def cache_column(model: JsonObject, dtype_bytes: int) -> int:
 
 
 def activations(model: JsonObject, *, tokens: int, rank: int, dtype_bytes: int, checkpointing: bool) -> float:
-    """Return the bytes a forward pass of the learner keeps for its backward pass.
+    """Return the bytes a forward pass of the learner keeps for its backward pass, and what that one adds at its height.
 
-    Per token and layer: the inputs of two norms and of the linear layers, queries, keys, values, the attention's
-    output, the gated product and its factors, and the adapter's inner values.
+    Per token and layer: two norms (their inputs and what they compute of them), two sums, queries and keys normed and
+    turned, keys and values repeated for every head, the attention's output, the gate, its activation, the other factor
+    and their product, and the adapter's inner values.
     """
     hidden, layers = int(model["hidden_size"]), int(model["num_hidden_layers"])
-    if checkpointing:
-        layers, kept = 1, hidden * int(model["num_hidden_layers"])
-    else:
-        kept = 0
     heads = int(model["num_attention_heads"])
     head_dim = int(model.get("head_dim") or hidden // heads)
-    attention = head_dim * (3 * heads + 6 * int(model.get("num_key_value_heads") or heads))
-    per_layer = 8 * hidden + attention + 5 * int(model.get("intermediate_size") or 4 * hidden) + 7 * rank
-    return float(tokens) * (layers * per_layer + kept) * dtype_bytes
+    inner = int(model.get("intermediate_size") or 4 * hidden)
+    kv_heads = int(model.get("num_key_value_heads") or heads)
+    attention = head_dim * (5 * (heads + kv_heads) + 4 * heads)
+    layer = 8 * hidden + attention + 4 * inner + 7 * rank
+    kept = layer + layers * hidden if checkpointing else layers * layer
+    backward = 3 * inner + 4 * hidden
+    return float(tokens) * (kept + backward) * dtype_bytes
 
 
 def head(vocabulary: int, trained_tokens: int) -> float:
     """Return the bytes of the logits of the trained tokens, in float32, and of what is computed from them."""
     return float(trained_tokens) * min(vocabulary, _HEAD_CHUNK) * 4 * _HEAD_COPIES
-
-
-def peak(*phases: list[Amount]) -> list[Amount]:
-    """Return the phase of a run that takes most."""
-    return max(phases, key=lambda parts: sum(part.middle for part in parts))
 
 
 def floor(facts: ModelFacts, engine: EngineConfig, prompt_tokens: int) -> float:

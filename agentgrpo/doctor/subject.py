@@ -61,8 +61,8 @@ class StepCost:
     disk_bytes: float  # per episode
     sampled: int
     is_whole: bool  # all groups of a step were run, at their concurrency
-    trained_tokens: int
     batch_tokens: int  # computed by the largest microbatch
+    batch_trained: int  # those of them that are trained
 
 
 @dataclass(slots=True, kw_only=True)

@@ -54,6 +54,7 @@ def measure_step(subject: Subject) -> StepCost:
     run_blocking(_publish(bench))
     publish_seconds = watch.seconds
     trained = {d.key for d in learned.decisions if d.trains}
+    largest = _largest_batch(subject, groups, trained)
     return StepCost(
         episodes=len(trajectories),
         rollout_seconds=rollout.seconds,
@@ -66,8 +67,8 @@ def measure_step(subject: Subject) -> StepCost:
         disk_bytes=rollout.disk_bytes / len(trajectories),
         sampled=sum(t.sampled_count for t in trajectories),
         is_whole=len(tasks) == subject.config.rollout.tasks_per_step,
-        trained_tokens=int(learned.metrics["trained_tokens"]),
-        batch_tokens=_largest_batch(subject, groups, trained),
+        batch_tokens=largest[0],
+        batch_trained=largest[1],
     )
 
 
@@ -159,11 +160,12 @@ async def _publish(bench: Workbench) -> None:
     await bench.engine.retire(Policy())
 
 
-def _largest_batch(subject: Subject, groups: Sequence[Group], trained: set[EpisodeKey]) -> int:
+def _largest_batch(subject: Subject, groups: Sequence[Group], trained: set[EpisodeKey]) -> tuple[int, int]:
+    """Return the tokens the largest microbatch computes, and those it trains."""
     rows = [
         Row(sequence=sequence, advantage=0.0, episode=index)
         for index, trajectory in enumerate(t for g in groups for t in g.trajectories if t.key in trained)
         for sequence in trajectory.sequences()
     ]
     batches = pack(rows, token_budget=subject.config.learner.tokens_per_microbatch) if rows else []
-    return max((batch.token_count for batch in batches), default=0)
+    return max(((batch.token_count, len(batch.target_N)) for batch in batches), default=(0, 0))

@@ -26,8 +26,8 @@ STEP = StepCost(
     disk_bytes=3000.0,
     sampled=160,
     is_whole=True,
-    trained_tokens=160,
     batch_tokens=800,
+    batch_trained=160,
 )
 WARM = WarmStart(
     count=100,

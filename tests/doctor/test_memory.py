@@ -9,7 +9,6 @@ from transformers import PreTrainedModel
 
 from agentgrpo.config import EngineConfig, LearnerConfig, LoraConfig, ModelConfig
 from agentgrpo.doctor import memory
-from agentgrpo.doctor.memory import Amount, exactly
 from agentgrpo.doctor.subject import ModelFacts
 
 QWEN3_06B = {  # Qwen/Qwen3-0.6B
@@ -79,8 +78,3 @@ def test_more_tokens_never_take_less(tokens: int, trained: int) -> None:
 
 def test_the_head_is_computed_in_chunks_of_the_vocabulary() -> None:
     assert memory.head(151_936, 10) == memory.head(8192, 10)
-
-
-def test_the_peak_is_the_phase_that_takes_most() -> None:
-    small, large = [exactly("a", 1.0)], [Amount(name="b", low=0.0, high=4.0)]
-    assert memory.peak(small, large) == large

@@ -1,0 +1,58 @@
+"""The forecast against a run: a shortened demo, in processes of their own, measured by the system."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.small import ROOT
+
+SHORT = {
+    "warm_start.sft.episodes": 600,
+    "warm_start.sft.steps": 200,
+    "train.steps": 8,
+    "eval.every": 4,
+    "eval.during_tasks": 60,
+    "learner.warmup_steps": 1,
+}
+
+
+class Used(NamedTuple):
+    out: str
+    peak: int  # bytes
+    seconds: float  # on a core
+
+
+def run(*words: str) -> Used:
+    """Run a command and return what it said and what the system counted."""
+    code = "from agentgrpo.cli.main import main; main()"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, "-c", code, *words], env=environment, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    with process.stdout as stream:
+        out = stream.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, out
+    unit = 1 if sys.platform == "darwin" else 1024
+    return Used(out, usage.ru_maxrss * unit, usage.ru_utime + usage.ru_stime)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_memory_and_time_are_as_forecast(tmp_path: Path) -> None:
+    settings = {**SHORT, "model.path": tmp_path / "model", "train.runs": tmp_path / "runs"}
+    words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    parts: dict[str, Any] = json.loads(run("doctor", "--json", *words).out)["parts"]
+    assert not any(tmp_path.iterdir())
+    memory, time = (parts[name]["findings"][0]["values"] for name in ("memory", "time"))
+    real = run("demo", *words)
+    assert memory["middle"] == pytest.approx(real.peak, rel=0.25), (memory, real)
+    # Seconds on a core, which other programs do not change; the run's two threads overlap a little.
+    assert time["low"] * 0.75 <= real.seconds <= time["high"] * 1.25, (time, real)
