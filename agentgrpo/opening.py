@@ -10,7 +10,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ from agentgrpo.workbench import (
 # What may be another when a run goes on: none of it changes what is done already.
 FREE = {
     *("train.steps", "train.max_hours", "train.checkpoint_every", "train.keep_checkpoints", "train.track"),
-    "rollout.concurrency",
+    *("train.stall_seconds", "train.stop_stalled_seconds", "rollout.concurrency", "rollout.max_failed_share"),
 }
 # What only says where something is: the thing itself is compared by its hash.
 PLACES = {"env", "tasks", "heldout", "model.path"}
@@ -96,7 +96,17 @@ def begin(given: Given, reporter: Reporter) -> Opened:
     check_trackers(config.train.track)
     bench = prepare(config, env=given.env, tasks=given.tasks, heldout=given.heldout, reporter=reporter)
     run = RunDirectory.create(config.train.runs, config.name)
-    lock = RunLock(run.path)
+    with ExitStack() as undo:  # of a beginning that fails nothing stays
+        undo.callback(shutil.rmtree, run.path, ignore_errors=True)
+        lock = undo.enter_context(RunLock(run.path))
+        _write_down(run, bench)
+        undo.pop_all()
+    return Opened(bench=bench, run=run, lock=lock, progress=Progress())
+
+
+def _write_down(run: RunDirectory, bench: Workbench) -> None:
+    """Write down what a run is made of."""
+    config = bench.config
     write_text(run.config, config.model_copy(update={"env": env_reference(config, bench.source)}).to_toml())
     # As they were, wherever they came from: for the run to go on, and for later evaluations.
     write_lines(run.tasks, (task.row for task in bench.train_tasks))
@@ -111,7 +121,6 @@ def begin(given: Given, reporter: Reporter) -> Opened:
         sampling={"train": {"temperature": config.rollout.temperature}, "eval": config.eval.model_dump(mode="json")},
         inexact=bench.inexact(),
     )
-    return Opened(bench=bench, run=run, lock=lock, progress=Progress())
 
 
 def reopen(path: str | Path, given: Given, reporter: Reporter) -> Opened:
@@ -121,8 +130,8 @@ def reopen(path: str | Path, given: Given, reporter: Reporter) -> Opened:
         UserError: it cannot go on as the same run; the message says what differs.
     """
     run = RunDirectory.open(path)
-    lock = RunLock(run.path)
-    try:
+    with ExitStack() as undo:
+        lock = undo.enter_context(RunLock(run.path))
         record = run.read_record()
         if not record or not run.config.is_file():
             raise UserError(f"'{run.path}' was stopped before it began, there is nothing to go on with: train anew.")
@@ -139,10 +148,8 @@ def reopen(path: str | Path, given: Given, reporter: Reporter) -> Opened:
             reporter.message(f"note: {change}: what follows may differ from what an uninterrupted run would have made")
         write_text(run.config, config.model_copy(update={"env": env_reference(config, bench.source)}).to_toml())
         resume_record(run, step=progress.step, changes=changes, config=config.model_dump(mode="json"))
-        return Opened(bench=bench, run=run, lock=lock, progress=progress, finished=finished)
-    except BaseException:
-        lock.close()
-        raise
+        undo.pop_all()
+    return Opened(bench=bench, run=run, lock=lock, progress=progress, finished=finished)
 
 
 def program() -> str:

@@ -29,8 +29,8 @@ from agentgrpo.seeds import derive_seed
 from agentgrpo.stopping import Stopping
 from agentgrpo.store.curve import draw_curve
 from agentgrpo.store.episodes import EpisodeStore
-from agentgrpo.store.record import finish_record, versions
-from agentgrpo.store.run import Metrics, write_json, writing
+from agentgrpo.store.record import finish_record, settle_record, versions
+from agentgrpo.store.run import Metrics, write_json
 from agentgrpo.summary import farewell, no_survivors, run_summary, train_metrics, training_rows
 from agentgrpo.tasks import TaskSampler
 from agentgrpo.tracking import Trackers
@@ -139,6 +139,8 @@ def train(
                 if not have_daemons_ended(seconds=2.0):
                     stopping.exit_process()
                 raise outcome from None
+            finally:
+                settle_record(opened.run)
 
 
 async def _train(opened: Opened, reporter: Reporter, stopping: Stopping, started: float) -> Run:
@@ -378,8 +380,7 @@ def _finish(state: _State) -> Run:
         troubles=state.manager.activity.troubles,
     )
     write_json(run.summary, summary)
-    with writing(run.curve.name, run.path):
-        draw_curve(run.metrics, run.curve)
+    draw_curve(run.metrics, run.curve)
     finish_record(run, status="finished", adapter=state.kept.adapter.sha256)
     state.is_ended = True
     names = {"renderer": state.bench.chat.renderer_name, "program": program()}

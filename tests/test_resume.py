@@ -44,7 +44,6 @@ def lockbox(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def settings(model: Path, runs: Path, **more: Any) -> dict[str, Any]:
     config = small_run(model, runs, **more)
-    config["rollout"] |= {"concurrency": 1}
     config["model"] |= {"lora": {"rank": 4, "dropout": 0.1}}
     config["train"] |= {"steps": STEPS, "checkpoint_every": 2}
     return config

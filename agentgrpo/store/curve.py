@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agentgrpo.errors import UserError
-from agentgrpo.store.run import read_metrics
+from agentgrpo.store.run import read_metrics, writing
 from agentgrpo.types import JsonObject
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def draw_curve(metrics: str | Path, path: str | Path, *, title: str = "") -> Pat
 
     Raises:
         UserError: the file holds no metrics yet.
+        RunError: the picture cannot be written; the one that was there is as it was.
     """
     rows = read_metrics(metrics) if Path(metrics).is_file() else []
     if not rows:
@@ -77,7 +78,8 @@ def draw_curve(metrics: str | Path, path: str | Path, *, title: str = "") -> Pat
             _draw_health(axes, Series.of(rows, key), label, colour, is_share)
         figure.text(0.05, 0.945, title or "Learning curve", fontsize=19, fontweight="bold", color=_INK, va="center")
         figure.text(0.05, 0.903, headline(rows), fontsize=12, color=_MUTED, va="center")
-        figure.savefig(str(path), dpi=_DPI)
+        with writing(Path(path).name, Path(path).parent):
+            _save(figure, Path(path))
     return Path(path)
 
 
@@ -92,6 +94,16 @@ def headline(rows: Sequence[JsonObject]) -> str:
         smooth = reward.smoothed()
         return f"Reward {smooth[0]:.2f} to {smooth[-1]:.2f} over {steps}, no evaluation yet"
     return steps
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """Write the picture whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        figure.savefig(str(temporary), dpi=_DPI, format="png")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

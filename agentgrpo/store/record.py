@@ -13,11 +13,12 @@ import sqlite3
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
-from agentgrpo.errors import UserError
+from agentgrpo.errors import RunError, UserError
 from agentgrpo.store.reader import EpisodeReader
 from agentgrpo.store.run import RunDirectory, write_json
 from agentgrpo.types import Json, JsonObject, StopReason
@@ -166,6 +167,13 @@ def finish_record(run: RunDirectory, *, status: str, **more: Json) -> JsonObject
     record |= {"status": status, "ended_at": time.time(), **counts, "exact": not inexact, "inexact": inexact, **more}
     write_json(run.record, record)
     return record
+
+
+def settle_record(run: RunDirectory) -> None:
+    """Let no record of a run that has ended say that it runs: it may have ended before there was anything to stop."""
+    with suppress(UserError, RunError):  # what went wrong is told already
+        if run.read_record().get("status") == "running":
+            finish_record(run, status="failed")
 
 
 def episode_counts(run: RunDirectory) -> JsonObject:

@@ -136,7 +136,7 @@ def writing(what: str, path: Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or error
         raise RunError(
-            f"{what} cannot be written to '{path}': {reason}. Free space or fix the folder, then resume the run."
+            f"{what} cannot be written to '{path}': {reason}. Free space or fix the folder, then go on."
         ) from error
 
 
@@ -201,10 +201,13 @@ class Metrics:
         """
         line = json.dumps({"step": step, "time": time.time(), **_without_nan(dict(values))}).encode() + b"\n"
         with writing(self.path.name, self.path.parent):
-            if self._file.write(line) != len(line):  # all that fitted
-                self._file.truncate(self.size)
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._append(line)
         self.size += len(line)
+
+    def _append(self, line: bytes) -> None:
+        if self._file.write(line) != len(line):  # all that fitted
+            self._file.truncate(self.size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def sync(self) -> None:
         """Return when all lines are on the disk."""

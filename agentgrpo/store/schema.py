@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from agentgrpo.errors import UserError
+from agentgrpo.errors import RunError, UserError
 
 Migration: TypeAlias = Sequence[str]  # SQL statements, run in one transaction
 
@@ -150,7 +150,8 @@ def migrate(connection: sqlite3.Connection, migrations: Sequence[Migration] = MI
                 connection.execute(f"PRAGMA user_version = {version + 1}")
             connection.execute("COMMIT")
         except BaseException:
-            connection.execute("ROLLBACK")
+            if connection.in_transaction:  # a full disk has ended it already
+                connection.execute("ROLLBACK")
             raise
 
 
@@ -181,6 +182,11 @@ def connect(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
         migrate(connection)
+    except sqlite3.OperationalError as error:
+        connection.close()
+        raise RunError(
+            f"episodes cannot be written to '{path}': {error}. Free space or fix the folder, then go on."
+        ) from error
     except sqlite3.DatabaseError as error:
         connection.close()
         raise UserError(f"'{path}' cannot be opened as an episode file: {error}. Use another run folder.") from error

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.runs import Runs
+
 RESULTS = Path(__file__).parents[2] / "bench" / "results" / "faults.json"
 
 
@@ -42,6 +44,13 @@ class Ledger:
 def is_full(pytestconfig: pytest.Config) -> bool:
     """Whether to inject as many faults as the table promises."""
     return bool(pytestconfig.getoption("--faults") == "full")
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+    """What starts training in processes of their own, which a test may kill."""
+    with Runs(tmp_path_factory.mktemp("processes")) as started:
+        yield started
 
 
 @pytest.fixture(scope="session")
