@@ -18,8 +18,12 @@ def main() -> None:
         learner.main(quick=quick)
     if chosen in ("", "profile"):
         profiling.main(quick=quick)
-    if chosen in ("", "train"):
-        train.main(arguments[bool(chosen) :])
+    if chosen == "train":
+        train.main(arguments[1:])
+    elif not chosen and train.has_trl():
+        train.main(arguments)
+    elif not chosen:
+        print(train.HOW)
 
 
 if __name__ == "__main__":

@@ -55,13 +55,18 @@ CASES = (
 )
 
 
+def has_trl() -> bool:
+    """Return whether this environment has TRL."""
+    return importlib.util.find_spec("trl") is not None
+
+
 def main(arguments: Sequence[str] = ()) -> None:
     """Print and write the comparison."""
     parser = argparse.ArgumentParser(prog="python -m bench train")
     parser.add_argument("--quick", action="store_true", help="two cases, TRL's faster settings, few steps")
     parser.add_argument("--trl-python", default=sys.executable, help="the Python that has TRL")
     options = parser.parse_args(arguments)
-    if options.trl_python == sys.executable and importlib.util.find_spec("trl") is None:
+    if options.trl_python == sys.executable and not has_trl():
         raise SystemExit(HOW)
     model = lockbox_model()
     cases = [replace(CASES[0], rounds=3), replace(CASES[2], rounds=2, steps=1)] if options.quick else CASES
