@@ -110,7 +110,7 @@ def test_help_comes_without_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stdout.splitlines()[-2:] == ["code 0", "loaded"], done.stderr
-    for command in ("train", "eval", "show", "demo", "env", "model"):
+    for command in ("train", "eval", "show", "demo", "doctor", "env", "model"):
         assert command in done.stdout
 
 
