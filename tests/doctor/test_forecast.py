@@ -1,4 +1,7 @@
-"""The forecast against a run: a shortened demo, in processes of their own, measured by the system."""
+"""The forecast of memory against a run: a shortened demo, in processes of their own, measured by the system.
+
+Of time, no: a warm start this short leaves a model that rambles, and its episodes are longer than demonstrations.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,6 @@ SHORT = {
 class Used(NamedTuple):
     out: str
     peak: int  # bytes
-    seconds: float  # on a core
 
 
 def run(*words: str) -> Used:
@@ -41,18 +43,16 @@ def run(*words: str) -> Used:
     process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 0, out
     unit = 1 if sys.platform == "darwin" else 1024
-    return Used(out, usage.ru_maxrss * unit, usage.ru_utime + usage.ru_stime)
+    return Used(out, usage.ru_maxrss * unit)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_memory_and_time_are_as_forecast(tmp_path: Path) -> None:
+def test_the_peak_of_memory_is_as_forecast(tmp_path: Path) -> None:
     settings = {**SHORT, "model.path": tmp_path / "model", "train.runs": tmp_path / "runs"}
     words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
     parts: dict[str, Any] = json.loads(run("doctor", "--json", *words).out)["parts"]
     assert not any(tmp_path.iterdir())
-    memory, time = (parts[name]["findings"][0]["values"] for name in ("memory", "time"))
+    memory = parts["memory"]["findings"][0]["values"]
     real = run("demo", *words)
     assert memory["middle"] == pytest.approx(real.peak, rel=0.25), (memory, real)
-    # Seconds on a core, which other programs do not change; the run's two threads overlap a little.
-    assert time["low"] * 0.75 <= real.seconds <= time["high"] * 1.25, (time, real)
