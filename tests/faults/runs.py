@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -30,6 +29,7 @@ class Runs:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.child: Child | None = None
         self._zygote = subprocess.Popen(
             [sys.executable, "-m", "tests.faults.runs"],
             cwd=ROOT,
@@ -45,32 +45,41 @@ class Runs:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._end_child()
         for pipe in (self._zygote.stdin, self._zygote.stdout):
             assert pipe is not None
             pipe.close()
         self._zygote.wait(SECONDS)
 
-    def start(self, what: str, *words: object, file_limit: int | None = None) -> Child:
+    def start(self, what: str, *words: object) -> Child:
         """Start "cli" with the words of a command line, or "checkpoints" with a folder; return when it runs."""
-        job = {"what": what, "words": [str(w) for w in words], "limit": file_limit, "folder": str(self.folder)}
+        job = {"what": what, "words": [str(w) for w in words], "folder": str(self.folder)}
+        self._end_child()
         for name in ("out.txt", "err.txt"):
             (self.folder / name).write_text("")
-        assert self._zygote.stdin is not None
-        self._zygote.stdin.write(json.dumps(job) + "\n")
-        self._zygote.stdin.flush()
-        return Child(pid=int(self._answer()), folder=self.folder, answer=self._answer)
+        self.child = Child(pid=int(self._ask(json.dumps(job))), folder=self.folder, ask=self._ask)
+        return self.child
 
-    def _answer(self) -> str:
+    def _end_child(self) -> None:
+        if self.child is not None and self.child.is_running:  # its test has failed
+            self.child.send(signal.SIGKILL)
+            self.child.wait()
+
+    def _ask(self, line: str) -> str:
+        assert self._zygote.stdin is not None
         assert self._zygote.stdout is not None
+        self._zygote.stdin.write(line + "\n")
+        self._zygote.stdin.flush()
         return self._zygote.stdout.readline()
 
 
 class Child:
     """A process that runs."""
 
-    def __init__(self, *, pid: int, folder: Path, answer: Callable[[], str]) -> None:
-        self.pid, self.folder, self._answer = pid, folder, answer
+    def __init__(self, *, pid: int, folder: Path, ask: Callable[[str], str]) -> None:
+        self.pid, self.folder, self._ask = pid, folder, ask
         self.started = time.monotonic()
+        self.is_running = True
 
     def send(self, number: int) -> None:
         """Send a signal; one that has ended gets none (it is not reaped before `wait`)."""
@@ -87,7 +96,9 @@ class Child:
 
     def wait(self) -> int:
         """Return the exit code, minus the signal's number when one killed it."""
-        return int(self._answer())
+        code = int(self._ask("wait"))
+        self.is_running = False
+        return code
 
     @property
     def output(self) -> str:
@@ -148,7 +159,7 @@ def _serve() -> None:
         if pid == 0:
             return _be(json.loads(line))
         print(pid, flush=True)
-        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        sys.stdin.readline()  # until it is asked for, its process id is nobody else's
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
     return None
 
@@ -157,8 +168,7 @@ def _be(job: dict[str, Any]) -> None:
     folder = Path(job["folder"])
     for stream, name in ((1, "out.txt"), (2, "err.txt")):
         os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
-    if job["limit"] is not None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (job["limit"], job["limit"]))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell started in the background
     acks = os.open(folder / "acks.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     if job["what"] == "checkpoints":
         return _write_checkpoints(Path(job["words"][0]), acks)

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agentgrpo.store import EpisodeReader, EpisodeStore, TrainingRow
+from agentgrpo.store.episodes import forget_after
+from agentgrpo.store.recover import mend
+from tests.store.strategies import make_key, make_trajectory
+
+COUNT = 60
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A file of many episodes, in several pages, closed."""
+    path = tmp_path / "episodes.sqlite"
+    with EpisodeStore(path) as store:
+        keys = [make_key(sample=sample) for sample in range(COUNT)]
+        store.add_sync([make_trajectory(key) for key in keys])
+        store.add_sync([TrainingRow(key=key, advantage=float(key.sample), logprobs=[-0.5]) for key in keys])
+    return path
+
+
+def test_a_sound_file_is_left_as_it_is(path: Path, tmp_path: Path) -> None:
+    before = path.read_bytes()
+    assert mend(path) is None
+    assert mend(tmp_path / "absent.sqlite") is None
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.9])
+def test_a_file_cut_off_is_set_aside_and_what_can_be_read_stays(path: Path, share: float) -> None:
+    data = path.read_bytes()
+    path.write_bytes(b"no database" if share == 0 else data[: int(len(data) * share)])
+    told = mend(path)
+    assert told is not None
+    assert told.startswith("episodes.sqlite was damaged (")
+    (aside,) = path.parent.glob("episodes.damaged-*.sqlite")
+    assert aside.name in told
+    with EpisodeReader(path) as reader:
+        rows = reader.list(limit=1000)
+        assert f"{len(rows)} episodes could be read" in told
+        assert all(row.advantage == row.sample for row in rows)
+        assert all(reader.get(row.id).learner_logprobs == (-0.5,) for row in rows)
+    assert mend(path) is None
+
+
+def test_one_page_of_zeros_costs_few_episodes(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2 // 4096 * 4096
+    data[middle : middle + 4096] = bytes(4096)
+    path.write_bytes(data)
+    if mend(path) is not None:
+        with EpisodeReader(path) as reader:
+            assert reader.count() > 0
+
+
+def test_a_log_cut_off_loses_only_what_is_at_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "live.sqlite"
+    store = EpisodeStore(path)
+    for sample in range(10):
+        store.add_sync([make_trajectory(make_key(sample=sample))])
+    log = path.with_name(path.name + "-wal").read_bytes()
+    copy = tmp_path / "copy.sqlite"
+    copy.write_bytes(path.read_bytes())
+    copy.with_name(copy.name + "-wal").write_bytes(log[: len(log) * 2 // 3])
+    store.close()
+    assert mend(copy) is None
+    with EpisodeReader(copy) as reader:
+        assert [row.sample for row in reader.list(descending=False)] == list(range(reader.count()))
+        assert 0 < reader.count() < 10
+
+
+def test_episodes_of_later_policies_are_forgotten_unreadable_ones_not_reused(path: Path) -> None:
+    with EpisodeReader(path) as reader:
+        version = reader.list(limit=1)[0].policy_version
+        assert len(reader.of_policy(version)) == COUNT
+        assert reader.of_policy(version + 1) == {}
+    assert forget_after(path, version) == 0
+    assert forget_after(path, version - 1) == COUNT
+    with EpisodeReader(path) as reader:
+        assert (reader.count(), reader.steps()[0].episodes) == (0, 0)
