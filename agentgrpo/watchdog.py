@@ -70,6 +70,7 @@ class Watchdog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._is_over.set()
+        self._thread.join()  # one that is still ending when Python does can take the process down
         if self._cause is not None and error is not None:
             self._task.uncancel()
             raise RunError(self._cause) from error

@@ -50,7 +50,7 @@ def test_a_small_disk_that_fills_up(
     whole = train(load_config(config), overrides=[f"train.runs={tmp_path}/runs"], reporter=SILENT)
     expected = outcome(whole.path)
     size = sum(p.stat().st_size for p in whole.path.rglob("*") if p.is_file() and not p.is_symlink())
-    wanted, survived, stopped = 20 if is_full else 3, 0, 0
+    wanted, survived, stopped = 20 if is_full else 2, 0, 0
     for number in range(wanted):
         shutil.rmtree(small_disk / "runs", ignore_errors=True)
         fill(small_disk, 20_000 + number * size // wanted)
@@ -86,7 +86,7 @@ def test_every_write_that_is_flushed(
     monkeypatch.setattr(os, "fsync", calls)
     run = train(config, reporter=SILENT)
     expected, count = outcome(run.path), calls.count
-    places = range(1, count + 1) if is_full else (1, count // 3, 2 * count // 3, count - 1, count)
+    places = range(1, count + 1) if is_full else (1, count // 2, count)
     survived = 0
     for place in places:
         shutil.rmtree(tmp_path / "runs")

@@ -58,8 +58,8 @@ def test_a_run_killed_again_and_again(runs: Runs, config: Path, ledger: Ledger, 
             time.sleep(rng.uniform(0.1, 1.0) * seconds)
             child.send(signal.SIGKILL)
             code = child.wait()
-            assert code in (0, -signal.SIGKILL), child.errors
-            is_killed = code != 0
+            is_killed = code == -signal.SIGKILL  # perhaps after its end: then the next one says that it is finished
+            assert is_killed or code == 0 or "is finished" in child.errors, child.errors
             kills += is_killed
             if len(child.acknowledged) > known:
                 lost += len(set(child.acknowledged[known:]) - stored(only_run(folder)))

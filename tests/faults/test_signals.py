@@ -51,7 +51,7 @@ def test_stopped_at_random_moments(runs: Runs, model: Path, tmp_path: Path, ledg
     whole = runs.start("cli", "train", config)
     assert whole.wait() == 0, whole.errors
     seconds, expected = time.monotonic() - whole.started, outcome(only_run(tmp_path / "runs"))
-    wanted, survived, late, rng = 10 if is_full else 2, 0, 0, random.Random(3)
+    wanted, survived, late, rng = 10 if is_full else 1, 0, 0, random.Random(3)
     while survived < wanted:
         shutil.rmtree(tmp_path / "runs")
         child = runs.start("cli", "train", config)
