@@ -4,16 +4,17 @@ Prompts of any length and single tokens of running sequences share the pass: as 
 the model's linear layers together, and only attention knows whose they are.
 
 Batch invariance, by construction: what a token gets depends on its own sequence alone, bit for bit.
-- Linear layers: a row of a matrix product does not depend on the others, once there are 8 or more (they are padded).
-- Attention multiplies fixed shapes: one query, or a block of 32 aligned to its position, with 64 keys and 64 values
-  after the other: every sum has one length and one order, and keys that may not be seen add exact zeros.
-So a prompt may be fed whole, in pieces, or copied from another sequence that begins alike. `selfcheck` verifies it on
-the machine at hand; `docs/determinism.md` says what voids it.
+- A row of a matrix product does not depend on the other rows, once there are a few: 8 in the linear layers, 4 in
+  attention. Fewer are padded.
+- Attention multiplies queries with 64 keys and 64 values after the other: every sum has one length and one order, and
+  keys that may not be seen add exact zeros.
+So tokens may be fed one by one, in pieces, guessed ahead, or copied from another sequence that begins alike.
+`selfcheck` verifies it on the machine at hand; `docs/determinism.md` says what voids it.
 """
 
 from __future__ import annotations
 
-import itertools
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -27,11 +28,13 @@ from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from agentgrpo import causal_lm
-from agentgrpo.engines.slots import BLOCK, SlotCache, blocks_for
+from agentgrpo.engines.slots import BLOCK, SlotCache, blocks_for_each
 
 _NAME = "agentgrpo_slots"
 ROWS = 8  # linear layers are fed a multiple of this many tokens
-_QUERIES = 32  # queries of a prompt attend together in blocks of this many
+_ROWS_ALIKE = 4  # small products: so many rows or more, and each is multiplied the same way
+_SHORT = 8  # runs of so many tokens attend as they are, longer ones in blocks of _QUERIES
+_QUERIES = 32
 _SCORES = 1 << 20  # per head, at once: 64 MiB for 16 heads
 
 Ints = NDArray[np.int64]
@@ -40,80 +43,104 @@ Place = tuple[slice | Tensor, int | Tensor]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Queries:
-    """Blocks of queries of equal shape: which of the pass's tokens they are, and what each may see.
+    """Blocks of queries of one size: which of the pass's tokens they are, and what each may see.
 
     `slots` [R] is None when the blocks are those of the leading slots in order: their keys need no gather.
     """
 
-    tokens: slice  # which tokens of the pass
+    tokens: slice | Tensor  # which tokens of the pass
     place: Place  # the block of each, and where in the block
     count: int
-    size: int
+    used: int  # queries in the fullest block
+    size: int  # the same, or more where small products need more rows
     slots: Tensor | None
-    bias: Tensor  # [blocks of keys, R, 1, 1, size, BLOCK]: 0 where a key may be seen, else minus infinity
+    bias: Tensor  # [blocks of keys, R, 1, 1, used, BLOCK]: 0 where a key may be seen, else minus infinity
     reach: tuple[int, ...]  # for each block of keys, how many of the blocks of queries see any of it
+
+
+@dataclass(frozen=True, slots=True)
+class _Runs:
+    """Consecutive tokens of a sequence each: where they begin in the pass, how many, whose, from which position on."""
+
+    first: Ints
+    counts: Ints
+    slots: Ints
+    positions: Ints
+
+    def __getitem__(self, which: Any) -> _Runs:
+        return _Runs(self.first[which], self.counts[which], self.slots[which], self.positions[which])
+
+    def cut(self, size: int) -> _Runs:
+        """Cut the runs into runs of at most `size`."""
+        run, place = _unroll(-(-self.counts // size))
+        skipped = place * size
+        counts = np.minimum(self.counts[run] - skipped, size)
+        return _Runs(self.first[run] + skipped, counts, self.slots[run], self.positions[run] + skipped)
 
 
 class Feed:
     """The layout of one pass: which slot and position each token has. Made once, read by every layer."""
 
-    def __init__(self, cache: SlotCache, slots: Ints, positions: Ints, single: int) -> None:
-        """Lay out N tokens; the first `single` are one query each (decoding), the rest are pieces of prompts."""
+    def __init__(self, cache: SlotCache, slots: Ints, positions: Ints) -> None:
+        """Lay out N tokens; those of one sequence follow each other."""
         self.cache, self.count = cache, len(slots)
         self.positions = torch.from_numpy(positions).to(cache.device)
         cache.reserve(int(positions.max()) + 1)
         self.rows = cache.rows(slots, positions)
-        self.parts = []
-        if single:
-            self.parts.append(_single_queries(cache, slots[:single], positions[:single]))
-        for places in _pieces(slots, positions, single):
-            self.parts.append(_query_blocks(cache, slots[places], positions[places], places.start))
+        first = np.flatnonzero(np.diff(slots, prepend=-1))
+        runs = _Runs(first, np.diff(first, append=len(slots)), slots[first], positions[first])
+        self.parts: list[_Queries] = []
+        for is_in, size in ((runs.counts == 1, 1), ((runs.counts > 1) & (runs.counts <= _SHORT), _SHORT)):
+            if is_in.any():
+                self.parts.append(_queries(cache, runs[is_in], min(size, int(runs.counts[is_in].max()))))
+        if (runs.counts > _SHORT).any():
+            long = runs[runs.counts > _SHORT].cut(_QUERIES)
+            long = long[np.argsort(-long.positions, kind="stable")]  # longest first: far keys are read by few
+            most = max(1, _SCORES // (_QUERIES * (int(positions.max()) + 1)))
+            self.parts += [_queries(cache, long[i : i + most], _QUERIES) for i in range(0, len(long.first), most)]
 
 
-def _single_queries(cache: SlotCache, slots: Ints, positions: Ints) -> _Queries:
-    """One query per sequence. Idle slots among busy ones are computed too: cheaper than gathering keys."""
-    leading, n = int(slots.max()) + 1, len(slots)
-    is_leading = 2 * n >= leading
-    rows, count = (slots, leading) if is_leading else (np.arange(n), n)
-    last = np.zeros(count, dtype=np.int64)
-    last[rows] = positions
-    blocks = blocks_for(int(positions.max()) + 1)
+def _unroll(counts: Ints) -> tuple[Ints, Ints]:
+    """Return for each of sum(counts) items whose it is, and its place among the owner's."""
+    owner = np.repeat(np.arange(len(counts)), counts)
+    return owner, np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+
+
+def _queries(cache: SlotCache, runs: _Runs, used: int) -> _Queries:
+    """Lay out a block of queries per run. Idle slots among busy ones are computed too: cheaper than gathering keys."""
+    n, leading = len(runs.slots), int(runs.slots.max()) + 1
+    is_leading = used <= _SHORT and 2 * n >= leading
+    rows, count = (runs.slots, leading) if is_leading else (np.arange(n), n)
+    start = np.zeros(count, dtype=np.int64)
+    start[rows] = runs.positions
+    ends = blocks_for_each(runs.positions + runs.counts)
+    tokens, place = _places(runs, rows, count, used, cache.device)
     return _Queries(
-        tokens=slice(0, n),
-        place=(slice(None) if count == n else torch.from_numpy(rows).to(cache.device), 0),
+        tokens=tokens,
+        place=place,
         count=count,
-        size=1,
-        slots=None if is_leading else torch.from_numpy(slots).to(cache.device),
-        bias=_bias(last[:, None], blocks, cache),
-        reach=(count,) * blocks,
+        used=used,
+        size=max(used, -(-_ROWS_ALIKE // cache.groups)),
+        slots=None if is_leading else torch.from_numpy(runs.slots).to(cache.device),
+        bias=_bias(start[:, None] + np.arange(used), int(ends.max()), cache),
+        reach=tuple(count if is_leading else int((ends > i).nonzero()[0][-1]) + 1 for i in range(int(ends.max()))),
     )
 
 
-def _pieces(slots: Ints, positions: Ints, first: int) -> list[slice]:
-    """Cut the prompts from place `first` on between blocks of queries, so that no piece has too many scores."""
-    if first == len(slots):
-        return []
-    blocks, owners = positions[first:] // _QUERIES, slots[first:]
-    begins = np.flatnonzero((np.diff(blocks) != 0) | (np.diff(owners) != 0)) + 1
-    most = max(1, _SCORES // (_QUERIES * (int(positions[first:].max()) + 1)))
-    edges = [first, *(begins[most - 1 :: most] + first).tolist(), len(slots)]
-    return [slice(a, b) for a, b in itertools.pairwise(edges)]
-
-
-def _query_blocks(cache: SlotCache, slots: Ints, positions: Ints, first: int) -> _Queries:
-    """Blocks of queries aligned to their positions, longest first, so that far keys are read by few."""
-    unique, inverse = np.unique(positions // _QUERIES * cache.slots + slots, return_inverse=True)
-    unique, inverse = unique[::-1], len(unique) - 1 - inverse
-    start = unique // cache.slots * _QUERIES
-    sees = -(-(start + _QUERIES) // BLOCK)
-    return _Queries(
-        tokens=slice(first, first + len(slots)),
-        place=(torch.from_numpy(inverse).to(cache.device), torch.from_numpy(positions % _QUERIES).to(cache.device)),
-        count=len(unique),
-        size=_QUERIES,
-        slots=torch.from_numpy(unique % cache.slots).to(cache.device),
-        bias=_bias(start[:, None] + np.arange(_QUERIES), int(sees[0]), cache),
-        reach=tuple(int((sees > block).sum()) for block in range(sees[0])),
+def _places(runs: _Runs, rows: Ints, count: int, used: int, device: torch.device) -> tuple[slice | Tensor, Place]:
+    """Return which tokens of the pass the runs hold, and the block and the place in it of each."""
+    if used == 1:
+        tokens, block, column = runs.first, rows, None
+    else:
+        run, column = _unroll(runs.counts)
+        tokens, block = runs.first[run] + column, rows[run]
+    is_slice = bool((np.diff(tokens) == 1).all())
+    return (
+        slice(int(tokens[0]), int(tokens[-1]) + 1) if is_slice else torch.from_numpy(tokens).to(device),
+        (
+            slice(None) if used == 1 and len(block) == count else torch.from_numpy(block).to(device),
+            0 if column is None else torch.from_numpy(column).to(device),
+        ),
     )
 
 
@@ -151,7 +178,7 @@ def slot_attention(
 
 
 def _attend_in_blocks(cache: SlotCache, layer: int, queries: Tensor, part: _Queries) -> Tensor:
-    """Attention of scaled queries [R, T, H, D] in products of fixed shape; see the module's first lines."""
+    """Attention of scaled queries [R, T, H, D], a block of keys after the other; see the module's first lines."""
     queries = queries * math.log2(math.e)
     grouped = queries.unflatten(2, (cache.kv_heads, -1)).permute(0, 2, 3, 1, 4)  # [R, K, g, T, D]
     shape, flat = grouped.shape, grouped.flatten(2, 3).flatten(0, 1)  # [R K, g T, D]
@@ -163,13 +190,14 @@ def _attend_in_blocks(cache: SlotCache, layer: int, queries: Tensor, part: _Quer
         torch.bmm(flat[: len(seen)], seen.transpose(1, 2), out=block[: len(seen)])
         if len(seen) < len(flat):
             block[len(seen) :] = 0  # hidden by the bias
-    scores.view(len(keys), *shape[:-1], BLOCK).add_(part.bias)
-    weights = scores.sub_(scores.amax((0, 3), keepdim=True)).exp2_()  # three times as fast as exp_ here
+    seen_scores = scores.view(len(keys), *shape[:-1], BLOCK)[..., : part.used, :].add_(part.bias)
+    seen_scores.sub_(seen_scores.amax((0, -1), keepdim=True)).exp2_()  # three times as fast as exp_ here
     out = torch.zeros_like(flat)
-    for block, seen in zip(weights, values, strict=True):
+    for block, seen in zip(scores, values, strict=True):
         out[: len(seen)].baddbmm_(block[: len(seen)], seen)
-    out /= weights.sum(-1).sum(0)[..., None]
-    return out.view(shape).permute(0, 3, 1, 2, 4).reshape(queries.shape)
+    total = functools.reduce(torch.add, seen_scores.sum(-1))  # in order: torch's own sum goes by the shape
+    attended: Tensor = out.view(shape)[..., : part.used, :] / total[..., None]
+    return attended.permute(0, 3, 1, 2, 4).flatten(2, 3)
 
 
 def _matrices(block: Tensor, part: _Queries, reach: int) -> Tensor:
@@ -183,9 +211,9 @@ def _attend_at_once(cache: SlotCache, layer: int, queries: Tensor, part: _Querie
     slots = torch.arange(part.count, device=queries.device) if part.slots is None else part.slots
     blocks = len(part.reach)
     keys, values = (t[layer][:blocks, slots].permute(1, 2, 0, 3, 4).flatten(2, 3) for t in (cache.keys, cache.values))
-    bias = part.bias[:, :, 0].permute(1, 2, 3, 0, 4).flatten(3)  # [R, 1, size, W]
+    bias = part.bias[:, :, 0].permute(1, 2, 3, 0, 4).flatten(3)  # [R, 1, used, W]
     out = F.scaled_dot_product_attention(
-        queries.transpose(1, 2), keys, values, attn_mask=bias, scale=1.0, enable_gqa=True
+        queries[:, : part.used].transpose(1, 2), keys, values, attn_mask=bias, scale=1.0, enable_gqa=True
     )
     return out.transpose(1, 2)
 

@@ -99,26 +99,27 @@ class DecodeLoop:
                 self._pass(model, policy)
 
     def _pass(self, model: PreTrainedModel, policy: Policy) -> None:
-        slots, positions, single = self._seats.feed(policy, self._prefill_tokens)
+        slots, positions = self._seats.feed(policy, self._prefill_tokens)
         tokens = self._seats.tokens[slots, positions]
-        hidden = attention.run_pass(model, tokens, Feed(self.cache, slots, positions, single))
+        hidden = attention.run_pass(model, tokens, Feed(self.cache, slots, positions))
         self.fed_tokens += len(tokens)
         ready = self._seats.fed(slots, positions)
         if len(ready):
-            self._sample(model, hidden, ready, slots[ready])
+            self._sample(model, hidden, ready, slots[ready], positions[ready])
 
-    def _sample(self, model: PreTrainedModel, hidden: Tensor, places: Ints, slots: Ints) -> None:
-        """Sample the next token of the sequences in `slots` from the hidden states at `places`."""
+    def _sample(self, model: PreTrainedModel, hidden: Tensor, places: Ints, slots: Ints, positions: Ints) -> None:
+        """Sample what follows these positions of the sequences in `slots`, from the hidden states at `places`."""
         padded = np.pad(places, (0, -len(places) % attention.ROWS))
         logits = causal_lm.logits(model, hidden[torch.from_numpy(padded).to(self._device)])[: len(places)]
         seats = self._seats
         temperature = torch.from_numpy(seats.temperature[slots]).to(self._device)
         cuts = [torch.from_numpy(a[slots]).to(self._device) for a in (seats.top_k, seats.top_p)]
-        draws = torch.from_numpy(uniforms(seats.seed[slots], seats.sampled[slots].astype(np.uint64)))
+        number = positions + 1 - seats.prompt[slots]  # of the token, among those sampled
+        draws = torch.from_numpy(uniforms(seats.seed[slots], number.astype(np.uint64)))
         wide = torch.float32 if self._device.type == "mps" else torch.float64
         chosen, logprobs = sample(
             probabilities(logits, temperature, *cuts), draws.to(self._device, wide), temperature <= 0
         )
         rounded = (logprobs.cpu().double() / LOGPROB_STEP).round() * LOGPROB_STEP
-        for request, result in seats.take(slots, chosen.cpu().numpy(), rounded.numpy()):
+        for request, result in seats.take(slots, positions, chosen.cpu().numpy(), rounded.numpy()):
             request.on_end(result)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agentgrpo.engines.attention import Ints
+from agentgrpo.engines.drafts import CONTEXT, MOST, Drafts
 from agentgrpo.errors import EngineFailure
 from agentgrpo.types import FinishReason, Generation, Policy, Sampling
 
@@ -38,10 +39,11 @@ class Seats:
 
     def __init__(self, slots: int, context_length: int) -> None:
         self.context_length = context_length
-        self.tokens = np.zeros((slots, context_length + 1), dtype=np.int64)
-        self.logprobs = np.zeros((slots, context_length + 1))
+        # Room for a context looked back on before the first token, and for guesses beyond the last.
+        self._padded = np.full((slots, CONTEXT + context_length + MOST + 1), -1, dtype=np.int64)
+        self.tokens = self._padded[:, CONTEXT:]
+        self.logprobs = np.zeros((slots, context_length + MOST + 1))
         self.cached = np.zeros(slots, dtype=np.int64)  # tokens whose keys and values are in the cache
-        self.prefilled = np.zeros(slots, dtype=np.int64)  # how many of them, from the first, were fed as prompt
         self.prompt = np.zeros(slots, dtype=np.int64)  # length of the prompt of the request in the slot
         self.sampled = np.zeros(slots, dtype=np.int64)
         self.limit = np.zeros(slots, dtype=np.int64)  # most tokens to sample
@@ -50,6 +52,7 @@ class Seats:
         self.top_k = np.zeros(slots, dtype=np.int64)
         self.seed = np.zeros(slots, dtype=np.uint64)
         self.stops = np.full((slots, 1), -1, dtype=np.int64)
+        self._drafts = Drafts()
         self._requests: list[Request | None] = [None] * slots
         self._policies: list[Policy | None] = [None] * slots  # under which the cached tokens were computed
         self._sessions: dict[str, int] = {}
@@ -72,8 +75,7 @@ class Seats:
     def admit(self, queue: Sequence[Request]) -> tuple[list[Request], list[Copy]]:
         """Seat what can be seated; return the requests that wait on, and what to copy for those that begin alike.
 
-        A session's next turn always finds its own slot. A slot is taken from nobody: sequences that were computed
-        again would differ in the last bits from those that were not.
+        A session's next turn always finds its own slot: a slot is taken from nobody.
         """
         waiting: list[Request] = []
         copies: dict[int, Copy] = {}  # by target
@@ -97,7 +99,7 @@ class Seats:
                     self.tokens[slot, :length] = request.prompt_ids[:length]
                 elif slot != donor:
                     length = 0
-                self.cached[slot] = self.prefilled[slot] = length
+                self.cached[slot] = length
                 self._policies[slot] = request.policy
                 self._seat(request, slot)
         return waiting, list(copies.values())
@@ -108,7 +110,7 @@ class Seats:
         keep = common_length(self.tokens[slot, :known], prompt[:known])
         sampling = request.sampling
         self.tokens[slot, : len(prompt)] = prompt
-        self.cached[slot], self.prefilled[slot] = keep, min(keep, self.prefilled[slot])
+        self.cached[slot] = keep
         self.prompt[slot], self.sampled[slot] = len(prompt), 0
         self.limit[slot] = min(sampling.max_tokens, self.context_length - len(prompt))
         self.temperature[slot], self.top_k[slot] = sampling.temperature, sampling.top_k
@@ -126,18 +128,15 @@ class Seats:
         self.stops[slot, : len(stops)] = stops
 
     def _donor(self, request: Request) -> tuple[int, int, int]:
-        """Return the slot that begins most like a prompt, how much of that is cached, and how much will be soon.
-
-        Only what was fed as prompt counts: a sampled token was computed alone, its keys differ in the last bits.
-        """
+        """Return the slot that begins most like a prompt, how much of that is cached, and how much will be soon."""
         rows = [i for i, p in enumerate(self._policies) if p == request.policy]
         if not rows:
             return -1, 0, 0
         prompt = np.array(request.prompt_ids[:-1], dtype=np.int64)
         alike = np.minimum.accumulate(self.tokens[rows, : len(prompt)] == prompt, axis=1).sum(axis=1)
-        ready = np.minimum(alike, self.prefilled[rows])
-        is_first = np.array([self._requests[i] is not None for i in rows]) & (self.cached[rows] == self.prefilled[rows])
-        soon = np.where(is_first, np.minimum(alike, self.prompt[rows]), 0)
+        ready = np.minimum(alike, self.cached[rows])
+        is_under_way = np.array([self._requests[i] is not None for i in rows])
+        soon = np.where(is_under_way, np.minimum(alike, self.prompt[rows]), 0)
         best = int(ready.argmax())
         return rows[best], int(ready[best]), int(soon.max())
 
@@ -166,57 +165,96 @@ class Seats:
 
     # -- one pass ----------------------------------------------------------------------------------------------------
 
-    def feed(self, policy: Policy, most: int) -> tuple[Ints, Ints, int]:
-        """Return the slots [N] and positions [N] of the tokens to feed next, and how many are single queries.
+    def feed(self, policy: Policy, most: int) -> tuple[Ints, Ints]:
+        """Return the slots [N] and positions [N] of the tokens to feed next.
 
-        First the last sampled token of every running sequence, in the order of the slots, then up to `most` tokens
-        of prompts; at least one prompt goes on.
+        The last sampled token of every running sequence, with guesses at what follows, and up to `most` tokens of
+        prompts; at least one prompt goes on.
         """
         rows = np.array([i for i, r in enumerate(self._requests) if r is not None and r.policy == policy])
-        is_running = self.cached[rows] >= self.prompt[rows]
-        running = rows[is_running]
-        slots, positions = [running], [self.cached[running]]
-        for slot in rows[~is_running]:
-            count = min(int(self.prompt[slot] - self.cached[slot]), most)
-            if count <= 0:
-                break
-            most -= count
-            slots.append(np.full(count, slot))
-            positions.append(np.arange(self.cached[slot], self.cached[slot] + count))
-        return np.concatenate(slots), np.concatenate(positions), len(running)
+        counts = self.prompt[rows] - self.cached[rows]  # of those that run, less than one
+        is_running = counts < 1
+        fits = np.cumsum(np.where(is_running, 0, counts))
+        counts = np.clip(most - (fits - counts), 0, counts)
+        counts[is_running] = 1 + self._guess(rows[is_running])
+        slots = np.repeat(rows, counts)
+        return slots, self.cached[slots] + np.arange(len(slots)) - np.repeat(np.cumsum(counts) - counts, counts)
+
+    def _guess(self, rows: Ints) -> Ints:
+        """Write guesses behind the known tokens of running sequences; return how many each has."""
+        if not len(rows):
+            return np.zeros(0, dtype=np.int64)
+        ahead = np.arange(MOST)
+        known = self.prompt[rows] + self.sampled[rows]
+        guesses = self._drafts.guess(self._before(rows, known), MOST)
+        # The token after the last guess is sampled too: never more than are wanted.
+        is_guess = (guesses >= 0) & (ahead < (self.limit - self.sampled)[rows][:, None] - 1)
+        self.tokens[rows[:, None], known[:, None] + ahead] = np.where(is_guess, guesses, -1)
+        counts: Ints = is_guess.sum(axis=1)
+        return counts
+
+    def _before(self, rows: Ints, positions: Ints) -> Ints:
+        """Return the CONTEXT tokens [N, CONTEXT] before these positions [N] of these slots [N]."""
+        return self._padded[rows[:, None], positions[:, None] + np.arange(CONTEXT)]
 
     def fed(self, slots: Ints, positions: Ints) -> Ints:
-        """Note what is cached now; return the places [R] in the pass after which a token is to be sampled."""
-        is_contiguous = self.prefilled == self.cached
-        np.maximum.at(self.cached, slots, positions + 1)
-        grows = is_contiguous[slots] & (positions < self.prompt[slots])
-        np.maximum.at(self.prefilled, slots[grows], positions[grows] + 1)
-        return np.flatnonzero(positions + 1 == self.prompt[slots] + self.sampled[slots])
+        """Note which prompt tokens are cached now; return the places [R] in the pass after which to sample."""
+        known = (self.prompt + self.sampled)[slots]
+        is_prompt = positions < self.prompt[slots]
+        np.maximum.at(self.cached, slots[is_prompt], positions[is_prompt] + 1)
+        return np.flatnonzero(positions >= known - 1)
 
     def take(
-        self, slots: Ints, tokens: Ints, logprobs: NDArray[np.float64]
+        self, slots: Ints, positions: Ints, tokens: Ints, logprobs: NDArray[np.float64]
     ) -> Iterator[tuple[Request, Generation | Exception]]:
-        """Append a sampled token to each of these sequences; yield those that end with it, out of their slot."""
-        places = self.prompt[slots] + self.sampled[slots]
-        self.tokens[slots, places] = tokens
-        self.logprobs[slots, self.sampled[slots]] = logprobs
-        self.sampled[slots] += 1
-        is_stop = (self.stops[slots] == tokens[:, None]).any(axis=1)
-        is_broken = ~np.isfinite(logprobs)
-        for index in np.flatnonzero(is_stop | is_broken | (self.sampled[slots] >= self.limit[slots])):
-            slot = int(slots[index])
+        """Append what was sampled [R] after these places, as far as the guesses before it were right.
+
+        Yields the requests that end with it, already out of their slot.
+        """
+        first = np.flatnonzero(np.diff(slots, prepend=-1))
+        rows, counts = slots[first], np.diff(first, append=len(slots))
+        width = int(counts.max())
+        drawn = np.full((len(rows), width), -1, dtype=np.int64)
+        chances = np.zeros((len(rows), width))
+        run, place = np.repeat(np.arange(len(rows)), counts), positions - np.repeat(positions[first], counts)
+        drawn[run, place], chances[run, place] = tokens, logprobs
+        known = (self.prompt + self.sampled)[rows]
+        columns = np.arange(width)
+        guessed = self.tokens[rows[:, None], known[:, None] + columns]
+        is_right = (drawn == guessed) & (columns < counts[:, None] - 1)
+        is_end = (drawn[:, :, None] == self.stops[rows][:, None]).any(axis=2) | ~np.isfinite(chances)
+        is_last = ~is_right | is_end | (columns >= (self.limit - self.sampled)[rows][:, None] - 1)
+        kept = is_last.argmax(axis=1) + 1  # up to and with the first that is the last
+        is_kept = columns < kept[:, None]
+        self._append(rows, known, drawn, chances, is_kept)
+        ended = is_end[np.arange(len(rows)), kept - 1] | (self.sampled[rows] >= self.limit[rows])
+        for index in np.flatnonzero(ended):
+            slot = int(rows[index])
             request = self._requests[slot]
             assert request is not None, "only sequences under way are fed"
-            result = self._result(request, slot, "stop" if is_stop[index] else "length")
+            result = self._result(request, slot)
             self.leave(request)
             yield request, result
 
-    def _result(self, request: Request, slot: int, reason: FinishReason) -> Generation | Exception:
+    def _append(
+        self, rows: Ints, known: Ints, drawn: Ints, chances: NDArray[np.float64], is_kept: NDArray[np.bool_]
+    ) -> None:
+        run, place = np.nonzero(is_kept)
+        slots, positions = rows[run], known[run] + place
+        self.tokens[slots, positions] = drawn[run, place]
+        self.logprobs[slots, self.sampled[slots] + place] = chances[run, place]
+        self._drafts.learn(self._before(slots, positions), drawn[run, place])
+        kept = is_kept.sum(axis=1)
+        self.sampled[rows] += kept
+        self.cached[rows] = known + kept - 1  # the last one was not fed yet
+
+    def _result(self, request: Request, slot: int) -> Generation | Exception:
         start, count = int(self.prompt[slot]), int(self.sampled[slot])
         logprobs = self.logprobs[slot, :count]
         if not np.isfinite(logprobs).all():
             return EngineFailure(f"{request.policy} gave a logprob of {logprobs[-1]}: not finite")
         ids = self.tokens[slot, start : start + count]
+        reason: FinishReason = "stop" if ids[-1] in request.sampling.stop_token_ids else "length"
         return Generation(token_ids=tuple(ids.tolist()), logprobs=tuple(logprobs.tolist()), finish_reason=reason)
 
 

@@ -20,6 +20,11 @@ def blocks_for(length: int) -> int:
     return -(-length // BLOCK)
 
 
+def blocks_for_each(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return how many blocks hold each of these lengths [N]."""
+    return -(-lengths // BLOCK)
+
+
 class SlotCache:
     """Keys and values [blocks, slots, K, BLOCK, D] per layer, grown on demand.
 
@@ -32,6 +37,7 @@ class SlotCache:
         heads = config.num_attention_heads
         self.layer_count = int(config.num_hidden_layers)
         self.kv_heads = int(getattr(config, "num_key_value_heads", None) or heads)
+        self.groups = heads // self.kv_heads
         self.head_dim = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
         self.slots, self.max_blocks, self.blocks = slots, blocks_for(max_length), 0
         self.device, self.dtype = model.device, model.dtype

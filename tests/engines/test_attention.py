@@ -20,9 +20,9 @@ def ready(model: PreTrainedModel) -> PreTrainedModel:
 def a_pass(model: PreTrainedModel, cache: SlotCache) -> torch.Tensor:
     """Feed two prompts, one of them in two pieces, the second beside a single query; return what that pass gives."""
     tokens = np.arange(160)
-    attention.run_pass(model, tokens[:130], Feed(cache, np.repeat([1, 3], [90, 40]), tokens[:130] % 90, 0))
+    attention.run_pass(model, tokens[:130], Feed(cache, np.repeat([1, 3], [90, 40]), tokens[:130] % 90))
     slots, positions = np.array([1, *[3] * 30]), np.array([90, *range(40, 70)])
-    return attention.run_pass(model, tokens[130:161], Feed(cache, slots[:30], positions[:30], 1))[:30]
+    return attention.run_pass(model, tokens[130:161], Feed(cache, slots[:30], positions[:30]))[:30]
 
 
 @torch.inference_mode()
@@ -51,8 +51,8 @@ def test_long_prompts_attend_piece_by_piece_to_the_same_bits(
     cache, tokens = SlotCache(model, slots=4, max_length=300), np.arange(260)
     shared = ready(model)
     slots, positions = np.repeat([2, 0], [200, 60]), np.concatenate([np.arange(200), np.arange(60)])
-    whole = attention.run_pass(shared, tokens, Feed(cache, slots, positions, 0))
+    whole = attention.run_pass(shared, tokens, Feed(cache, slots, positions))
     monkeypatch.setattr(attention, "_SCORES", 1 << 13)
-    feed = Feed(cache, slots, positions, 0)
-    assert [part.count for part in feed.parts] == [1] * 9
+    feed = Feed(cache, slots, positions)
+    assert len(feed.parts) == 9
     assert torch.equal(attention.run_pass(shared, tokens, feed), whole)

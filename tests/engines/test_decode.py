@@ -13,7 +13,9 @@ from transformers import PreTrainedModel
 
 from agentgrpo import causal_lm
 from agentgrpo.engines import versions
+from agentgrpo.engines.attention import Ints
 from agentgrpo.engines.decode import DecodeLoop
+from agentgrpo.engines.drafts import CONTEXT, MOST, Drafts
 from agentgrpo.engines.requests import Request, common_length
 from agentgrpo.engines.sampling import probabilities
 from agentgrpo.errors import EngineFailure
@@ -204,6 +206,38 @@ def test_requests_get_the_same_bits_alone_and_together(model: PreTrainedModel, c
     alone = bench(model, slots=3)
     for number, (prompt, sampling) in zip(numbers, jobs, strict=True):
         assert made.ended[number] == alone.generate(prompt, sampling)
+
+
+@pytest.mark.parametrize("right", [0.0, 0.6, 1.0])
+def test_guesses_change_the_speed_never_the_tokens(
+    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, right: float
+) -> None:
+    jobs = [(prompt_of(i, 20 + i), Sampling(max_tokens=30, seed=i)) for i in range(6)]
+    expected = [bench(model).generate(prompt, sampling) for prompt, sampling in jobs]
+    stop = expected[0].token_ids[17]  # reached in the middle of what is guessed
+    jobs[0] = (jobs[0][0], replace(jobs[0][1], stop_token_ids=(stop,)))
+    expected[0] = bench(model).generate(*jobs[0])
+    follows = {
+        tuple([*prompt, *got.token_ids][len(prompt) + i - CONTEXT : len(prompt) + i]): got.token_ids[i : i + MOST]
+        for (prompt, _), got in zip(jobs, expected, strict=True)
+        for i in range(len(got.token_ids))
+    }
+    draw = np.random.default_rng(0)
+
+    def oracle(self: Drafts, contexts: Ints, most: int) -> Ints:
+        guesses = np.full((len(contexts), most), -1)
+        for row, context in zip(guesses, contexts.tolist(), strict=True):
+            known = np.array(follows.get(tuple(context), (3, 1, 4)))
+            row[: len(known)] = np.where(draw.random(len(known)) < right, known, (known + 1) % VOCABULARY)
+        return guesses
+
+    monkeypatch.setattr(Drafts, "guess", oracle)
+    made = bench(model)
+    numbers = [made.request(*job)[0] for job in jobs]
+    made.run()
+    assert [made.ended[n] for n in numbers] == expected
+    assert len(made.fed) == {0.0: 30, 1.0: 5}.get(right, len(made.fed))  # a pass samples up to 8 tokens
+    assert len(made.fed) <= 30
 
 
 def test_another_seed_gives_other_tokens(model: PreTrainedModel) -> None:
