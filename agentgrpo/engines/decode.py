@@ -36,6 +36,7 @@ class DecodeLoop:
         self.cache = SlotCache(model, slots=max_sequences, max_length=context_length)
         self.fed_tokens = 0
         self._device = model.device
+        self._vocabulary = int(model.config.vocab_size)
         self._prefill_tokens = prefill_tokens
         self._seats = Seats(max_sequences, context_length)
         self._queue: list[Request] = []
@@ -52,6 +53,11 @@ class DecodeLoop:
         elif not 0 < len(request.prompt_ids) < self.context_length:
             got = f"a prompt of {len(request.prompt_ids)} tokens"
             request.on_end(EngineFailure(f"{got} does not fit a context of {self.context_length}"))
+        elif max(request.prompt_ids) >= self._vocabulary:
+            got = f"token {max(request.prompt_ids)}"
+            request.on_end(
+                EngineFailure(f"{got} is none of this model's {self._vocabulary}: is its tokenizer another's?")
+            )
         else:
             self._queue.append(request)
             self._is_full = False
@@ -89,6 +95,9 @@ class DecodeLoop:
 
     def step(self) -> None:
         """Seat what waits and fits; per policy one pass that feeds prompts and samples for every running sequence."""
+        if self._seats.spoiled:
+            self.cache.clear(torch.tensor(self._seats.spoiled))
+            self._seats.spoiled.clear()
         self._queue, copies = self._seats.admit(self._queue)
         if copies:
             sources, targets, lengths = zip(*copies, strict=True)

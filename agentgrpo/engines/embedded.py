@@ -6,6 +6,7 @@ One thread of its own runs the decode loop; the event loop only hands over reque
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -38,9 +39,10 @@ class EmbeddedEngine:
         prefill_tokens: int = 8192,
     ) -> None:
         causal_lm.check_attention(model)
+        selfcheck.check_model(model)
         shared = causal_lm.share_weights(model)
         limit = causal_lm.context_length(model)
-        self._model = model
+        self._plain = causal_lm.share_weights(model)  # whatever peft puts into the learner's modules later
         self._context_length = min(context_length or limit, limit)
         self._max_sequences = max_sequences
         self._decode = DecodeLoop(
@@ -68,7 +70,7 @@ class EmbeddedEngine:
     @torch.inference_mode()
     def is_batch_invariant(self) -> bool:
         """Whether a request gets the same bits alone and in any batch here: tried once, takes passes of the model."""
-        return self._model.device.type == "cpu" and selfcheck.is_batch_invariant(self._model)
+        return self._plain.device.type == "cpu" and selfcheck.is_batch_invariant(self._plain)
 
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, policy: Policy, *, session: str = ""
@@ -78,7 +80,8 @@ class EmbeddedEngine:
         future: asyncio.Future[Generation] = loop.create_future()
 
         def hand_over(result: Generation | Exception) -> None:
-            loop.call_soon_threadsafe(_settle, future, result)
+            with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
+                loop.call_soon_threadsafe(_settle, future, result)
 
         request = Request(
             prompt_ids=tuple(prompt_ids),
@@ -127,7 +130,8 @@ class EmbeddedEngine:
                 result: T | Exception = command()
             except Exception as error:  # handed to whoever awaits the answer
                 result = error
-            loop.call_soon_threadsafe(_settle, future, result)
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(_settle, future, result)
 
         self._send(run)
         return await future

@@ -52,6 +52,7 @@ class Seats:
         self.top_k = np.zeros(slots, dtype=np.int64)
         self.seed = np.zeros(slots, dtype=np.uint64)
         self.stops = np.full((slots, 1), -1, dtype=np.int64)
+        self.spoiled: list[int] = []  # slots whose cache has to be cleared before anyone sits there
         self._drafts = Drafts()
         self._requests: list[Request | None] = [None] * slots
         self._policies: list[Policy | None] = [None] * slots  # under which the cached tokens were computed
@@ -156,6 +157,7 @@ class Seats:
         """Free the place and the session of a request, and trust nothing that is cached there."""
         if request.slot >= 0:
             self._policies[request.slot] = None
+            self.spoiled.append(request.slot)
         self.leave(request)
         self.release(request.session)
 
@@ -233,7 +235,10 @@ class Seats:
             request = self._requests[slot]
             assert request is not None, "only sequences under way are fed"
             result = self._result(request, slot)
-            self.leave(request)
+            if isinstance(result, Generation):
+                self.leave(request)
+            else:
+                self.discard(request)
             yield request, result
 
     def _append(

@@ -17,10 +17,44 @@ from agentgrpo import causal_lm
 from agentgrpo.engines import attention
 from agentgrpo.engines.attention import Feed, Ints
 from agentgrpo.engines.slots import SlotCache
+from agentgrpo.errors import ModelError
+from agentgrpo.tooling import describe
 
 _PROMPTS = (3, 45, 20, 100, 64, 9, 31, 300)  # lengths around the sizes that things are padded to, and a long one
 _NEW = 4  # tokens fed singly after each prompt
+_REFUSED = (
+    "the embedded engine cannot run a model of type '{}': take one with plain attention, such as Qwen3 or Llama 3"
+)
 _PIECES = (19, 6, 3)  # as prompts are fed, and as guesses are
+
+
+@torch.inference_mode()
+def check_model(model: PreTrainedModel) -> None:
+    """Refuse a model that this engine would not sample from truly: compare its logits with the model's own.
+
+    Raises:
+        ModelError: the logits differ, or the model cannot be run this way at all.
+    """
+    kind, tolerance = model.config.model_type, 1e-3 if model.dtype == torch.float32 else 0.1
+    try:
+        difference = _difference(model)
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise ModelError(f"{_REFUSED.format(kind)} ({describe(error)})") from error
+    if not difference <= tolerance:
+        raise ModelError(f"{_REFUSED.format(kind)} (its logits differ by {difference:.1g})")
+
+
+def _difference(model: PreTrainedModel) -> float:
+    """Return how far the engine's logits are from the model's own, relative to the largest."""
+    most = causal_lm.context_length(model)
+    sequences = [np.arange(1, n + _NEW + 1)[:most] % model.config.vocab_size for n in (5, 17)]
+    shared = causal_lm.share_weights(model)
+    attention.use_slots(shared)
+    differences = []
+    for found, ids in zip(_logits(shared, sequences, piece=7), sequences, strict=True):
+        own = model(torch.from_numpy(ids)[None].to(model.device)).logits[0].float()
+        differences.append(float((found - own).abs().max() / own.abs().max().clamp(min=1)))
+    return max(differences)
 
 
 def is_batch_invariant(model: PreTrainedModel) -> bool:

@@ -1,7 +1,7 @@
 """The KV cache of the embedded engine: one slot per episode, position j of a sequence at place j % 64 of its block.
 
 It knows tensors and positions only. A query at position p sees exactly positions 0..p of its own slot, so whatever
-else was written there lies behind everything that is read, and sequences join and leave without a copy.
+finite numbers were written behind them do not matter, and sequences join and leave without a copy.
 """
 
 from __future__ import annotations
@@ -41,8 +41,9 @@ class SlotCache:
         self.head_dim = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
         self.slots, self.max_blocks, self.blocks = slots, blocks_for(max_length), 0
         self.device, self.dtype = model.device, model.dtype
-        self.keys: list[Tensor] = []
-        self.values: list[Tensor] = []
+        nothing = torch.zeros(0, slots, self.kv_heads, BLOCK, self.head_dim, device=self.device, dtype=self.dtype)
+        self.keys = [nothing] * self.layer_count
+        self.values = [nothing] * self.layer_count
 
     @property
     def bytes_per_token(self) -> int:
@@ -55,16 +56,16 @@ class SlotCache:
         if wanted <= self.blocks:
             return
         wanted = max(wanted, min(2 * self.blocks, self.max_blocks))
-        nothing: list[Tensor | None] = [None] * self.layer_count
-        self.keys = [self._grown(t, wanted) for t in self.keys or nothing]
-        self.values = [self._grown(t, wanted) for t in self.values or nothing]
+        for tensors in (self.keys, self.values):
+            for layer, old in enumerate(tensors):  # one by one: memory for both holds one layer only
+                tensors[layer] = self._grown(old, wanted)
         self.blocks = wanted
 
-    def _grown(self, old: Tensor | None, blocks: int) -> Tensor:
-        shape = (blocks, self.slots, self.kv_heads, BLOCK, self.head_dim)
-        new = torch.zeros(shape, device=self.device, dtype=self.dtype)
-        if old is not None:
-            new[: len(old)] = old
+    def _grown(self, old: Tensor, blocks: int) -> Tensor:
+        if len(old) >= blocks:
+            return old  # an earlier attempt ran out of memory after this layer
+        new = old.new_zeros(blocks, *old.shape[1:])
+        new[: len(old)] = old
         return new
 
     def rows(self, slots: NDArray[np.int64], positions: NDArray[np.int64]) -> Tensor:
@@ -77,6 +78,11 @@ class SlotCache:
         """Store keys and values [K, N, D] of tokens at the places that `rows` gave for them."""
         for tensor, new in ((self.keys[layer], keys), (self.values[layer], values)):
             tensor.view(-1, self.head_dim).index_copy_(0, rows, new.reshape(-1, self.head_dim))
+
+    def clear(self, slots: Tensor) -> None:
+        """Forget what slots hold: numbers that are none spoil whoever sits there next, also where they are hidden."""
+        for tensor in (*self.keys, *self.values):
+            tensor[:, slots] = 0
 
     def copy(self, sources: Tensor, targets: Tensor, length: int) -> None:
         """Let slots `targets` [R] hold what `sources` [R] hold, at least the first `length` positions of it."""

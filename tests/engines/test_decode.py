@@ -445,6 +445,8 @@ def test_a_broken_pass_fails_everyone_and_leaves_nothing_behind(
     with pytest.raises(RuntimeError):
         made.run()
     made.loop.fail_all(EngineFailure("broken"))
+    for tensor in (*made.loop.cache.keys, *made.loop.cache.values):
+        tensor.fill_(9.0)  # whatever is there now
     assert [str(made.ended[n]) for n in numbers] == ["broken"] * 5
     assert not made.loop.has_work
     for i, prompt in enumerate(prompts):
@@ -462,6 +464,48 @@ def test_logprobs_that_are_no_numbers_fail_their_request_only(model: PreTrainedM
     made.run()
     assert "not finite" in str(made.ended[bad])
     assert isinstance(made.ended[good], Generation)
+
+
+def test_what_is_no_number_spoils_a_slot_for_nobody_else(model: PreTrainedModel) -> None:
+    """Hidden keys count with weight 0, and 0 times infinity is no number either."""
+    made, adapter, prompt = bench(model, slots=1), random_adapter(model, 1), prompt_of(1, 10)
+    huge = replace(adapter, tensors={k: v * 1e30 for k, v in adapter.tensors.items()})
+    made.loop.versions.add(Policy(version=1), huge)
+    before = made.generate(prompt, Sampling(max_tokens=3), session="a")
+    made.loop.release("a")
+    bad, _ = made.request(prompt_of(2, 40), Sampling(max_tokens=3), Policy(version=1))
+    made.run()
+    assert "not finite" in str(made.ended[bad])
+    assert made.generate(prompt, Sampling(max_tokens=3)) == before
+
+
+def test_a_token_the_model_does_not_have_fails_its_request_only(model: PreTrainedModel) -> None:
+    made = bench(model)
+    bad, _ = made.request([6, VOCABULARY], Sampling(max_tokens=3))
+    assert "token 500 is none of this model's 500" in str(made.ended[bad])
+    assert len(made.generate([6, VOCABULARY - 1], Sampling(max_tokens=3)).token_ids) == 3
+
+
+def test_a_common_beginning_is_copied_from_who_computed_it(model: PreTrainedModel) -> None:
+    """All copies of a step are made at once: the target of one is not yet the source of the next."""
+    made, shared = bench(model, slots=4), prompt_of(1, 50)
+    made.generate([5, 6, 7], Sampling(max_tokens=1), session="first slot")
+    made.generate([*shared, 1], Sampling(max_tokens=1), session="keeps what is common")
+    made.loop.release("first slot")
+    numbers = [made.request([*shared, last], Sampling(max_tokens=3), session=str(last))[0] for last in (2, 3)]
+    made.run()
+    for number, last in zip(numbers, (2, 3), strict=True):
+        assert made.ended[number] == bench(model).generate([*shared, last], Sampling(max_tokens=3))
+
+
+def test_a_policy_published_anew_finds_nothing_of_the_old_one(model: PreTrainedModel) -> None:
+    made, prompt, policy = bench(model), prompt_of(1, 40), Policy(version=1)
+    for seed in (1, 2):
+        adapter = random_adapter(model, seed)
+        made.loop.versions.add(policy, adapter)
+        got = made.generate(prompt, Sampling(max_tokens=6, temperature=0), policy)
+        assert list(got.token_ids) == greedy(merged(model, adapter), prompt, 6)
+        made.loop.retire(policy)
 
 
 @pytest.mark.parametrize("limit", [1 << 30, 0], ids=["merged", "low-rank"])
