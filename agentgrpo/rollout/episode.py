@@ -93,7 +93,7 @@ async def _play(recorder: Recorder, task: Task, stage: Stage) -> StopReason:
             env_seconds=time.perf_counter() - clock,
         )
         recorder.turns.append(turn)
-        if terminated or info.get("reward_terms"):
+        if terminated or (truncated and info.get("reward_terms")):
             recorder.score(sum(t.reward for t in recorder.turns), info.get("reward_terms") or {})
         if terminated:  # also where a TimeLimit says truncated as well: the last turn allowed was enough
             return StopReason.DONE if message.calls else StopReason.ANSWERED

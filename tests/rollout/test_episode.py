@@ -309,6 +309,45 @@ async def test_a_text_environment_gets_text_and_its_observation_is_the_users(tin
     assert (cut.stop_reason, cut.reward) == (StopReason.MAX_TURNS, 1.0)
 
 
+class Shaping(Echo):
+    """Gives terms with its first reward, which is not its last, and scores what was cut off."""
+
+    answer = ("on", 1.0, False, False, {"reward_terms": {"shape": 1.0}})
+
+    def step(self, action: str) -> Any:
+        self.said.append(action)
+        return self.answer if len(self.said) == 1 else ("on", -5.0, False, len(self.said) == 3, {})
+
+    def score(self) -> dict[str, float]:
+        return {"outcome": -9.0}
+
+
+@pytest.mark.parametrize(
+    ("limits", "stop_reason"),
+    [
+        ({}, StopReason.MAX_TURNS),  # the environment truncates
+        ({"max_turns": 2}, StopReason.MAX_TURNS),
+        ({"max_turns": 1}, StopReason.MAX_TURNS),
+        ({"max_tokens": 2}, StopReason.MAX_TOKENS),
+    ],
+)
+async def test_terms_of_an_earlier_step_are_not_the_score_of_what_was_cut_off(
+    tiny_chat: Chat, limits: dict[str, Any], stop_reason: StopReason
+) -> None:
+    trajectory = await play(tiny_chat, acting(tiny_chat), env=Shaping, **limits)
+    assert trajectory.stop_reason is stop_reason
+    assert (trajectory.reward, trajectory.reward_terms) == (-9.0, {"outcome": -9.0})
+
+
+async def test_terms_of_the_step_that_was_truncated_are_its_score(
+    tiny_chat: Chat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Shaping, "answer", ("on", 1.0, False, True, {"reward_terms": {"shape": 1.0}}))
+    trajectory = await play(tiny_chat, acting(tiny_chat), env=Shaping)
+    assert trajectory.stop_reason is StopReason.MAX_TURNS
+    assert (trajectory.reward, trajectory.reward_terms) == (1.0, {"shape": 1.0})
+
+
 @pytest.mark.parametrize(
     "answer",
     [
