@@ -26,6 +26,7 @@ from agentgrpo.seeds import derive_seed
 from agentgrpo.types import EpisodeKey, Group
 
 MOST_SKIPPED = 5  # optimizer steps in a row whose gradient is no number, before the run stops
+_NO_NUMBER = "the loss or the gradient is no number"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +102,7 @@ class Learner:
 
         Raises:
             Stopped: `stop` was set; asked between microbatches.
+            RunError: too many optimizer steps in a row had to be left out.
         """
         # Dropout must be a function of the step: what ran before in this process plays no part.
         devices = [self.policy.device] if self.policy.device.type == "cuda" else []
@@ -109,7 +111,7 @@ class Learner:
             return self._step(groups, stop or threading.Event())
 
     def _step(self, groups: Sequence[Group], stop: threading.Event) -> LearnResult:
-        rate = self._set_learning_rate()
+        rate, skipped = self._set_learning_rate(), self.skipped
         self.steps += 1
         decisions = tuple(
             filter_groups(
@@ -124,23 +126,27 @@ class Learner:
         batches = self._minibatches(groups, by_episode, kept)
         stats = [self._optimize(rows, stop) for rows in batches if rows]
         metrics = self._summarize(stats, decisions, groups) | {"learning_rate": rate}
-        note = self._note(groups, decisions, has_trained=bool(stats))
+        note = self._note(groups, decisions, has_trained=bool(stats), skipped=self.skipped - skipped)
         return LearnResult(metrics=metrics, advantages=by_episode, decisions=decisions, note=note)
 
-    def _note(self, groups: Sequence[Group], decisions: Sequence[Decision], *, has_trained: bool) -> str | None:
+    def _note(
+        self, groups: Sequence[Group], decisions: Sequence[Decision], *, has_trained: bool, skipped: int
+    ) -> str | None:
         self._idle_in_a_row = 0 if has_trained else self._idle_in_a_row + 1
         if not has_trained:
             return no_signal(groups, decisions, self._idle_in_a_row)
-        if not self._skipped_in_a_row:
-            return None
-        rate = self.optimizer.param_groups[0]["lr"]
-        text = f"{self._skipped_in_a_row} optimizer steps in a row left out: the loss or the gradient is no number"
+        return f"{skipped} optimizer steps left out: {_NO_NUMBER}" if skipped else None
+
+    def _skip(self) -> None:
+        self.skipped += 1
+        self._skipped_in_a_row += 1
         if self._skipped_in_a_row >= MOST_SKIPPED:
+            rate = self.optimizer.param_groups[0]["lr"]
             raise RunError(
-                f"{text}. The adapter is as it was before them. Lower learner.learning_rate (now {rate:g}), set "
+                f"{self._skipped_in_a_row} optimizer steps in a row left out: {_NO_NUMBER}. The adapter is as it was "
+                f"before them. Lower learner.learning_rate (now {rate:g}), set "
                 'model.dtype = "float32", or go on from an earlier checkpoint'
             )
-        return text
 
     def state(self) -> LearnerState:
         """Return a copy of what a checkpoint needs beside the adapter: optimizer and counters."""
@@ -227,8 +233,7 @@ class Learner:
             self.optimizer.step()
             self._skipped_in_a_row = 0
         else:
-            self.skipped += 1
-            self._skipped_in_a_row += 1
+            self._skip()
         self.optimizer.zero_grad(set_to_none=True)
         means = {name: value if name == "loss" else value / totals.tokens for name, value in sums.items()}
         return {**means, "grad_norm": float(norm), "tokens": totals.tokens, "episodes": totals.episodes}

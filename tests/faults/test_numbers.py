@@ -115,7 +115,7 @@ def test_logprobs_far_apart_do_not_overflow(model: PreTrainedModel, ledger: Ledg
             odd = Group(task=first.task, trajectories=tuple(with_logprob(t, value) for t in first.trajectories))
             made.step([odd])
             injected += 1
-            survived += finite(made.policy)
+            survived += finite(made.policy) and (made.skipped == 0 or not math.isfinite(value))
     ledger.record("logprobs far apart or no numbers", injected=injected, survived=survived)
 
 
@@ -128,6 +128,32 @@ def test_too_many_in_a_row_stop_the_run(model: PreTrainedModel, monkeypatch: pyt
     with pytest.raises(RunError, match=r"5 optimizer steps in a row .* Lower learner.learning_rate \(now 0.001\)"):
         made.step(groups())
     assert same(before, frozen(made))
+
+
+def breaking(learner_: Learner, monkeypatch: pytest.MonkeyPatch, *, broken: Sequence[bool]) -> None:
+    """Let the loss of the minibatches where `broken` says so be no number."""
+    optimize, todo = learner_._optimize, iter(broken)
+
+    def maybe(*args: Any) -> dict[str, float]:
+        factor = math.nan if next(todo) else 1.0
+        monkeypatch.setattr(learner_step, "token_loss", lambda *a, **k: (token_loss(*a, **k)[0] * factor, a[0] > 1))
+        return optimize(*args)
+
+    monkeypatch.setattr(learner_, "_optimize", maybe)
+
+
+def test_a_good_minibatch_does_not_hide_a_bad_one(model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = learner(policy(model), minibatches=2)
+    breaking(made, monkeypatch, broken=[True, False, False, False])
+    assert made.step(groups()).note == "1 optimizer steps left out: the loss or the gradient is no number"
+    assert made.step(groups()).note is None
+
+
+def test_too_many_in_a_row_stop_the_run_within_a_step(model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = learner(policy(model), minibatches=6)
+    breaking(made, monkeypatch, broken=[True] * 5 + [False])
+    with pytest.raises(RunError, match="5 optimizer steps in a row"):
+        made.step([group(i, [0.0, 1.0], task=str(i)) for i in range(6)])
 
 
 async def test_an_engines_logprob_that_is_no_number_is_its_failure(tiny_chat: Chat, ledger: Ledger) -> None:
