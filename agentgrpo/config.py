@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from agentgrpo.config_file import apply_override, read_toml, validate, write_toml
+from agentgrpo.config_file import apply_override, no_toml, read_toml, validate, write_toml
 
 Preset = dict[str, Any]
 
@@ -45,9 +45,9 @@ ALGORITHMS: dict[str, Preset] = {
 
 
 class Section(BaseModel):
-    """Base of all sections: unknown keys are errors, values never change."""
+    """Base of all sections: unknown keys are errors, numbers are finite, values never change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     def dead_keys(self) -> dict[str, str]:
         """Return the keys that have no effect beside the others' values, and why."""
@@ -150,6 +150,15 @@ class RolloutConfig(Section):
     min_survivors: int = Field(2, gt=0)  # scored episodes a group needs to train
     max_failed_share: float = Field(0.5, ge=0, le=1)  # of a rollout's episodes without a score: more stops the run
 
+    def dead_keys(self) -> dict[str, str]:
+        """Return the limits of a turn that those of its episode leave unused."""
+        pairs = (("max_turn_tokens", "max_tokens"), ("generate_seconds", "episode_seconds"))
+        return {
+            turn: f"above rollout.{episode} = {getattr(self, episode):g}: lower it, or remove it"
+            for turn, episode in pairs
+            if getattr(self, turn) > getattr(self, episode)
+        }
+
 
 class LearnerConfig(Section):
     """GRPO's four axes and the optimizer. Axes left out are those of `algorithm`."""
@@ -251,6 +260,25 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
 
+    def unused(self) -> dict[str, Any]:
+        """Return the dead keys of all sections, with those that another section leaves unused."""
+        keys = super().unused()
+        dead = {"concurrency": True} if self._has_idle_concurrency() else {}
+        return keys | {"rollout": keys.get("rollout", {}) | dead}
+
+    def _has_idle_concurrency(self) -> bool:
+        return self.rollout.concurrency > self.engine.max_sequences
+
+    @field_validator("env_args")
+    @classmethod
+    def _can_be_written(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        for key, value in no_toml(arguments):
+            raise ValueError(
+                f"{key} = {value!r} ({type(value).__name__}) cannot be kept in a config file: expected text, numbers, "
+                "booleans, dates, and lists and tables of them; leave the key out, or write it as text"
+            )
+        return arguments
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         rollout, learner = self.rollout, self.learner
@@ -262,6 +290,11 @@ class Config(Section):
             raise ValueError(
                 f"rollout.min_survivors = {rollout.min_survivors} can never be met by "
                 f"rollout.group_size = {rollout.group_size}"
+            )
+        if self._has_idle_concurrency() and "concurrency" in rollout.model_fields_set:
+            raise ValueError(
+                f"rollout.concurrency = {rollout.concurrency} has no effect above engine.max_sequences = "
+                f"{self.engine.max_sequences}: set both to the same number"
             )
         if self.train.stall_seconds > self.train.stop_stalled_seconds:
             raise ValueError(
@@ -278,7 +311,7 @@ class Config(Section):
 
     def to_toml(self) -> str:
         """Return the resolved configuration as TOML: defaults included, keys without effect left out."""
-        return write_toml(self.model_dump(mode="json", exclude_none=True, exclude=self.unused()))
+        return write_toml(self.model_dump(exclude_none=True, exclude=self.unused()))
 
 
 def load_config(

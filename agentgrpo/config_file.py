@@ -6,7 +6,8 @@ It does not know which keys there are.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date, time
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -57,6 +58,27 @@ def apply_override(data: dict[str, Any], override: str) -> None:
 def write_toml(data: Mapping[str, Any]) -> str:
     """Return plain data as TOML."""
     return "\n".join(_toml_lines(data, "")) + "\n"
+
+
+def no_toml(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the keys and values of plain data that would not be read from TOML as they were written."""
+    if type(value) is dict and all(type(name) is str for name in value):
+        for name, item in value.items():
+            yield from no_toml(item, f"{key}.{name}" if key else name)
+    elif type(value) is list:
+        for index, item in enumerate(value):
+            yield from no_toml(item, f"{key}[{index}]")
+    elif isinstance(value, Mapping) or not _is_kept(value):
+        yield key, value
+
+
+def _is_kept(value: Any) -> bool:
+    text = _toml_value(value)
+    try:
+        again = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return False
+    return type(again) is type(value) and _toml_value(again) == text
 
 
 def _anchor(data: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -114,6 +136,8 @@ def _toml_value(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, int | float):
         return repr(value)
+    if isinstance(value, date | time):
+        return value.isoformat()
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_toml_value, value)) + "]"
     if isinstance(value, Mapping):

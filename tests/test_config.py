@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import tomllib
+from datetime import UTC, date, time, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -126,6 +128,13 @@ def test_a_set_that_cannot_be_used_says_why(override: str, said: str) -> None:
             {"warm_start": {"sft": {"quality": 0.3, "perfect_fraction": 1.0}}},
             "quality has no effect while perfect_fraction is 1",
         ),
+        (
+            {"rollout": {"concurrency": 9}, "engine": {"max_sequences": 8}},
+            "concurrency = 9 has no effect above engine.",
+        ),
+        ({"rollout": {"concurrency": 129}}, "above engine.max_sequences = 128: set both to the same number"),
+        ({"rollout": {"generate_seconds": 601}}, "generate_seconds has no effect above rollout.episode_seconds = 600"),
+        ({"rollout": {"max_turn_tokens": 99, "max_tokens": 98}}, "max_turn_tokens has no effect above rollout.max_tok"),
         ({"train": {"stall_seconds": 9, "stop_stalled_seconds": 8}}, "stall_seconds = 9 has no effect"),
     ],
 )
@@ -170,7 +179,10 @@ def test_presets_are_points_of_the_axes_and_each_axis_can_be_overridden() -> Non
 # Round trip
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
-scalars = st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | text
+numbers = st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False)
+zones = st.none() | st.integers(-1439, 1439).map(lambda minutes: timezone(timedelta(minutes=minutes)))
+dates = st.dates() | st.times() | st.datetimes(timezones=zones)
+scalars = st.booleans() | numbers | text | dates
 values = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3), max_leaves=8
 )
@@ -182,7 +194,7 @@ configs = st.fixed_dictionaries(
         "tasks": text,
         "heldout": text | st.integers(1, 9) | st.floats(0.0, 1.0),
         "env_args": st.dictionaries(text, values, max_size=3),
-        "reward_weights": st.dictionaries(text, st.floats(allow_nan=False), max_size=3),
+        "reward_weights": st.dictionaries(text, st.floats(allow_nan=False, allow_infinity=False), max_size=3),
         "warm_start": st.just({})
         | st.fixed_dictionaries(
             {
@@ -208,6 +220,47 @@ configs = st.fixed_dictionaries(
 def test_a_config_written_as_toml_is_read_as_the_same_config(data: Data) -> None:
     config = load_config(data)
     assert load_config(tomllib.loads(config.to_toml())) == config
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key"),
+    [
+        ({"limit": None}, "limit = None (NoneType)"),
+        ({"a": {"b": [1, np.int64(2)]}}, "a.b[1] = np.int64(2) (int64)"),
+        ({"cls": Config}, "cls = <class 'agentgrpo.config.Config'>"),
+        ({"rate": np.float64(0.5)}, "rate = np.float64(0.5)"),
+        ({"pair": (1, 2)}, "pair = (1, 2) (tuple)"),
+        ({"by": {1: "a"}}, "by = {1: 'a'} (dict)"),
+        ({"at": time(1, tzinfo=UTC)}, "at = datetime.time(1, 0"),
+    ],
+)
+def test_an_argument_that_no_file_can_hold_is_named(arguments: Data, key: str) -> None:
+    said = message({"env_args": arguments})
+    assert said.startswith(f"env_args: {key}")
+    assert "cannot be kept in a config file: expected text, numbers" in said
+
+
+def test_a_date_stays_one(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text("[env_args]\nstart = 2024-02-29\n")
+    written = load_config(file).to_toml()
+    assert "start = 2024-02-29\n" in written
+    assert tomllib.loads(written)["env_args"] == {"start": date(2024, 2, 29)}
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("-inf"), float("nan")])
+@pytest.mark.parametrize(
+    "key", ["rollout.temperature", "rollout.tool_seconds", "train.max_hours", "learner.beta", "reward_weights.a"]
+)
+def test_a_number_must_be_finite(key: str, number: float) -> None:
+    assert f"{key} = {number}: Input should be" in message({}, f"{key}={number}")
+
+
+def test_a_limit_that_a_default_leaves_without_effect_is_no_error() -> None:
+    data = {"engine": {"max_sequences": 3}, "rollout": {"episode_seconds": 9.0, "max_tokens": 99}}
+    written = load_config(data).to_toml()
+    assert written.count("concurrency") + written.count("generate_seconds") + written.count("max_turn_tokens") == 0
+    assert load_config(tomllib.loads(written)) == load_config(data)
 
 
 def test_what_is_written_holds_every_default_that_has_an_effect() -> None:
