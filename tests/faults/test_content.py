@@ -85,12 +85,14 @@ def test_no_content_becomes_control(tiny_folder: Path, renderer: str, ledger: Le
     came = attack(chat, prompts(chat), 100_000 if is_full else 1000)
     name = "the chat template itself" if renderer == "default" else "Qwen3"
     ledger.record(f"control forged by content: {name}", injected=came.total(), survived=came["survived"])
+    assert came["refused"] == 0
 
 
 def test_no_content_of_a_turn_becomes_control(tiny_folder: Path, ledger: Ledger, is_full: bool) -> None:
     chat = Chat.from_folder(tiny_folder, enable_thinking=False)
     came = attack(chat, turns(chat), 20_000 if is_full else 400)
     ledger.record("control forged by content: turns", injected=came.total(), survived=came["survived"])
+    assert came["refused"] == 0
 
 
 def test_no_content_becomes_control_in_any_family(ledger: Ledger, is_full: bool) -> None:
@@ -112,6 +114,7 @@ def test_no_content_becomes_control_however_tokens_are_flagged(
     came = attack(chat, prompts(chat), 2000 if is_full else 60)
     injected, survived = came.total(), came["survived"] + came["refused"]
     ledger.record(f"control forged by content: a tokenizer that {flagged}", injected=injected, survived=survived)
+    assert came["refused"] == 0
 
 
 def test_the_attack_is_one(tiny_folder: Path) -> None:
