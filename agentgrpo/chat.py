@@ -21,7 +21,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from agentgrpo.content import Controls, map_message, map_text
 from agentgrpo.errors import ConfigError, ModelError, ParseFailure
 from agentgrpo.replies import ReplyReader
-from agentgrpo.types import AssistantMessage, JsonObject, Message, ToolCall
+from agentgrpo.types import ROLES, AssistantMessage, JsonObject, Message, ToolCall
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,6 @@ _PROBE_TOOLS: list[JsonObject] = [
         "function": {"name": "look", "description": "Look.", "parameters": {"type": "object", "properties": {}}},
     }
 ]
-_ROLES = ("system", "developer", "user", "assistant", "tool")
 _FORGED = "content that spells control tokens changes what the chat template makes of the conversation"
 Build = Callable[[list[Message], list[Any] | None], renderers.RenderedTokens | None]
 
@@ -263,8 +262,8 @@ def _checked(message: Message) -> Message:
     """
     plain = {k: v for k, v in message.items() if k != "is_error"}
     role, content = plain.get("role"), plain.get("content")
-    if role not in _ROLES:
-        raise ParseFailure(f"a message has the role {role!r}; expected one of {', '.join(_ROLES)}")
+    if role not in ROLES:
+        raise ParseFailure(f"a message has the role {role!r}; expected one of {', '.join(ROLES)}")
     if isinstance(content, list):  # joined here: a text in two parts must not become one after it was looked at
         content = plain["content"] = "".join(map(_part, content))
     if not isinstance(content, str | None):

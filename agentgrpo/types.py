@@ -17,6 +17,8 @@ Message: TypeAlias = dict[str, Any]  # OpenAI-style: role, content, tool_calls, 
 FinishReason: TypeAlias = Literal["stop", "length", "cancelled"]
 Phase: TypeAlias = Literal["train", "eval"]
 
+ROLES = ("system", "developer", "user", "assistant", "tool")  # of a message
+
 
 class StopReason(StrEnum):
     """Why an episode ended."""

@@ -15,10 +15,9 @@ import numpy as np
 from agentgrpo.core import StepResult, weigh
 from agentgrpo.errors import EnvFailure
 from agentgrpo.tooling import encodable, one_line
-from agentgrpo.types import Json, JsonObject, Message
+from agentgrpo.types import ROLES, Json, JsonObject, Message
 
 MAX_TEXT = 1_000_000  # characters an environment may say at once
-_ROLES = ("system", "user", "assistant", "tool")
 _LARGEST_INT = 2**64
 
 
@@ -89,7 +88,7 @@ class _Reader:
         if isinstance(value, list | tuple):
             return [self.plain(item, where) for item in value]
         if isinstance(value, Mapping):
-            return {str(key): self.plain(item, where) for key, item in value.items()}
+            return {self.key(key, where): self.plain(item, where) for key, item in value.items()}
         if (isinstance(value, int) and abs(value) < _LARGEST_INT) or (
             isinstance(value, float) and math.isfinite(value)
         ):
@@ -97,6 +96,11 @@ class _Reader:
         if isinstance(value, np.generic | np.ndarray):
             return self.plain(value.tolist(), where)
         raise EnvFailure(f"{where} holds {_show(value)}, which JSON cannot hold: give plain data")
+
+    def key(self, key: object, where: str) -> str:
+        text = str(key)
+        self._spend(len(text), where)
+        return encodable(text)
 
     def _spend(self, size: int, where: str) -> None:
         self.room -= size
@@ -114,7 +118,9 @@ def checked_terms(terms: object, where: str) -> dict[str, float]:
     """Return named reward terms as finite numbers."""
     if not isinstance(terms, Mapping):
         _refuse(where, terms, "a dict of named numbers")
-    return {str(name): _number(value, f"{where} gave {name} =") for name, value in terms.items()}
+    reader = _Reader()
+    named = {reader.key(name, where): value for name, value in terms.items()}
+    return {name: _number(value, f"{where} gave {one_line(name, 80)} =") for name, value in named.items()}
 
 
 def _text(obs: object, method: str) -> str:
@@ -129,9 +135,16 @@ def _text(obs: object, method: str) -> str:
 
 def _number(value: object, what: str) -> float:
     number = value.item() if isinstance(value, np.generic) else value
-    if not isinstance(number, Real) or not math.isfinite(number):
+    if not isinstance(number, Real) or not _is_finite(number):
         raise EnvFailure(f"{what} {_show(value)}, expected a finite number")
     return float(number)
+
+
+def _is_finite(number: Real) -> bool:
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # an int no float can hold
+        return False
 
 
 def _bool(value: object, name: str) -> bool:
@@ -151,8 +164,8 @@ def _messages(value: object, where: str, reader: _Reader) -> list[Message]:
     where = f"{where}['messages']"
     messages = _list(value, where, reader)
     for number, message in enumerate(messages):
-        if not isinstance(message, dict) or message.get("role") not in _ROLES:
-            _refuse(f"{where}[{number}]", message, f"a dict with a role ({', '.join(_ROLES)}) and content")
+        if not isinstance(message, dict) or message.get("role") not in ROLES:
+            _refuse(f"{where}[{number}]", message, f"a dict with a role ({', '.join(ROLES)}) and content")
         if not isinstance(message.get("content", ""), str | list | None):
             _refuse(f"{where}[{number}]['content']", message["content"], "a str")
     return messages

@@ -205,7 +205,7 @@ CASES: list[tuple[str, Any, str]] = [
     ("reset.info", None, "reset's info is None, expected a dict"),
     ("reset.messages", "hello", "reset's info['messages'] is 'hello' (str), expected a list"),
     ("reset.messages", [5], "['messages'][0] is 5 (int), expected a dict with a role"),
-    ("reset.messages", [{"role": "pirate", "content": "x"}], "expected a dict with a role (system, user"),
+    ("reset.messages", [{"role": "pirate", "content": "x"}], "expected a dict with a role (system, developer"),
     ("reset.messages", [{"role": "user", "content": 5}], "['messages'][0]['content'] is 5 (int), expected a str"),
     ("reset.messages", [{"role": "user", "content": "x" * 1_000_001}], "larger than 1,000,000 characters"),
     ("reset.messages", [{"role": "user", "content": "x", "extra": {1, 2}}], "a set, which JSON cannot hold"),
@@ -213,6 +213,7 @@ CASES: list[tuple[str, Any, str]] = [
     ("reset.messages", [{"role": "user", "content": "x", "extra": _NAN}], "nan, which JSON cannot hold"),
     ("reset.messages", [{"role": "user", "content": "x", "extra": 10**5000}], "a int, which JSON cannot hold"),
     ("reset.messages", [{"role": "user", "content": "x", "extra": _deep()}], "RecursionError"),
+    ("reset.messages", [{"role": "user", "content": "x", "k" * 1_000_001: 1}], "larger than 1,000,000 characters"),
     ("reset.tools", "find", "reset's info['tools'] is 'find' (str), expected a list"),
     ("reset.tools", [{"name": "find"}], "expected {'type': 'function'"),
     ("reset.tools", [{"function": {"name": "f", "parameters": 5}}], "expected a JSON schema"),
@@ -235,7 +236,11 @@ CASES: list[tuple[str, Any, str]] = [
     ("step.tools", 5, "step's info['tools'] is 5 (int), expected a list"),
     ("step.reward_terms", {"outcome": _NAN}, "reward_terms'] gave outcome = nan"),
     ("step.reward_terms", {"outcome": "high"}, "gave outcome = 'high' (str), expected a finite number"),
+    ("step.reward_terms", {"outcome": 10**400}, "expected a finite number"),
+    ("step.reward_terms", {"t" * 1_000_001: 1.0}, "['reward_terms'] is larger than 1,000,000 characters"),
+    ("step.reward_terms", {"t" * 1_000: _NAN}, "more characters) = nan"),
     ("step.reward_terms", [1.0], "['reward_terms'] is [1.0] (list), expected a dict of named numbers"),
+    ("step.state_diff", [{"k" * 1_000_001: 1}], "['state_diff'] is larger than 1,000,000 characters"),
     ("step.state_diff", "x", "['state_diff'] is 'x' (str), expected a list"),
     ("score", 1.0, "score is 1.0, expected a dict of named numbers"),
     ("score", {"outcome": _INFINITE}, "score gave outcome = inf"),
@@ -266,13 +271,22 @@ async def test_what_is_unusual_but_right_is_taken(tiny_chat: Chat) -> None:
     class Unusual(Desk):
         def step(self, action: str) -> Any:
             obs, _, terminated, _, info = super().step(action)
-            parts = ({"role": "tool", "content": "half \ud800", "n": np.int64(3)},)
-            info = {"messages": parts, "custom": object(), "reward_terms": {"outcome": np.float32(0.5)}}
+            parts = (
+                {"role": "developer", "content": "Be brief."},
+                {"role": "tool", "content": "half \ud800", "n": np.int64(3), "\ud800": 1},
+            )
+            terms = {"outcome": np.float32(0.5), "\ud800": 0}
+            info = {"messages": parts, "custom": object(), "reward_terms": terms, "state_diff": [{"\ud800": 1}]}
             return np.str_(obs), np.float32(0.5), np.bool_(terminated), np.bool_(False), info
 
     ended = await play(tiny_chat, acting(tiny_chat, calls("finish")), env=Unusual)
     assert (ended.stop_reason, ended.reward) == (StopReason.DONE, 0.5)
-    assert ended.turns[0].messages == ({"role": "tool", "content": "half ?", "n": 3},)
+    assert ended.reward_terms == {"outcome": 0.5, "?": 0.0}
+    assert ended.turns[0].messages == (
+        {"role": "developer", "content": "Be brief."},
+        {"role": "tool", "content": "half ?", "n": 3, "?": 1},
+    )
+    assert ended.turns[0].state_diff == ({"?": 1},)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("planned"), SystemExit("planned")])
