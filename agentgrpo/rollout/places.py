@@ -29,12 +29,13 @@ from pydantic_core import to_jsonable_python
 from agentgrpo.core import StepResult
 from agentgrpo.errors import AgentGRPOError, EnvFailure, EpisodeError, ToolFailure
 from agentgrpo.rollout.contract import Contract, checked_score
-from agentgrpo.tooling import TOOL_LOOP, describe
+from agentgrpo.tooling import TOOL_LOOP, describe, one_line
 from agentgrpo.types import Json, JsonObject
 
 START_SECONDS = 60.0  # for a child process to import what it needs, besides the deadline
 _REAP_SECONDS = 0.2
 MAX_LINE = 2**28  # bytes of one message of a child process: a snapshot may be large
+_FORGED = "it wrote to the connection itself"
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 
 Score: TypeAlias = tuple[float, dict[str, float]]  # the weighted reward, its terms
@@ -207,6 +208,7 @@ class ProcessPlace(Place):
 
     def __init__(self, spec: EnvSpec) -> None:
         self._spec = spec
+        self._contract = Contract()
         self._process: subprocess.Popen[bytes] | None = None
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
@@ -216,8 +218,8 @@ class ProcessPlace(Place):
             writer.write(_line([method, arguments]))
             await writer.drain()
             line = await reader.readline()
-            answer = _read(line) if line else None
-        except (OSError, ValueError) as error:
+            answer = self._read(line, method) if line else None
+        except (OSError, ValueError, RecursionError, AgentGRPOError) as error:
             self.kill()
             raise EnvFailure(f"{method}: lost the environment's process: {describe(error)}") from error
         if answer is None:
@@ -228,6 +230,30 @@ class ProcessPlace(Place):
         if "failure" in answer:
             raise (ToolFailure if answer["boundary"] == "tool" else EnvFailure)(answer["failure"])
         return answer["result"]
+
+    def _read(self, line: bytes, method: str) -> JsonObject:
+        """Return the answer, checked as in the child: what runs there can write to the connection itself."""
+        match json.loads(line):
+            case {"failure": str(cause), "boundary": str(boundary)}:
+                return {"failure": one_line(cause, 1_000), "boundary": boundary}
+            case {"result": result}:
+                return {"result": self._checked(method, result)}
+        raise ValueError(_FORGED)
+
+    def _checked(self, method: str, result: Json) -> Any:
+        match method, result:
+            case "reset", list():
+                return self._contract.reset(tuple(result))
+            case "step", list():
+                return self._contract.step(tuple(result))
+            case "score", [_, terms]:
+                return checked_score(terms, self._spec.kwargs.get("reward_weights") or {})
+            case "snapshot", str():
+                base64.b64decode(result)  # raises a ValueError if it is none
+                return result
+            case "score" | "snapshot" | "restore" | "leave", None:
+                return None
+        raise ValueError(_FORGED)
 
     def kill(self) -> None:
         process, self._process = self._process, None
@@ -344,13 +370,6 @@ def _answer(seat: Seat, method: str, arguments: list[Json]) -> bytes:
     except (TypeError, ValueError, RecursionError) as error:
         failure, boundary = f"{method} returned what is no JSON: {describe(error)}", "env"
     return _line({"failure": failure, "boundary": boundary})
-
-
-def _read(line: bytes) -> JsonObject:
-    answer = json.loads(line)
-    if not isinstance(answer, dict) or not ("result" in answer or {"failure", "boundary"} <= answer.keys()):
-        raise ValueError("it wrote to the connection itself")
-    return answer
 
 
 def _line(value: Json) -> bytes:
