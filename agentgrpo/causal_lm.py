@@ -13,21 +13,37 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as hf_logging
 
-from agentgrpo.errors import ModelError
+from agentgrpo.errors import ConfigError, ModelError, first_line
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """Return the device of that name; "auto" takes CUDA, then MPS, then the CPU."""
+    """Return the device of that name; "auto" takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        ConfigError: there is no such device here.
+    """
     if name != "auto":
-        return torch.device(name)
+        return _named_device(name)
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _named_device(name: str) -> torch.device:
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(
+            f"[model] device = '{name}' cannot be used here: {first_line(error)}\n"
+            'Set "auto", "cpu", or one this machine and this build of torch have ("cuda", "cuda:1", "mps").'
+        ) from error
+    return torch.device(name)
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -58,11 +74,11 @@ def load_model(path: str | Path, *, device: torch.device, dtype: torch.dtype) ->
     try:
         with quiet_transformers():
             model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
-    except (OSError, ValueError, KeyError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         raise ModelError(
-            f"cannot load a causal language model from '{path}': {first}\n"
-            "Give [model] path a folder with config.json and model.safetensors, or a hub name this machine can reach."
+            f"cannot load a causal language model from '{path}': {first_line(error)}\n"
+            "Give [model] path a folder with config.json and model.safetensors, whole and made for each other, or a "
+            "hub name this machine can reach."
         ) from error
     model = model.to(device)  # type: ignore[arg-type]  # a decorator of transformers hides `self`
     model.requires_grad_(False).eval()

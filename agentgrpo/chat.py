@@ -9,17 +9,18 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import renderers
 from renderers.configs import config_from_name
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from agentgrpo.content import Controls, map_message, map_text
-from agentgrpo.errors import ConfigError, ModelError, ParseFailure
+from agentgrpo.errors import ConfigError, ModelError, ParseFailure, first_line
 from agentgrpo.replies import ReplyReader
 from agentgrpo.types import ROLES, AssistantMessage, JsonObject, Message, ToolCall
 
@@ -40,6 +41,7 @@ _PROBE_TOOLS: list[JsonObject] = [
     }
 ]
 _FORGED = "content that spells control tokens changes what the chat template makes of the conversation"
+T = TypeVar("T")
 Build = Callable[[list[Message], list[Any] | None], renderers.RenderedTokens | None]
 
 
@@ -81,7 +83,7 @@ class Chat:
         self.renderer_name = str(renderer.config.name) if hasattr(renderer, "config") else "custom"
         self.stop_token_ids = tuple(renderer.get_stop_token_ids())
         self._controls = Controls(tokenizer)
-        self._marks_content = bool(renderer.render(list(_PROBE)).is_content)
+        self._marks_content = bool(_probe(renderer.render).is_content)
         self._specs = lru_cache(maxsize=64)(self._make_specs)
         self._replies = ReplyReader(tokenizer, renderer)
 
@@ -104,13 +106,16 @@ class Chat:
             thinking_retention: What happens to past thinking ("tool_cycle", "all"); None is the template's own rule.
 
         Raises:
-            ModelError: no tokenizer or chat template there.
+            ModelError: no tokenizer or chat template there, or one that is damaged.
             ConfigError: the renderer is unknown or does not have the thinking option asked for.
         """
         try:
             tokenizer = AutoTokenizer.from_pretrained(path)
-        except (OSError, ValueError, KeyError) as error:
-            raise ModelError(f"cannot load a tokenizer from '{path}': {str(error).splitlines()[0]}") from error
+        except Exception as error:  # a damaged file makes the libraries raise as they like
+            raise ModelError(
+                f"cannot load a tokenizer from '{path}': {first_line(error)}\n"
+                "Give [model] path a folder with tokenizer.json, or a hub name this machine can reach."
+            ) from error
         options = {"enable_thinking": enable_thinking, "thinking_retention": thinking_retention}
         options = {k: v for k, v in options.items() if v is not None}
         cached: Any = CachedTokenizer(tokenizer)
@@ -286,10 +291,9 @@ def _make_renderer(
     known = renderers.base.MODEL_RENDERER_MAP.get(path)
     if known is not None:
         return _named_renderer(tokenizer, known, options)
-    guess = _BY_MODEL_TYPE.get(_model_type(path), "")
-    if guess:
-        renderer = _named_renderer(tokenizer, guess, options)
-        if _agrees(renderer, tokenizer, options):
+    guess = _BY_MODEL_TYPE.get(_model_type(path))
+    with suppress(ConfigError, ModelError):  # it cannot be built on this tokenizer, or the template is another
+        if guess and _agrees(renderer := _named_renderer(tokenizer, guess, options), tokenizer, options):
             return renderer
     logger.warning(
         "%s: no renderer matches this chat template; using the template itself, which forks at every turn. "
@@ -308,7 +312,7 @@ def _named_renderer(tokenizer: PreTrainedTokenizerBase, name: str, options: dict
         options = {"tool_parser": "qwen3", **options}
     try:
         return renderers.create_renderer(tokenizer, type(config)(**options))
-    except (ValueError, TypeError, AssertionError, NotImplementedError) as error:
+    except (ValueError, TypeError, LookupError, AssertionError, RuntimeError) as error:
         raise ConfigError(f"the '{name}' renderer does not take {options or 'this tokenizer'}: {error}") from error
 
 
@@ -322,8 +326,30 @@ def _model_type(path: str) -> str:
 def _agrees(renderer: renderers.Renderer, tokenizer: PreTrainedTokenizerBase, options: dict[str, Any]) -> bool:
     """Whether a renderer's ids equal those of the tokenizer's own chat template on a probe."""
     template_options = {k: v for k, v in options.items() if k == "enable_thinking"}
-    expected = tokenizer.apply_chat_template(
-        _PROBE, tools=[*_PROBE_TOOLS], add_generation_prompt=True, return_dict=False, **template_options
-    )
-    got = renderer.render(_PROBE, tools=_PROBE_TOOLS, add_generation_prompt=True).token_ids
-    return list(got) == list(expected)
+
+    def agree(messages: list[Message]) -> bool:
+        expected = tokenizer.apply_chat_template(
+            messages, tools=[*_PROBE_TOOLS], add_generation_prompt=True, return_dict=False, **template_options
+        )
+        got = renderer.render(messages, tools=_PROBE_TOOLS, add_generation_prompt=True).token_ids
+        return list(got) == list(expected)
+
+    return _probe(agree)
+
+
+def _probe(ask: Callable[[list[Message]], T]) -> T:
+    """Ask about a short conversation; one without a system message where the chat template refuses those.
+
+    Raises:
+        ModelError: the template renders neither.
+    """
+    with suppress(Exception):  # what a template, or what renders it, raises is its own choice
+        return ask(list(_PROBE))
+    try:
+        return ask(_PROBE[1:])
+    except Exception as error:
+        raise ModelError(
+            f"the chat template cannot render a question: {first_line(error)}\n"
+            "Put a chat_template.jinja that can into the model folder, or name a renderer that needs none "
+            "([model] renderer)."
+        ) from error

@@ -88,6 +88,12 @@ class ToolError(Exception):
     """Raised by a tool to tell the model why it did nothing; the episode goes on."""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what a library's error says, or its type when it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return " Did you mean 'x'?" for the known name nearest to `name`, or an empty string."""
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)

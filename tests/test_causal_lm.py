@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from agentgrpo import causal_lm
-from agentgrpo.errors import ModelError
+from agentgrpo.errors import ConfigError, ModelError
 
 CPU = torch.device("cpu")
 IDS = torch.tensor([[5, 9, 300, 41], [7, 7, 0, 2]])
@@ -39,6 +41,29 @@ def test_a_loaded_model_is_frozen(tiny_folder: Path) -> None:
 def test_a_folder_without_a_model_is_the_users_to_fix(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"cannot load a causal language model from .*\n.*config\.json"):
         causal_lm.load_model(tmp_path, device=CPU, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("size", [0, 1000])
+def test_weights_cut_off_are_the_users_to_fix(tiny_folder: Path, tmp_path: Path, size: int) -> None:
+    folder = shutil.copytree(tiny_folder, tmp_path / "model")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:size])
+    with pytest.raises(ModelError, match=r"header.*\n.* whole and made for each other"):
+        causal_lm.load_model(folder, device=CPU, dtype=torch.float32)
+
+
+def test_weights_of_another_config_are_the_users_to_fix(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_folder, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"hidden_size": 2 * config["hidden_size"]}))
+    with pytest.raises(ModelError, match="made for each other"):
+        causal_lm.load_model(folder, device=CPU, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:99", "", "cpu:x"])
+def test_a_device_that_is_not_here_is_the_users_to_fix(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"device = '{name}' cannot be used here: .*\n.*\"auto\", \"cpu\""):
+        causal_lm.pick_device(name)
 
 
 def test_hidden_states_and_head_make_the_models_logits(model: PreTrainedModel) -> None:
