@@ -163,9 +163,13 @@ class ThreadPlace(Place):
         self._seat = Seat(spec)
         self._loop = asyncio.get_running_loop()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        threading.Thread(target=self._work, name="agentgrpo-env", daemon=True).start()
+        self._is_running = False
 
     async def call(self, method: str, arguments: tuple[Json, ...]) -> Any:
+        if not self._is_running:
+            if method == "leave":
+                return None
+            self._start(method)
         future = self._loop.create_future()
         self._jobs.put((method, arguments, future))
         return await future
@@ -177,6 +181,16 @@ class ThreadPlace(Place):
 
     def end(self) -> None:
         self._jobs.put(None)
+
+    def _start(self, method: str) -> None:
+        try:
+            threading.Thread(target=self._work, name="agentgrpo-env", daemon=True).start()
+        except RuntimeError as error:  # this episode is lost, others may end theirs
+            raise EnvFailure(
+                f"{method}: no thread for the environment: {describe(error)}: lower rollout.concurrency, or raise the "
+                "limit on processes (ulimit -u)"
+            ) from error
+        self._is_running = True
 
     def _work(self) -> None:
         TOOL_LOOP.set(self._loop)
@@ -213,6 +227,8 @@ class ProcessPlace(Place):
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def call(self, method: str, arguments: tuple[Json, ...]) -> Any:
+        if method == "leave" and self._streams is None:
+            return None  # it is dead already
         try:
             reader, writer = self._streams or await self._start()
             writer.write(_line([method, arguments]))
@@ -266,7 +282,8 @@ class ProcessPlace(Place):
             try:
                 process.wait(_REAP_SECONDS)
             except subprocess.TimeoutExpired:  # the kernel is still freeing its memory: the loop does not wait for it
-                threading.Thread(target=process.wait, name="agentgrpo-reap", daemon=True).start()
+                with contextlib.suppress(RuntimeError):  # no thread: `subprocess` reaps it when it starts the next one
+                    threading.Thread(target=process.wait, name="agentgrpo-reap", daemon=True).start()
 
     def end(self) -> None:
         self.kill()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import subprocess
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -16,6 +17,7 @@ import pytest
 from agentgrpo.envs.lockbox.env import Lockbox
 from agentgrpo.errors import EnvError, EnvFailure, ToolFailure
 from agentgrpo.registry import EnvSource, Isolation, resolve_env
+from agentgrpo.rollout import places
 from agentgrpo.rollout.isolation import EnvHost, EnvHosts
 
 FILE = '''
@@ -115,6 +117,10 @@ def faster_than(seconds: float) -> Iterator[None]:
 
 def call(tool: str, **arguments: Any) -> str:
     return json.dumps({"content": "", "tool_calls": [{"id": "c", "name": tool, "arguments": arguments}]})
+
+
+def no_thread(thread: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
 
 
 async def episode(host: EnvHost) -> list[Any]:
@@ -267,18 +273,75 @@ async def test_a_process_that_dies_is_a_failure_and_is_replaced(odd: EnvSource) 
         await host.close()
 
 
+@pytest.mark.parametrize("is_reset", [False, True])
+async def test_no_process_is_started_to_be_left(
+    odd: EnvSource, monkeypatch: pytest.MonkeyPatch, is_reset: bool
+) -> None:
+    spawned: list[int] = []
+    spawn = places._spawn
+
+    def counted(descriptor: int) -> subprocess.Popen[bytes]:
+        spawned.append(descriptor)
+        return spawn(descriptor)
+
+    monkeypatch.setattr(places, "_spawn", counted)
+    async with hosting(odd, "process") as hosts:
+        host = hosts.make()
+        if is_reset:
+            await host.reset()
+            with pytest.raises(EnvFailure, match="process died"):
+                await host.step(call("die"))
+        await host.close()
+    assert len(spawned) == is_reset
+    assert not hosts.activity.troubles
+
+
+async def test_no_thread_to_be_had_is_an_episodes_failure(odd: EnvSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with hosting(odd, "thread") as hosts:
+        with monkeypatch.context() as scarce:
+            scarce.setattr(threading.Thread, "start", no_thread)
+            host = hosts.make()
+            with pytest.raises(EnvFailure, match=r"reset: no thread .*can't start new thread.*rollout.concurrency"):
+                await host.reset()
+            await host.close()
+        assert not hosts.activity.troubles
+        host = hosts.make()
+        assert (await host.reset())[0] == str(os.getpid())
+        await host.close()
+
+
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+async def test_no_thread_to_reap_a_process_with_ends_nothing(odd: EnvSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(process: subprocess.Popen[bytes], timeout: float | None = None) -> int:
+        raise subprocess.TimeoutExpired("env", timeout or 0.0)
+
+    async with hosting(odd, "process", seconds=0.5) as hosts:
+        host = hosts.make()
+        pid = int((await host.reset())[0])
+        with monkeypatch.context() as scarce:
+            scarce.setattr(threading.Thread, "start", no_thread)
+            scarce.setattr(subprocess.Popen, "wait", busy)
+            with pytest.raises(EnvFailure, match="its process was killed"):
+                await host.step(call("nap", seconds=60))
+        for _ in range(100):
+            if not is_alive(pid):
+                break
+            await asyncio.sleep(0.02)
+        assert not is_alive(pid)
+
+
 @pytest.mark.parametrize("kind", ["thread", "process"])
 async def test_places_are_used_again_for_a_fresh_environment(kind: Isolation) -> None:
     async with hosting(resolve_env("lockbox"), kind) as hosts:
-        places = []
+        used = []
         for _ in range(3):
             host = hosts.make()
-            places.append(host._place)
+            used.append(host._place)
             await host.reset(seed=0)
             assert await host.score() == (0.0, {"outcome": 0.0})
             await host.step(call("press", digit=1))
             await host.close()
-        assert places[0] is places[1] is places[2]
+        assert used[0] is used[1] is used[2]
 
 
 async def test_cancelling_a_call_discards_the_environment(odd: EnvSource) -> None:
