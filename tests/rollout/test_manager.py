@@ -104,7 +104,8 @@ async def test_an_environment_that_always_breaks_costs_its_group_only(tiny_chat:
     assert made.counts.dispatched == 6
 
 
-async def test_at_most_so_many_episodes_run_at_once(tiny_chat: Chat) -> None:
+@pytest.mark.parametrize(("concurrency", "slots"), [(2, 1024), (64, 3)])
+async def test_at_most_so_many_episodes_run_at_once(tiny_chat: Chat, concurrency: int, slots: int) -> None:
     running = most = 0
     inner = acting(tiny_chat, latency=lambda call: 0.002)
 
@@ -118,8 +119,9 @@ async def test_at_most_so_many_episodes_run_at_once(tiny_chat: Chat) -> None:
             finally:
                 running -= 1
 
-    await roll(manager(tiny_chat, Counting(reply=inner.reply), concurrency=2))
-    assert most == 2
+    engine = Counting(reply=inner.reply, max_sequences=slots)
+    await roll(manager(tiny_chat, engine, concurrency=concurrency))
+    assert most == min(concurrency, slots)
 
 
 async def test_cancelling_a_rollout_counts_what_was_under_way(tiny_chat: Chat) -> None:
