@@ -24,7 +24,15 @@ from agentgrpo.report import Reporter
 from agentgrpo.store.episodes import EpisodeStore, forget_after
 from agentgrpo.store.lock import RunLock
 from agentgrpo.store.reader import EpisodeReader
-from agentgrpo.store.record import hash_folder, hash_json, hash_source, resume_record, start_record, versions
+from agentgrpo.store.record import (
+    hash_folder,
+    hash_json,
+    hash_source,
+    processor,
+    resume_record,
+    start_record,
+    versions,
+)
 from agentgrpo.store.recover import mend
 from agentgrpo.store.run import RunDirectory, write_lines, write_text
 from agentgrpo.tasks import load_tasks
@@ -119,6 +127,7 @@ def _write_down(run: RunDirectory, bench: Workbench) -> None:
         tasks=_rows((bench.train_tasks, bench.heldout_tasks)),
         model_path=config.model.path,
         sampling={"train": {"temperature": config.rollout.temperature}, "eval": config.eval.model_dump(mode="json")},
+        numbers=_numbers(bench),
         inexact=bench.inexact(),
     )
 
@@ -147,7 +156,13 @@ def reopen(path: str | Path, given: Given, reporter: Reporter) -> Opened:
         for change in changes:
             reporter.message(f"note: {change}: what follows may differ from what an uninterrupted run would have made")
         write_text(run.config, config.model_copy(update={"env": env_reference(config, bench.source)}).to_toml())
-        resume_record(run, step=progress.step, changes=changes, config=config.model_dump(mode="json"))
+        resume_record(
+            run,
+            step=progress.step,
+            changes=changes,
+            config=config.model_dump(mode="json"),
+            inexact=bench.inexact(),
+        )
         undo.pop_all()
     return Opened(bench=bench, run=run, lock=lock, progress=progress, finished=finished)
 
@@ -243,7 +258,14 @@ def _bench(run: RunDirectory, record: JsonObject, config: Config, given: Given) 
     changes = _version_changes(record["versions"])
     if hash_source(_class_of(source)) != hashes["env_source"]:
         changes.append(f"the code of the environment {source.id} was changed")
-    return assemble(config, source, train, heldout), changes
+    bench = assemble(config, source, train, heldout)
+    now, then = _numbers(bench), record.get("numbers", {})
+    changes += [f"the {key} was {was}, is {now.get(key)}" for key, was in then.items() if now.get(key) != was]
+    return bench, changes
+
+
+def _numbers(bench: Workbench) -> JsonObject:
+    return bench.numbers() | {"processor": processor()}
 
 
 def _tasks(run: RunDirectory, hashes: Mapping[str, str], config: Config, source: EnvSource, given: Given) -> Tasks:

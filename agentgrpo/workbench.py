@@ -54,6 +54,15 @@ class Workbench:
             reasons = ["this machine's matrix products depend on the batch they are in: the engine's self-check failed"]
         return reasons
 
+    def numbers(self) -> JsonObject:
+        """Return how numbers are made here: what their last bits depend on, beside the processor."""
+        device = self.policy.device
+        return {
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+            "dtype": str(self.policy.causal_lm.dtype).removeprefix("torch."),
+            "threads": torch.get_num_threads(),
+        }
+
 
 def set_threads(config: Config) -> int:
     """Set torch's threads once: by default 1 for tiny models (no contention), else all cores. Return how many."""

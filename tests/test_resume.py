@@ -16,6 +16,7 @@ import pytest
 
 import agentgrpo as ag
 from agentgrpo.checkpoint import MANIFEST, Checkpoints
+from agentgrpo.engines.embedded import EmbeddedEngine
 from agentgrpo.errors import ConfigError, EnvError, ModelError, RunError, TaskError, UserError
 from agentgrpo.report import SilentReporter
 from agentgrpo.store import EpisodeReader, EpisodeStore, Metrics
@@ -294,6 +295,20 @@ def test_changed_code_is_noted(lockbox: Path, tmp_path: Path) -> None:
     record = json.loads((run.path / "run.json").read_text())
     assert record["exact"] is False
     assert "was changed" in record["inexact"][0]
+
+
+def test_a_machine_that_makes_other_numbers_is_noted(half: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = json.loads((half / "run.json").read_text())
+    here, record["numbers"] = record["numbers"], dict.fromkeys(("device", "dtype", "threads", "processor"), "other")
+    (half / "run.json").write_text(json.dumps(record))
+    monkeypatch.setattr(EmbeddedEngine, "is_batch_invariant", False)
+    listens = Listens()
+    train(resume=half, reporter=listens)
+    record = json.loads((half / "run.json").read_text())
+    reasons = [f"the {key} was other, is {value}" for key, value in here.items()]
+    assert [said.startswith(f"note: {reasons[0]}: ") for said in listens.said].count(True) == 1
+    assert (record["exact"], record["inexact"][:4]) == (False, reasons)
+    assert "self-check failed" in record["inexact"][4]
 
 
 def test_only_one_process_trains_in_a_folder(half: Path) -> None:

@@ -80,6 +80,16 @@ def versions() -> JsonObject:
     }
 
 
+def processor() -> str:
+    """Return the kind of processor this machine has, as far as it says."""
+    with suppress(OSError):  # only Linux has it; platform knows no model there
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "CPU part"))]
+        if names:
+            return f"{platform.machine()} {names[0]}"
+    return f"{platform.machine()} {platform.processor()}".strip()
+
+
 def start_record(
     run: RunDirectory,
     *,
@@ -89,6 +99,7 @@ def start_record(
     tasks: Mapping[str, Sequence[JsonObject]],
     model_path: str | Path | None,
     sampling: JsonObject,
+    numbers: JsonObject | None = None,
     inexact: Sequence[str] = (),
 ) -> JsonObject:
     """Write `run.json` at the start of a run and return it.
@@ -101,6 +112,7 @@ def start_record(
         tasks: The rows of each split.
         model_path: The folder of the base model; a name that is no folder is kept as it is, its hash unknown.
         sampling: How episodes are sampled.
+        numbers: The device, the dtype and whatever else decides the last bits of a number.
         inexact: Why the same run may not repeat bit by bit.
     """
     folder = Path(model_path) if model_path is not None and Path(model_path).is_dir() else None
@@ -116,24 +128,33 @@ def start_record(
         "env_id": env_id,
         "model_path": str(folder.resolve()) if folder else model_path and str(model_path),
         "sampling": sampling,
-        "hashes": {
-            "config": hash_json(config),
-            "env_source": None if env is None else hash_source(env),
-            "model": hash_folder(folder) if folder else None,
-            "tasks": {split: hash_json(list(rows)) for split, rows in tasks.items()},
-        },
+        "hashes": _hashes(config, env, tasks, folder),
         "tasks": {split: len(rows) for split, rows in tasks.items()},
         "versions": versions(),
+        "numbers": numbers or {},
         "config": config,
     }
     write_json(run.record, record)
     return record
 
 
-def resume_record(run: RunDirectory, *, step: int, changes: Sequence[str], config: JsonObject) -> JsonObject:
-    """Note in `run.json` that a run goes on from a step, and what is not as it was when it began."""
+def _hashes(
+    config: JsonObject, env: type | None, tasks: Mapping[str, Sequence[JsonObject]], model: Path | None
+) -> JsonObject:
+    return {
+        "config": hash_json(config),
+        "env_source": None if env is None else hash_source(env),
+        "model": hash_folder(model) if model else None,
+        "tasks": {split: hash_json(list(rows)) for split, rows in tasks.items()},
+    }
+
+
+def resume_record(
+    run: RunDirectory, *, step: int, changes: Sequence[str], config: JsonObject, inexact: Sequence[str] = ()
+) -> JsonObject:
+    """Note in `run.json` that a run goes on from a step, what is not as it was, and why it may not repeat here."""
     record = run.read_record()
-    inexact = list(dict.fromkeys([*record.get("inexact", []), *changes]))
+    inexact = list(dict.fromkeys([*record.get("inexact", []), *changes, *inexact]))
     record |= {
         "status": "running",
         "ended_at": None,
