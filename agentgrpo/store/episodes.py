@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 import queue
+import shutil
 import sqlite3
 import threading
 import time
@@ -25,6 +26,7 @@ from agentgrpo.types import EpisodeKey, Trajectory
 
 QUEUE_BATCHES = 64
 BATCH_EPISODES = 256  # a transaction takes in waiting batches up to this many episodes
+_FULL_BYTES = 1 << 16  # less than this free is full
 _RETRY_SECONDS = 0.005  # between offers to a full queue
 
 
@@ -264,6 +266,9 @@ def _columns(trajectory: Trajectory, cause: str | None) -> tuple[Any, ...]:
 
 
 def _write_error(path: Path, error: sqlite3.Error) -> RunError:
+    # SQLite says "disk I/O error" where it could not grow its index of the log.
+    is_full = shutil.disk_usage(path.parent).free < _FULL_BYTES
+    cause = f"the disk is full ({error})" if is_full else str(error)
     return RunError(
-        f"episodes cannot be written to '{path}': {error}. Free space or fix the folder, then resume the run."
+        f"episodes cannot be written to '{path}': {cause}. Free space or fix the folder, then resume the run."
     )
