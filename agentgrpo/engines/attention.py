@@ -28,7 +28,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from agentgrpo import causal_lm
-from agentgrpo.engines.slots import BLOCK, SlotCache, blocks_for_each
+from agentgrpo.engines.slots import BLOCK, SlotCache, blocks_for
 
 _NAME = "agentgrpo_slots"
 ROWS = 8  # linear layers are fed a multiple of this many tokens
@@ -113,7 +113,7 @@ def _queries(cache: SlotCache, runs: _Runs, used: int) -> _Queries:
     rows, count = (runs.slots, leading) if is_leading else (np.arange(n), n)
     start = np.zeros(count, dtype=np.int64)
     start[rows] = runs.positions
-    ends = blocks_for_each(runs.positions + runs.counts)
+    ends = blocks_for(runs.positions + runs.counts)
     tokens, place = _places(runs, rows, count, used, cache.device)
     return _Queries(
         tokens=tokens,

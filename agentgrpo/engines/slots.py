@@ -6,6 +6,8 @@ finite numbers were written behind them do not matter, and sequences join and le
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,16 +15,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 BLOCK = 64  # positions in a block of keys
+Length = TypeVar("Length", int, NDArray[np.int64])
 
 
-def blocks_for(length: int) -> int:
-    """Return how many blocks hold so many positions."""
+def blocks_for(length: Length) -> Length:
+    """Return how many blocks hold so many positions: of one sequence, or of each of many [N]."""
     return -(-length // BLOCK)
-
-
-def blocks_for_each(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return how many blocks hold each of these lengths [N]."""
-    return -(-lengths // BLOCK)
 
 
 class SlotCache:
