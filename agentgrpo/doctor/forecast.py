@@ -68,7 +68,7 @@ def model_parts(subject: Subject) -> list[Amount]:
     prompt, most = subject.longest_prompt or 1, facts.config.get("max_position_embeddings") or 2**20
     context = min(config.engine.context_length or most, most)
     longest = step.longest if step else min(context, prompt + config.rollout.max_tokens)
-    columns = memory.cache_columns(prompt, longest, context)
+    columns = memory.cache_columns(longest)
     slots = config.engine.max_sequences
     cache = memory.cache(facts.config, slots=slots, columns=columns, dtype_bytes=facts.dtype_bytes)
     return [

@@ -54,12 +54,9 @@ def cache(model: JsonObject, *, slots: int, columns: int, dtype_bytes: int) -> f
     return float(slots * columns * cache_column(model, dtype_bytes))
 
 
-def cache_columns(prompt: int, longest: int, context: int) -> int:
-    """Return the columns the cache has grown to once the longest episode is in it: by blocks, at least doubling."""
-    most, blocks, wanted = blocks_for(context), blocks_for(prompt), blocks_for(longest)
-    while blocks < wanted:
-        blocks = max(blocks + 1, min(2 * blocks, most))
-    return blocks * BLOCK
+def cache_columns(longest: int) -> int:
+    """Return the columns that an episode of this length takes in the cache: whole blocks."""
+    return blocks_for(longest) * BLOCK
 
 
 def cache_column(model: JsonObject, dtype_bytes: int) -> int:

@@ -6,8 +6,8 @@ the model's linear layers together, and only attention knows whose they are.
 Batch invariance, by construction: what a token gets depends on its own sequence alone, bit for bit.
 - A row of a matrix product does not depend on the other rows, once there are a few: 8 in the linear layers, 4 in
   attention. Fewer are padded.
-- Attention multiplies queries with 64 keys and 64 values after the other: every sum has one length and one order, and
-  keys that may not be seen add exact zeros.
+- Attention multiplies each query with one block of 64 keys and 64 values at a time and then adds up what a sequence's
+  blocks gave, in order: every sum has one length and one order, and keys that may not be seen add exact zeros.
 So tokens may be fed one by one, in pieces, guessed ahead, or copied from another sequence that begins alike.
 `selfcheck` verifies it on the machine at hand; `docs/determinism.md` says what voids it.
 """
@@ -43,19 +43,18 @@ Place = tuple[slice | Tensor, int | Tensor]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Queries:
-    """Blocks of queries of one size: which of the pass's tokens they are, and what each may see.
-
-    `slots` [R] is None when the blocks are those of the leading slots in order: their keys need no gather.
-    """
+    """R runs of queries padded to one size, and the P pairs of a run and a block of keys that it sees."""
 
     tokens: slice | Tensor  # which tokens of the pass
-    place: Place  # the block of each, and where in the block
-    count: int
-    used: int  # queries in the fullest block
+    place: Place  # the run of each, and where in the run
+    count: int  # R
+    used: int  # queries in the longest run
     size: int  # the same, or more where small products need more rows
-    slots: Tensor | None
-    bias: Tensor  # [blocks of keys, R, 1, 1, used, BLOCK]: 0 where a key may be seen, else minus infinity
-    reach: tuple[int, ...]  # for each block of keys, how many of the blocks of queries see any of it
+    owner: Tensor  # [P]: the run of each pair
+    blocks: Tensor | None  # [P]: the block of each pair; None: the cache's first P in order, which need no gather
+    table: Tensor  # [most, R]: each run's pairs in the order of its blocks; P where it has no more
+    is_ragged: bool  # some run has fewer pairs than another
+    bias: Tensor  # [P, 1, used, 1, BLOCK]: 0 where a key may be seen, else minus infinity
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,17 +84,17 @@ class Feed:
         """Lay out N tokens; those of one sequence follow each other."""
         self.cache, self.count = cache, len(slots)
         self.positions = torch.from_numpy(positions).to(cache.device)
-        cache.reserve(int(positions.max()) + 1)
+        cache.reserve(slots, positions)
         self.rows = cache.rows(slots, positions)
-        first = np.flatnonzero(np.diff(slots, prepend=-1))
-        runs = _Runs(first, np.diff(first, append=len(slots)), slots[first], positions[first])
+        first = np.flatnonzero(np.concatenate([[True], slots[1:] != slots[:-1]]))
+        ends = np.concatenate([first[1:], [len(slots)]])
+        runs = _Runs(first, ends - first, slots[first], positions[first])
         self.parts: list[_Queries] = []
         for is_in, size in ((runs.counts == 1, 1), ((runs.counts > 1) & (runs.counts <= _SHORT), _SHORT)):
             if is_in.any():
                 self.parts.append(_queries(cache, runs[is_in], min(size, int(runs.counts[is_in].max()))))
         if (runs.counts > _SHORT).any():
             long = runs[runs.counts > _SHORT].cut(_QUERIES)
-            long = long[np.argsort(-long.positions, kind="stable")]  # longest first: far keys are read by few
             most = max(1, _SCORES // (_QUERIES * (int(positions.max()) + 1)))
             self.parts += [_queries(cache, long[i : i + most], _QUERIES) for i in range(0, len(long.first), most)]
 
@@ -107,47 +106,49 @@ def _unroll(counts: Ints) -> tuple[Ints, Ints]:
 
 
 def _queries(cache: SlotCache, runs: _Runs, used: int) -> _Queries:
-    """Lay out a block of queries per run. Idle slots among busy ones are computed too: cheaper than gathering keys."""
-    n, leading = len(runs.slots), int(runs.slots.max()) + 1
-    is_leading = used <= _SHORT and 2 * n >= leading
-    rows, count = (runs.slots, leading) if is_leading else (np.arange(n), n)
-    start = np.zeros(count, dtype=np.int64)
-    start[rows] = runs.positions
-    ends = blocks_for(runs.positions + runs.counts)
-    tokens, place = _places(runs, rows, count, used, cache.device)
+    """Lay out runs of at most `used` queries. Idle blocks among busy ones are computed too: cheaper than a gather."""
+    counts = blocks_for(runs.positions + runs.counts)
+    run, column = _unroll(counts)
+    blocks = cache.table[runs.slots[run], column]
+    extent = int(blocks.max()) + 1
+    is_leading = used <= _SHORT and 2 * len(blocks) >= extent
+    index, pairs = (blocks, extent) if is_leading else (np.arange(len(blocks)), len(blocks))
+    owner, last = np.zeros(pairs, dtype=np.int64), np.full(pairs, -_SHORT)  # an idle block is seen by nobody
+    owner[index], last[index] = run, runs.positions[run] - column * BLOCK
+    table = np.full((int(counts.max()), len(counts)), pairs)
+    table[column, run] = index
+    tokens, place = _places(runs, used, cache.device)
     return _Queries(
         tokens=tokens,
         place=place,
-        count=count,
+        count=len(counts),
         used=used,
         size=max(used, -(-_ROWS_ALIKE // cache.groups)),
-        slots=None if is_leading else torch.from_numpy(runs.slots).to(cache.device),
-        bias=_bias(start[:, None] + np.arange(used), int(ends.max()), cache),
-        reach=tuple(count if is_leading else int((ends > i).nonzero()[0][-1]) + 1 for i in range(int(ends.max()))),
+        owner=torch.from_numpy(owner).to(cache.device),
+        blocks=None if is_leading else torch.from_numpy(blocks).to(cache.device),
+        table=torch.from_numpy(table).to(cache.device),
+        is_ragged=bool((counts != len(table)).any()),
+        bias=_bias(last, used, cache),
     )
 
 
-def _places(runs: _Runs, rows: Ints, count: int, used: int, device: torch.device) -> tuple[slice | Tensor, Place]:
-    """Return which tokens of the pass the runs hold, and the block and the place in it of each."""
-    if used == 1:
-        tokens, block, column = runs.first, rows, None
-    else:
+def _places(runs: _Runs, used: int, device: torch.device) -> tuple[slice | Tensor, Place]:
+    """Return which tokens of the pass the runs hold, and the run and the place in it of each."""
+    place: Place = slice(None), 0
+    tokens = runs.first
+    if used > 1:
         run, column = _unroll(runs.counts)
-        tokens, block = runs.first[run] + column, rows[run]
-    is_slice = bool((np.diff(tokens) == 1).all())
-    return (
-        slice(int(tokens[0]), int(tokens[-1]) + 1) if is_slice else torch.from_numpy(tokens).to(device),
-        (
-            slice(None) if used == 1 and len(block) == count else torch.from_numpy(block).to(device),
-            0 if column is None else torch.from_numpy(column).to(device),
-        ),
-    )
+        tokens = runs.first[run] + column
+        place = torch.from_numpy(run).to(device), torch.from_numpy(column).to(device)
+    is_slice = bool((tokens[1:] - tokens[:-1] == 1).all())
+    return slice(int(tokens[0]), int(tokens[-1]) + 1) if is_slice else torch.from_numpy(tokens).to(device), place
 
 
-def _bias(positions: Ints, blocks: int, cache: SlotCache) -> Tensor:
-    keys = np.arange(blocks * BLOCK).reshape(blocks, 1, 1, BLOCK)
-    bias = np.where(keys > positions[:, :, None], np.float32("-inf"), np.float32(0))
-    return torch.from_numpy(bias).to(cache.device, cache.dtype)[:, :, None, None]
+def _bias(last: Ints, used: int, cache: SlotCache) -> Tensor:
+    """Return 0 up to the last position [P] in its block that a run's first query sees, else minus infinity."""
+    is_hidden = np.arange(BLOCK) > (last[:, None] + np.arange(used))[:, :, None]
+    bias = np.where(is_hidden, np.float32("-inf"), np.float32(0))
+    return torch.from_numpy(bias).to(cache.device, cache.dtype)[:, None, :, None]
 
 
 def slot_attention(
@@ -166,56 +167,56 @@ def slot_attention(
     Shapes: query [1, H, N, D]; key and value [1, K, N, D] with H a multiple of K; returns [1, N, H, D].
     """
     layer, count = int(module.layer_idx), feed.count  # type: ignore[arg-type]  # every decoder's attention has one
-    feed.cache.write(layer, feed.rows, key[0, :, :count], value[0, :, :count])
-    queries = query[0].transpose(0, 1) * scaling  # [N, H, D], padding included
+    feed.cache.write(layer, feed.rows, key[0, :, :count].transpose(0, 1), value[0, :, :count].transpose(0, 1))
+    queries = query[0].transpose(0, 1).unflatten(1, (feed.cache.kv_heads, -1))  # [N, K, g, D], padding included
     out = torch.zeros_like(queries)
     attend = _attend_in_blocks if query.device.type == "cpu" else _attend_at_once
     for part in feed.parts:
-        blocks = queries.new_zeros(part.count, part.size, *queries.shape[1:])
+        blocks = queries.new_zeros(part.count, len(key[0]), part.size, *queries.shape[2:]).transpose(1, 2)
         blocks[part.place] = queries[part.tokens]
-        out[part.tokens] = attend(feed.cache, layer, blocks, part)[part.place]
-    return out[None], None
+        out[part.tokens] = attend(feed.cache, layer, blocks, scaling, part)[part.place]
+    return out.flatten(1, 2)[None], None
 
 
-def _attend_in_blocks(cache: SlotCache, layer: int, queries: Tensor, part: _Queries) -> Tensor:
-    """Attention of scaled queries [R, T, H, D], a block of keys after the other; see the module's first lines."""
-    queries = queries * math.log2(math.e)
-    grouped = queries.unflatten(2, (cache.kv_heads, -1)).permute(0, 2, 3, 1, 4)  # [R, K, g, T, D]
-    shape, flat = grouped.shape, grouped.flatten(2, 3).flatten(0, 1)  # [R K, g T, D]
-    keys, values = (
-        [_matrices(t[layer][i], part, n) for i, n in enumerate(part.reach)] for t in (cache.keys, cache.values)
-    )
-    scores = flat.new_empty(len(keys), *flat.shape[:2], BLOCK)
-    for block, seen in zip(scores, keys, strict=True):
-        torch.bmm(flat[: len(seen)], seen.transpose(1, 2), out=block[: len(seen)])
-        if len(seen) < len(flat):
-            block[len(seen) :] = 0  # hidden by the bias
-    seen_scores = scores.view(len(keys), *shape[:-1], BLOCK)[..., : part.used, :].add_(part.bias)
-    seen_scores.sub_(seen_scores.amax((0, -1), keepdim=True)).exp2_()  # three times as fast as exp_ here
-    out = torch.zeros_like(flat)
-    for block, seen in zip(scores, values, strict=True):
-        out[: len(seen)].baddbmm_(block[: len(seen)], seen)
-    total = functools.reduce(torch.add, seen_scores.sum(-1))  # in order: torch's own sum goes by the shape
-    attended: Tensor = out.view(shape)[..., : part.used, :] / total[..., None]
-    return attended.permute(0, 3, 1, 2, 4).flatten(2, 3)
+def _attend_in_blocks(cache: SlotCache, layer: int, queries: Tensor, scaling: float, part: _Queries) -> Tensor:
+    """Attention of queries [R, T, K, g, D], pair by pair of a run and a block; see the module's first lines."""
+    grouped = queries.transpose(1, 2)  # [R, K, T, g, D], as it lies in memory
+    keys, values = (_blocks(t[layer], part).flatten(0, 1) for t in (cache.keys, cache.values))  # [P K, BLOCK, D]
+    asked = grouped.index_select(0, part.owner).flatten(0, 1).flatten(1, 2)  # [P K, T g, D]
+    scores = torch.bmm(asked, keys.transpose(1, 2))
+    seen = scores.unflatten(0, (-1, cache.kv_heads)).unflatten(2, (part.size, -1))[:, :, : part.used]
+    torch.add(part.bias, seen, alpha=scaling * math.log2(math.e), out=seen)  # [P, K, used, g, BLOCK]
+    highest = _by_run(seen.amax(-1), part, -math.inf).amax(0)
+    seen.sub_(highest.index_select(0, part.owner)[..., None]).exp2_()  # three times as fast as exp_ here
+    # In order, block after block: torch's own sum goes by the shape.
+    total = functools.reduce(torch.add, _by_run(seen.sum(-1), part, 0.0))  # [R, K, used, g]
+    out = torch.bmm(scores, values).view(len(part.owner), *grouped.shape[1:])
+    attended: Tensor = functools.reduce(torch.add, _by_run(out, part, 0.0))[:, :, : part.used] / total[..., None]
+    return attended.transpose(1, 2)
 
 
-def _matrices(block: Tensor, part: _Queries, reach: int) -> Tensor:
-    """Return a block of keys or values [slots, K, BLOCK, D] as matrices [reach K, BLOCK, D], one per row and head."""
-    picked = block[:reach] if part.slots is None else block[part.slots[:reach]]
-    return picked.flatten(0, 1)
+def _blocks(held: Tensor, part: _Queries) -> Tensor:
+    """Return the keys or values [P, K, BLOCK, D] of a part's pairs."""
+    return held[: len(part.owner)] if part.blocks is None else held.index_select(0, part.blocks)
 
 
-def _attend_at_once(cache: SlotCache, layer: int, queries: Tensor, part: _Queries) -> Tensor:
+def _by_run(found: Tensor, part: _Queries, missing: float) -> Tensor:
+    """Sort what was found for each pair [P, ...] by run [most, R, ...]; `missing` where a run has no more pairs."""
+    if part.is_ragged:
+        found = torch.cat([found, found.new_full((1, *found.shape[1:]), missing)])
+    most, runs = part.table.shape
+    return found.index_select(0, part.table.view(-1)).view(most, runs, *found.shape[1:])
+
+
+def _attend_at_once(cache: SlotCache, layer: int, queries: Tensor, scaling: float, part: _Queries) -> Tensor:
     """The same with the device's fused kernel: fewer launches, no promise of equal bits."""
-    slots = torch.arange(part.count, device=queries.device) if part.slots is None else part.slots
-    blocks = len(part.reach)
-    keys, values = (t[layer][:blocks, slots].permute(1, 2, 0, 3, 4).flatten(2, 3) for t in (cache.keys, cache.values))
-    bias = part.bias[:, :, 0].permute(1, 2, 3, 0, 4).flatten(3)  # [R, 1, used, W]
-    out = F.scaled_dot_product_attention(
-        queries[:, : part.used].transpose(1, 2), keys, values, attn_mask=bias, scale=1.0, enable_gqa=True
-    )
-    return out.transpose(1, 2)
+    pairs = part.table.clamp(max=len(part.owner) - 1)
+    blocks = pairs if part.blocks is None else part.blocks[pairs]  # [most, R]
+    keys, values = (t[layer][blocks].permute(1, 2, 0, 3, 4).flatten(2, 3) for t in (cache.keys, cache.values))
+    bias = _by_run(part.bias, part, -math.inf)[:, :, 0, :, 0].permute(1, 2, 0, 3).flatten(2)[:, None]  # [R, 1, used, W]
+    heads = queries[:, : part.used].flatten(2, 3).transpose(1, 2)
+    out = F.scaled_dot_product_attention(heads, keys, values, attn_mask=bias, scale=scaling, enable_gqa=True)
+    return out.transpose(1, 2).reshape(*heads.shape[:1], part.used, *queries.shape[2:])
 
 
 def use_slots(model: PreTrainedModel) -> None:

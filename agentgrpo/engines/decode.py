@@ -95,13 +95,16 @@ class DecodeLoop:
 
     def step(self) -> None:
         """Seat what waits and fits; per policy one pass that feeds prompts and samples for every running sequence."""
-        if self._seats.spoiled:
-            self.cache.clear(torch.tensor(self._seats.spoiled))
-            self._seats.spoiled.clear()
-        self._queue, copies = self._seats.admit(self._queue)
+        for slot in self._seats.spoiled:
+            self.cache.clear(slot)
+        self._seats.spoiled.clear()
+        queue = self._queue
+        self._queue, copies = self._seats.admit(queue)
         if copies:
-            sources, targets, lengths = zip(*copies, strict=True)
-            self.cache.copy(torch.tensor(sources), torch.tensor(targets), max(lengths))
+            self.cache.copy(copies)
+        for request in queue:
+            if request.slot >= 0:
+                self.cache.trim(request.slot, int(self._seats.cached[request.slot]))
         self._is_full = not self._seats.is_busy
         for policy in self._seats.policies():
             with self.versions.use(policy) as model:
@@ -118,7 +121,7 @@ class DecodeLoop:
 
     def _sample(self, model: PreTrainedModel, hidden: Tensor, places: Ints, slots: Ints, positions: Ints) -> None:
         """Sample what follows these positions of the sequences in `slots`, from the hidden states at `places`."""
-        padded = np.pad(places, (0, -len(places) % attention.ROWS))
+        padded = np.concatenate([places, np.zeros(-len(places) % attention.ROWS, dtype=np.int64)])
         logits = causal_lm.logits(model, hidden[torch.from_numpy(padded).to(self._device)])[: len(places)]
         seats = self._seats
         temperature = torch.from_numpy(seats.temperature[slots]).to(self._device)

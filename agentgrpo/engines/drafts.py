@@ -24,13 +24,11 @@ class Drafts:
     def __init__(self) -> None:
         self._next = np.full(1 << _BITS, -1, dtype=np.int64)
         self._trust = np.zeros(1 << _BITS, dtype=np.int64)
-        self._is_sure = False  # of anything
+        self.is_sure = False  # of anything
 
     def guess(self, contexts: Ints, most: int) -> Ints:
         """Return guesses [R, most] for what follows these tokens [R, CONTEXT]; from the first unsure one on, -1."""
         guesses = np.full((len(contexts), most), -1, dtype=np.int64)
-        if not self._is_sure:
-            return guesses
         is_sure = np.ones(len(contexts), dtype=bool)
         for ahead in range(most):
             key = _key(contexts)
@@ -49,7 +47,7 @@ class Drafts:
         trust = np.where(is_right, np.minimum(self._trust[key] + 1, _SUREST), self._trust[key] // 2)
         self._next[key] = np.where(is_right | (trust > 0), self._next[key], tokens)
         self._trust[key] = np.where(is_right | (trust > 0), trust, 1)
-        self._is_sure = self._is_sure or bool((trust >= _SURE).any())
+        self.is_sure = self.is_sure or bool((trust >= _SURE).any())
 
 
 def _key(contexts: Ints) -> Ints:

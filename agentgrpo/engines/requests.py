@@ -6,6 +6,7 @@ It knows no tensors and no model.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -55,13 +56,14 @@ class Seats:
         self.spoiled: list[int] = []  # slots whose cache has to be cleared before anyone sits there
         self._drafts = Drafts()
         self._requests: list[Request | None] = [None] * slots
+        self._running: dict[Policy, Ints] | None = {}  # the slots of requests under way; None: look again
         self._policies: list[Policy | None] = [None] * slots  # under which the cached tokens were computed
         self._sessions: dict[str, int] = {}
         self._owners: list[str] = [""] * slots
 
     @property
     def is_busy(self) -> bool:
-        return any(r is not None for r in self._requests)
+        return bool(self._under_way())
 
     def requests(self) -> list[Request]:
         """Return the requests under way."""
@@ -69,7 +71,16 @@ class Seats:
 
     def policies(self) -> list[Policy]:
         """Return the policies of the requests under way, the oldest version first."""
-        return sorted({r.policy for r in self.requests()}, key=str)
+        return sorted(self._under_way(), key=str)
+
+    def _under_way(self) -> dict[Policy, Ints]:
+        if self._running is None:
+            slots = defaultdict(list)
+            for slot, request in enumerate(self._requests):
+                if request is not None:
+                    slots[request.policy].append(slot)
+            self._running = {policy: np.array(rows) for policy, rows in slots.items()}
+        return self._running
 
     # -- coming and going --------------------------------------------------------------------------------------------
 
@@ -118,6 +129,7 @@ class Seats:
         self.top_p[slot], self.seed[slot] = sampling.top_p, sampling.seed & (2**64 - 1)
         self._set_stops(slot, sampling.stop_token_ids)
         self._requests[slot], self._policies[slot], request.slot = request, request.policy, slot
+        self._running = None
         if request.session:
             self._sessions[request.session], self._owners[slot] = slot, request.session
 
@@ -145,7 +157,7 @@ class Seats:
         """Free the place of a request that ended; its session keeps the slot. Ended ones are fine."""
         slot, request.slot = request.slot, -1
         if slot >= 0 and self._requests[slot] is request:
-            self._requests[slot] = None
+            self._requests[slot] = self._running = None
 
     def release(self, session: str) -> None:
         """Free the slot of a session; what is cached there may serve the next that begins alike."""
@@ -173,7 +185,7 @@ class Seats:
         The last sampled token of every running sequence, with guesses at what follows, and up to `most` tokens of
         prompts; at least one prompt goes on.
         """
-        rows = np.array([i for i, r in enumerate(self._requests) if r is not None and r.policy == policy])
+        rows = self._under_way()[policy]
         counts = self.prompt[rows] - self.cached[rows]  # of those that run, less than one
         is_running = counts < 1
         fits = np.cumsum(np.where(is_running, 0, counts))
@@ -184,8 +196,8 @@ class Seats:
 
     def _guess(self, rows: Ints) -> Ints:
         """Write guesses behind the known tokens of running sequences; return how many each has."""
-        if not len(rows):
-            return np.zeros(0, dtype=np.int64)
+        if not len(rows) or not self._drafts.is_sure:
+            return np.zeros(len(rows), dtype=np.int64)
         ahead = np.arange(MOST)
         known = self.prompt[rows] + self.sampled[rows]
         guesses = self._drafts.guess(self._before(rows, known), MOST)
@@ -201,10 +213,10 @@ class Seats:
 
     def fed(self, slots: Ints, positions: Ints) -> Ints:
         """Note which prompt tokens are cached now; return the places [R] in the pass after which to sample."""
-        known = (self.prompt + self.sampled)[slots]
         is_prompt = positions < self.prompt[slots]
-        np.maximum.at(self.cached, slots[is_prompt], positions[is_prompt] + 1)
-        return np.flatnonzero(positions >= known - 1)
+        if is_prompt.any():
+            self.cached[slots[is_prompt]] = positions[is_prompt] + 1  # of a slot's, the last one stays
+        return np.flatnonzero(positions >= (self.prompt + self.sampled)[slots] - 1)
 
     def take(
         self, slots: Ints, positions: Ints, tokens: Ints, logprobs: NDArray[np.float64]
@@ -213,25 +225,16 @@ class Seats:
 
         Yields the requests that end with it, already out of their slot.
         """
-        first = np.flatnonzero(np.diff(slots, prepend=-1))
-        rows, counts = slots[first], np.diff(first, append=len(slots))
-        width = int(counts.max())
-        drawn = np.full((len(rows), width), -1, dtype=np.int64)
-        chances = np.zeros((len(rows), width))
-        run, place = np.repeat(np.arange(len(rows)), counts), positions - np.repeat(positions[first], counts)
-        drawn[run, place], chances[run, place] = tokens, logprobs
-        known = (self.prompt + self.sampled)[rows]
-        columns = np.arange(width)
-        guessed = self.tokens[rows[:, None], known[:, None] + columns]
-        is_right = (drawn == guessed) & (columns < counts[:, None] - 1)
-        is_end = (drawn[:, :, None] == self.stops[rows][:, None]).any(axis=2) | ~np.isfinite(chances)
-        is_last = ~is_right | is_end | (columns >= (self.limit - self.sampled)[rows][:, None] - 1)
-        kept = is_last.argmax(axis=1) + 1  # up to and with the first that is the last
-        is_kept = columns < kept[:, None]
-        self._append(rows, known, drawn, chances, is_kept)
-        ended = is_end[np.arange(len(rows)), kept - 1] | (self.sampled[rows] >= self.limit[rows])
-        for index in np.flatnonzero(ended):
-            slot = int(rows[index])
+        count = positions + 2 - self.prompt[slots]  # of what its request has sampled, with this token
+        is_end = (tokens[:, None] == self.stops[slots]).any(axis=1) | ~np.isfinite(logprobs)
+        is_end |= count >= self.limit[slots]
+        kept = self._kept(slots, positions, tokens, is_end)
+        slots, positions, tokens, count, is_end = (a[kept] for a in (slots, positions, tokens, count, is_end))
+        self.tokens[slots, positions + 1] = tokens
+        self.logprobs[slots, count - 1] = logprobs[kept]
+        self._drafts.learn(self._before(slots, positions + 1), tokens)
+        self.sampled[slots], self.cached[slots] = count, positions + 1  # of a slot's, the last one stays
+        for slot in slots[is_end].tolist():
             request = self._requests[slot]
             assert request is not None, "only sequences under way are fed"
             result = self._result(request, slot)
@@ -241,17 +244,15 @@ class Seats:
                 self.discard(request)
             yield request, result
 
-    def _append(
-        self, rows: Ints, known: Ints, drawn: Ints, chances: NDArray[np.float64], is_kept: NDArray[np.bool_]
-    ) -> None:
-        run, place = np.nonzero(is_kept)
-        slots, positions = rows[run], known[run] + place
-        self.tokens[slots, positions] = drawn[run, place]
-        self.logprobs[slots, self.sampled[slots] + place] = chances[run, place]
-        self._drafts.learn(self._before(slots, positions), drawn[run, place])
-        kept = is_kept.sum(axis=1)
-        self.sampled[rows] += kept
-        self.cached[rows] = known + kept - 1  # the last one was not fed yet
+    def _kept(self, slots: Ints, positions: Ints, tokens: Ints, is_end: NDArray[np.bool_]) -> slice | Ints:
+        """Return which sampled tokens count: of each slot's, up to and with the first that no guess foresaw."""
+        follows = slots[1:] == slots[:-1]
+        if not follows.any():
+            return slice(None)
+        is_wrong = (tokens[:-1] != self.tokens[slots[1:], positions[1:]]) | is_end[:-1]
+        wrong = np.concatenate([[0], np.cumsum(is_wrong & follows)])  # so many before each token
+        first = np.flatnonzero(np.concatenate([[True], ~follows]))
+        return np.flatnonzero(wrong == np.repeat(wrong[first], np.diff(first, append=len(slots))))
 
     def _result(self, request: Request, slot: int) -> Generation | Exception:
         start, count = int(self.prompt[slot]), int(self.sampled[slot])

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _RUN = 32
@@ -40,7 +39,8 @@ def probabilities(logits_BV: Tensor, temperature_B: Tensor, top_k_B: Tensor, top
     leaves the row unscaled: greedy rows report the model's own logprobs.
     """
     scale = torch.where(temperature_B > 0, temperature_B, 1.0)
-    shares = torch.softmax(logits_BV.float() / scale[:, None], dim=-1)
+    is_scaled = bool((scale != 1).any())  # a division by one is a pass over all logits for nothing
+    shares = torch.softmax(logits_BV.float() / scale[:, None] if is_scaled else logits_BV.float(), dim=-1)
     is_cut = (top_k_B > 0) | (top_p_B < 1)
     if bool(is_cut.any()):
         shares[is_cut] = _truncate(shares[is_cut], top_k_B[is_cut], top_p_B[is_cut])
@@ -67,11 +67,17 @@ def sample(shares_BV: Tensor, uniforms_B: Tensor, greedy_B: Tensor) -> tuple[Ten
     cumulative sum does not.
     """
     wide = shares_BV.dtype if shares_BV.device.type == "mps" else torch.float64
-    runs = F.pad(shares_BV, (0, -shares_BV.shape[1] % _RUN)).unflatten(1, (-1, _RUN))
-    ends = runs.sum(-1).to(wide).cumsum(-1)  # [B, runs]
+    vocabulary = shares_BV.shape[1]
+    whole, rest = shares_BV.split([vocabulary - vocabulary % _RUN, vocabulary % _RUN], dim=1)
+    ends = (
+        torch.cat([whole.unflatten(1, (vocabulary // _RUN, _RUN)).sum(-1), rest.sum(-1, keepdim=True)], dim=1)
+        .to(wide)
+        .cumsum(-1)
+    )
     threshold = uniforms_B.to(wide)[:, None] * ends[:, -1:]
-    run = torch.searchsorted(ends, threshold, right=True).clamp(max=ends.shape[1] - 1)
-    inside = runs.gather(1, run[:, :, None].expand(-1, -1, _RUN))[:, 0].to(wide)
+    run = torch.searchsorted(ends, threshold, right=True).clamp(max=(vocabulary - 1) // _RUN)
+    inside_run = run * _RUN + torch.arange(_RUN, device=run.device)
+    inside = shares_BV.gather(1, inside_run.clamp(max=vocabulary - 1)).to(wide).mul_(inside_run < vocabulary)
     before = torch.where(run > 0, ends.gather(1, (run - 1).clamp(min=0)), 0.0)
     place = torch.searchsorted(inside.cumsum(-1), threshold - before, right=True)
     # Rounding may step over the last token of a run: never over the last that has a probability.

@@ -1,11 +1,14 @@
-"""The KV cache of the embedded engine: one slot per episode, position j of a sequence at place j % 64 of its block.
+"""The KV cache of the embedded engine: one slot per episode, each with a list of blocks of 64 positions from a pool.
 
 It knows tensors and positions only. A query at position p sees exactly positions 0..p of its own slot, so whatever
-finite numbers were written behind them do not matter, and sequences join and leave without a copy.
+finite numbers were written behind them do not matter, and sequences join and leave without a copy. Memory goes by what
+is cached, not by the longest sequence (paged attention, Kwon et al. 2023).
 """
 
 from __future__ import annotations
 
+import heapq
+from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -24,10 +27,9 @@ def blocks_for(length: Length) -> Length:
 
 
 class SlotCache:
-    """Keys and values [blocks, slots, K, BLOCK, D] per layer, grown on demand.
+    """Keys and values [blocks, K, BLOCK, D] per layer, grown on demand; `table` [slots, most] says whose blocks.
 
-    Blocks come first, so that one block of the leading slots lies in memory as attention reads it: twice as fast on the
-    CPU as sequences that lie one behind the other.
+    The lowest free block is taken first: what is in use lies close together, and attention reads it as it lies.
     """
 
     def __init__(self, model: PreTrainedModel, *, slots: int, max_length: int) -> None:
@@ -37,9 +39,11 @@ class SlotCache:
         self.kv_heads = int(getattr(config, "num_key_value_heads", None) or heads)
         self.groups = heads // self.kv_heads
         self.head_dim = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
-        self.slots, self.max_blocks, self.blocks = slots, blocks_for(max_length), 0
         self.device, self.dtype = model.device, model.dtype
-        nothing = torch.zeros(0, slots, self.kv_heads, BLOCK, self.head_dim, device=self.device, dtype=self.dtype)
+        self.table = np.full((slots, blocks_for(max_length)), -1, dtype=np.int64)
+        self.blocks = 0
+        self._free: list[int] = []  # a heap
+        nothing = torch.zeros(0, self.kv_heads, BLOCK, self.head_dim, device=self.device, dtype=self.dtype)
         self.keys = [nothing] * self.layer_count
         self.values = [nothing] * self.layer_count
 
@@ -48,15 +52,26 @@ class SlotCache:
         """Memory one token of one sequence takes."""
         return 2 * self.layer_count * self.kv_heads * self.head_dim * self.dtype.itemsize
 
-    def reserve(self, length: int) -> None:
-        """Grow so that every slot can hold `length` positions; what is cached stays."""
-        wanted = blocks_for(length)
-        if wanted <= self.blocks:
+    def reserve(self, slots: NDArray[np.int64], positions: NDArray[np.int64]) -> None:
+        """Let these slots have blocks for these positions [N]; what is cached stays."""
+        columns = positions // BLOCK
+        is_missing = self.table[slots, columns] < 0
+        if not is_missing.any():
             return
-        wanted = max(wanted, min(2 * self.blocks, self.max_blocks))
+        missing = np.unique(np.stack([slots, columns])[:, is_missing], axis=1)
+        self._grow(missing.shape[1] - len(self._free))
+        for slot, column in missing.T.tolist():
+            self.table[slot, column] = heapq.heappop(self._free)
+
+    def _grow(self, more: int) -> None:
+        if more <= 0:
+            return
+        wanted = min(max(self.blocks + more, self.blocks * 3 // 2), self.table.size)
         for tensors in (self.keys, self.values):
             for layer, old in enumerate(tensors):  # one by one: memory for both holds one layer only
                 tensors[layer] = self._grown(old, wanted)
+        for block in range(self.blocks, wanted):
+            heapq.heappush(self._free, block)
         self.blocks = wanted
 
     def _grown(self, old: Tensor, blocks: int) -> Tensor:
@@ -66,24 +81,39 @@ class SlotCache:
         new[: len(old)] = old
         return new
 
+    def trim(self, slot: int, length: int) -> None:
+        """Give back the blocks of a slot behind its first `length` positions."""
+        behind = self.table[slot, blocks_for(length) :]
+        for block in behind[behind >= 0].tolist():
+            heapq.heappush(self._free, block)
+        behind[:] = -1
+
     def rows(self, slots: NDArray[np.int64], positions: NDArray[np.int64]) -> Tensor:
-        """Return where `write` puts tokens at these slots and positions [N]: rows [K N] of a layer as [rows, D]."""
-        first = (positions // BLOCK * self.slots + slots) * self.kv_heads
-        rows = (first + np.arange(self.kv_heads)[:, None]) * BLOCK + positions % BLOCK
+        """Return where `write` puts tokens at these slots and positions [N]: rows [N K] of a layer as [rows, D]."""
+        first = self.table[slots, positions // BLOCK] * self.kv_heads
+        rows = (first[:, None] + np.arange(self.kv_heads)) * BLOCK + (positions % BLOCK)[:, None]
         return torch.from_numpy(rows.ravel()).to(self.device)
 
     def write(self, layer: int, rows: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Store keys and values [K, N, D] of tokens at the places that `rows` gave for them."""
+        """Store keys and values [N, K, D] of tokens at the places that `rows` gave for them."""
         for tensor, new in ((self.keys[layer], keys), (self.values[layer], values)):
             tensor.view(-1, self.head_dim).index_copy_(0, rows, new.reshape(-1, self.head_dim))
 
-    def clear(self, slots: Tensor) -> None:
-        """Forget what slots hold: numbers that are none spoil whoever sits there next, also where they are hidden."""
+    def clear(self, slot: int) -> None:
+        """Forget what a slot holds: numbers that are none spoil whoever has its blocks next, also where hidden."""
+        held = torch.from_numpy(self.table[slot][self.table[slot] >= 0])
         for tensor in (*self.keys, *self.values):
-            tensor[:, slots] = 0
+            tensor[held] = 0
+        self.trim(slot, 0)
 
-    def copy(self, sources: Tensor, targets: Tensor, length: int) -> None:
-        """Let slots `targets` [R] hold what `sources` [R] hold, at least the first `length` positions of it."""
-        count = blocks_for(length)
+    def copy(self, copies: Sequence[tuple[int, int, int]]) -> None:
+        """Let slots hold what others hold, all at once: (source, target, at least so many positions) each."""
+        sources, targets = [], []
+        for source, target, length in copies:
+            columns = np.arange(blocks_for(length))
+            self.reserve(np.full(len(columns), target), columns * BLOCK)
+            sources.append(self.table[source, columns])
+            targets.append(self.table[target, columns])
+        read, written = (torch.from_numpy(np.concatenate(ids)).to(self.device) for ids in (sources, targets))
         for tensor in (*self.keys, *self.values):
-            tensor[:count, targets] = tensor[:count, sources]
+            tensor[written] = tensor[read]
