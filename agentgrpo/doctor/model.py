@@ -18,7 +18,7 @@ from agentgrpo.config import Config
 from agentgrpo.doctor import machine
 from agentgrpo.doctor.report import Finding, fail, need, ok, warn
 from agentgrpo.doctor.subject import ModelFacts, Subject
-from agentgrpo.errors import ModelError
+from agentgrpo.errors import ModelError, first_line
 from agentgrpo.types import JsonObject
 
 _ADVICE = "Fetch it again: the file is cut off or is a pointer (git lfs pull), not the weights."
@@ -88,7 +88,7 @@ def check_architecture(config: JsonObject) -> Iterator[Finding]:
     except ModelError as error:
         yield fail(str(error), "the learner could train it, but the engine would sample from another model")
     except (TypeError, ValueError) as error:
-        yield fail(f"config.json describes no known architecture: {str(error).splitlines()[0]}"[:300])
+        yield fail(f"config.json describes no known architecture: {first_line(error)}"[:300])
 
 
 class _Configured:
