@@ -140,17 +140,25 @@ def logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
 
 
 def fuse_norms(model: PreTrainedModel) -> None:
-    """Let RMS norms run as torch's one fused operation instead of five, where that gives the same numbers."""
+    """Let RMS norms run in fewer operations than the model's own code takes, where that gives the same numbers."""
     for module in model.modules():
         weight, epsilon = getattr(module, "weight", None), getattr(module, "variance_epsilon", None)
         if not type(module).__name__.endswith("RMSNorm") or weight is None or epsilon is None:
             continue
-        probe = torch.linspace(-3, 5, 2 * weight.numel(), device=weight.device, dtype=weight.dtype)
-        probe = probe.view(2, -1)
-        if torch.allclose(module(probe), F.rms_norm(probe, weight.shape, weight, epsilon), rtol=1e-6, atol=1e-6):
-            module.forward = partial(_fused_norm, module)
+        is_plain = weight.device.type == "cpu" and weight.dtype == torch.float32
+        plain, fused = partial(_plain_norm, weight, weight.new_tensor(epsilon)), partial(_fused_norm, weight, epsilon)
+        norm = plain if is_plain else fused
+        probe = torch.linspace(-3, 5, 2 * weight.numel(), device=weight.device, dtype=weight.dtype).view(2, -1)
+        if torch.allclose(module(probe), norm(probe), rtol=1e-6, atol=1e-6):
+            module.forward = norm
 
 
-def _fused_norm(module: torch.nn.Module, hidden: Tensor) -> Tensor:
-    weight: Tensor = module.weight  # type: ignore[assignment]
-    return F.rms_norm(hidden, weight.shape, weight, module.variance_epsilon)  # type: ignore[arg-type]
+def _plain_norm(weight: Tensor, epsilon: Tensor, hidden: Tensor) -> Tensor:
+    """RMS norm in the fewest operations: torch's own makes a dozen of it on the CPU."""
+    length = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True)
+    scale = torch.addcmul(epsilon, length, length, value=1 / hidden.shape[-1]).rsqrt_()
+    return (hidden * scale).mul_(weight)
+
+
+def _fused_norm(weight: Tensor, epsilon: float, hidden: Tensor) -> Tensor:
+    return F.rms_norm(hidden, weight.shape, weight, epsilon)
