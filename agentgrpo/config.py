@@ -130,7 +130,7 @@ class EngineConfig(Section):
     kind: Literal["embedded"] = "embedded"
     max_sequences: int = Field(128, gt=0)
     context_length: int | None = Field(None, gt=0)
-    prefill_tokens: int = Field(8192, gt=0)
+    prefill_tokens: int = Field(1024, gt=0)
 
 
 class RolloutConfig(Section):

@@ -6,7 +6,7 @@ the model's linear layers together, and only attention knows whose they are.
 Batch invariance, by construction: what a token gets depends on its own sequence alone, bit for bit.
 - A row of a matrix product does not depend on the other rows, once there are a few: 8 in the linear layers, 4 in
   attention. Fewer are padded.
-- Attention multiplies each query with one block of 64 keys and 64 values at a time and then adds up what a sequence's
+- Attention multiplies each query with one block of 32 keys and 32 values at a time and then adds up what a sequence's
   blocks gave, in order: every sum has one length and one order, and keys that may not be seen add exact zeros.
 So tokens may be fed one by one, in pieces, guessed ahead, or copied from another sequence that begins alike.
 `selfcheck` verifies it on the machine at hand; `docs/determinism.md` says what voids it.
@@ -167,30 +167,34 @@ def slot_attention(
     Shapes: query [1, H, N, D]; key and value [1, K, N, D] with H a multiple of K; returns [1, N, H, D].
     """
     layer, count = int(module.layer_idx), feed.count  # type: ignore[arg-type]  # every decoder's attention has one
-    feed.cache.write(layer, feed.rows, key[0, :, :count].transpose(0, 1), value[0, :, :count].transpose(0, 1))
-    queries = query[0].transpose(0, 1).unflatten(1, (feed.cache.kv_heads, -1))  # [N, K, g, D], padding included
+    cache = feed.cache
+    cache.write(layer, feed.rows, key[0, :, :count].transpose(0, 1), value[0, :, :count].transpose(0, 1))
+    # [N, K, g, D], padding included
+    queries = query[0].transpose(0, 1).reshape(query.shape[2], cache.kv_heads, cache.groups, cache.head_dim)
     out = torch.zeros_like(queries)
     attend = _attend_in_blocks if query.device.type == "cpu" else _attend_at_once
     for part in feed.parts:
-        blocks = queries.new_zeros(part.count, len(key[0]), part.size, *queries.shape[2:]).transpose(1, 2)
-        blocks[part.place] = queries[part.tokens]
-        out[part.tokens] = attend(feed.cache, layer, blocks, scaling, part)[part.place]
+        runs = queries.new_zeros(part.count, cache.kv_heads, part.size, cache.groups, cache.head_dim).transpose(1, 2)
+        runs[part.place] = queries[part.tokens]
+        out[part.tokens] = attend(cache, layer, runs, scaling, part)[part.place]
     return out.flatten(1, 2)[None], None
 
 
 def _attend_in_blocks(cache: SlotCache, layer: int, queries: Tensor, scaling: float, part: _Queries) -> Tensor:
     """Attention of queries [R, T, K, g, D], pair by pair of a run and a block; see the module's first lines."""
     grouped = queries.transpose(1, 2)  # [R, K, T, g, D], as it lies in memory
-    keys, values = (_blocks(t[layer], part).flatten(0, 1) for t in (cache.keys, cache.values))  # [P K, BLOCK, D]
-    asked = grouped.index_select(0, part.owner).flatten(0, 1).flatten(1, 2)  # [P K, T g, D]
+    _, heads, size, groups, dim = grouped.shape
+    matrices = len(part.owner) * heads  # P K of them
+    keys, values = (_blocks(t[layer], part).view(matrices, BLOCK, dim) for t in (cache.keys, cache.values))
+    asked = grouped.index_select(0, part.owner).view(matrices, size * groups, dim)
     scores = torch.bmm(asked, keys.transpose(1, 2))
-    seen = scores.unflatten(0, (-1, cache.kv_heads)).unflatten(2, (part.size, -1))[:, :, : part.used]
+    seen = scores.view(-1, heads, size, groups, BLOCK)[:, :, : part.used]
     torch.add(part.bias, seen, alpha=scaling * math.log2(math.e), out=seen)  # [P, K, used, g, BLOCK]
     highest = _by_run(seen.amax(-1), part, -math.inf).amax(0)
     seen.sub_(highest.index_select(0, part.owner)[..., None]).exp2_()  # three times as fast as exp_ here
     # In order, block after block: torch's own sum goes by the shape.
     total = functools.reduce(torch.add, _by_run(seen.sum(-1), part, 0.0))  # [R, K, used, g]
-    out = torch.bmm(scores, values).view(len(part.owner), *grouped.shape[1:])
+    out = torch.bmm(scores, values).view(-1, heads, size, groups, dim)
     attended: Tensor = functools.reduce(torch.add, _by_run(out, part, 0.0))[:, :, : part.used] / total[..., None]
     return attended.transpose(1, 2)
 
@@ -228,8 +232,8 @@ def use_slots(model: PreTrainedModel) -> None:
 def run_pass(model: PreTrainedModel, tokens: Ints, feed: Feed) -> Tensor:
     """Feed N tokens, whoever's they are; return their hidden states [N, D], followed by rows of padding."""
     missing = -len(tokens) % ROWS
-    ids = torch.from_numpy(np.pad(tokens, (0, missing))).to(model.device)
-    positions = F.pad(feed.positions, (0, missing))
+    ids = torch.from_numpy(np.concatenate([tokens, np.zeros(missing, dtype=np.int64)])).to(model.device)
+    positions = F.pad(feed.positions, (0, missing)) if missing else feed.positions
     return causal_lm.hidden_states(model, ids[None], position_ids=positions[None], feed=feed, use_cache=False)[0]
 
 

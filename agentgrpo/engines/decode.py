@@ -28,7 +28,7 @@ class DecodeLoop:
     """Requests in, generations out, one `step` at a time."""
 
     def __init__(
-        self, model: PreTrainedModel, *, max_sequences: int, context_length: int, prefill_tokens: int = 8192
+        self, model: PreTrainedModel, *, max_sequences: int, context_length: int, prefill_tokens: int = 1024
     ) -> None:
         attention.use_slots(model)
         self.versions = PolicyVersions(model)

@@ -36,7 +36,7 @@ class EmbeddedEngine:
         *,
         max_sequences: int = 128,
         context_length: int | None = None,
-        prefill_tokens: int = 8192,
+        prefill_tokens: int = 1024,
     ) -> None:
         causal_lm.check_attention(model)
         selfcheck.check_model(model)

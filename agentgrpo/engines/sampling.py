@@ -67,22 +67,18 @@ def sample(shares_BV: Tensor, uniforms_B: Tensor, greedy_B: Tensor) -> tuple[Ten
     cumulative sum does not.
     """
     wide = shares_BV.dtype if shares_BV.device.type == "mps" else torch.float64
-    vocabulary = shares_BV.shape[1]
+    batch, vocabulary = shares_BV.shape
     whole, rest = shares_BV.split([vocabulary - vocabulary % _RUN, vocabulary % _RUN], dim=1)
-    ends = (
-        torch.cat([whole.unflatten(1, (vocabulary // _RUN, _RUN)).sum(-1), rest.sum(-1, keepdim=True)], dim=1)
-        .to(wide)
-        .cumsum(-1)
-    )
+    sums = whole.reshape(batch, vocabulary // _RUN, _RUN).sum(-1), rest.sum(-1, keepdim=True)
+    ends = torch.cat([shares_BV.new_zeros(batch, 1), *sums], dim=1).to(wide).cumsum(-1)  # [B, 1 + runs]: from 0 on
     threshold = uniforms_B.to(wide)[:, None] * ends[:, -1:]
-    run = torch.searchsorted(ends, threshold, right=True).clamp(max=(vocabulary - 1) // _RUN)
-    inside_run = run * _RUN + torch.arange(_RUN, device=run.device)
-    inside = shares_BV.gather(1, inside_run.clamp(max=vocabulary - 1)).to(wide).mul_(inside_run < vocabulary)
-    before = torch.where(run > 0, ends.gather(1, (run - 1).clamp(min=0)), 0.0)
-    place = torch.searchsorted(inside.cumsum(-1), threshold - before, right=True)
+    run = torch.searchsorted(ends, threshold, right=True).clamp_(max=-(-vocabulary // _RUN)).sub_(1)
+    columns = run * _RUN + torch.arange(_RUN, device=run.device)
+    inside = shares_BV.gather(1, columns.clamp(max=vocabulary - 1)).to(wide).mul_(columns < vocabulary).cumsum_(-1)
     # Rounding may step over the last token of a run: never over the last that has a probability.
-    last = (inside > 0).to(torch.int64).mul(torch.arange(1, _RUN + 1, device=inside.device)).amax(-1, keepdim=True) - 1
-    tokens = (run * _RUN + torch.minimum(place, last.clamp(min=0))).squeeze(-1)
+    threshold = torch.minimum(threshold - ends.gather(1, run), inside[:, -1:] * (1 - 8 * torch.finfo(wide).eps))
+    tokens = run * _RUN + torch.searchsorted(inside, threshold, right=True)
+    tokens = tokens.squeeze(1).clamp_(max=vocabulary - 1)  # where a probability is no number
     if bool(greedy_B.any()):
         tokens = torch.where(greedy_B, shares_BV.argmax(-1), tokens)
     return tokens, shares_BV.gather(-1, tokens[:, None]).squeeze(-1).log()

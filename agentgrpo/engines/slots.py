@@ -1,4 +1,4 @@
-"""The KV cache of the embedded engine: one slot per episode, each with a list of blocks of 64 positions from a pool.
+"""The KV cache of the embedded engine: one slot per episode, each with a list of blocks of 32 positions from a pool.
 
 It knows tensors and positions only. A query at position p sees exactly positions 0..p of its own slot, so whatever
 finite numbers were written behind them do not matter, and sequences join and leave without a copy. Memory goes by what
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-BLOCK = 64  # positions in a block of keys
+BLOCK = 32  # positions in a block of keys
 Length = TypeVar("Length", int, NDArray[np.int64])
 
 
