@@ -98,6 +98,8 @@ class DecodeLoop:
         for slot in self._seats.spoiled:
             self.cache.clear(slot)
         self._seats.spoiled.clear()
+        for slot, length in self._seats.shrink():
+            self.cache.trim(slot, length)
         queue = self._queue
         self._queue, copies = self._seats.admit(queue)
         if copies:

@@ -46,6 +46,7 @@ class Seats:
         self.logprobs = np.zeros((slots, context_length + MOST + 1))
         self.cached = np.zeros(slots, dtype=np.int64)  # tokens whose keys and values are in the cache
         self.prompt = np.zeros(slots, dtype=np.int64)  # length of the prompt of the request in the slot
+        self.opening = np.zeros(slots, dtype=np.int64)  # length of the first prompt of whoever has the slot
         self.sampled = np.zeros(slots, dtype=np.int64)
         self.limit = np.zeros(slots, dtype=np.int64)  # most tokens to sample
         self.temperature = np.zeros(slots, dtype=np.float32)
@@ -54,6 +55,7 @@ class Seats:
         self.seed = np.zeros(slots, dtype=np.uint64)
         self.stops = np.full((slots, 1), -1, dtype=np.int64)
         self.spoiled: list[int] = []  # slots whose cache has to be cleared before anyone sits there
+        self._left: list[int] = []  # slots whose request or session ended
         self._drafts = Drafts()
         self._requests: list[Request | None] = [None] * slots
         self._running: dict[Policy, Ints] | None = {}  # the slots of requests under way; None: look again
@@ -111,7 +113,7 @@ class Seats:
                     self.tokens[slot, :length] = request.prompt_ids[:length]
                 elif slot != donor:
                     length = 0
-                self.cached[slot] = length
+                self.cached[slot], self.opening[slot] = length, len(request.prompt_ids)
                 self._policies[slot] = request.policy
                 self._seat(request, slot)
         return waiting, list(copies.values())
@@ -158,12 +160,25 @@ class Seats:
         slot, request.slot = request.slot, -1
         if slot >= 0 and self._requests[slot] is request:
             self._requests[slot] = self._running = None
+            self._left.append(slot)
 
     def release(self, session: str) -> None:
         """Free the slot of a session; what is cached there may serve the next that begins alike."""
         slot = self._sessions.pop(session, None)
         if slot is not None:
             self._owners[slot] = ""
+            self._left.append(slot)
+
+    def shrink(self) -> Iterator[tuple[int, int]]:
+        """Keep of what slots hold that nobody uses any more what they began with: others may begin alike.
+
+        Yields such slots, and how many tokens each keeps.
+        """
+        for slot in self._left:
+            if self._requests[slot] is None and not self._owners[slot]:
+                self.cached[slot] = min(self.cached[slot], self.opening[slot])
+                yield slot, int(self.cached[slot])
+        self._left.clear()
 
     def discard(self, request: Request) -> None:
         """Free the place and the session of a request, and trust nothing that is cached there."""
