@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from agentgrpo.config_file import apply_override, no_toml, read_toml, validate, write_toml
+from agentgrpo.config_section import Section
+from agentgrpo.engine_config import EngineConfig
 
 Preset = dict[str, Any]
 
@@ -42,29 +44,6 @@ ALGORITHMS: dict[str, Preset] = {
         "mask_truncated": False,
     },
 }
-
-
-class Section(BaseModel):
-    """Base of all sections: unknown keys are errors, numbers are finite, values never change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    def dead_keys(self) -> dict[str, str]:
-        """Return the keys that have no effect beside the others' values, and why."""
-        return {}
-
-    def unused(self) -> dict[str, Any]:
-        """Return the dead keys of this section and of those in it, as pydantic's `exclude` takes them."""
-        values = {name: getattr(self, name) for name in type(self).model_fields}
-        inner = {name: value.unused() for name, value in values.items() if isinstance(value, Section)}
-        return {name: keys for name, keys in inner.items() if keys} | dict.fromkeys(self.dead_keys(), True)
-
-    @model_validator(mode="after")
-    def _no_dead_keys(self) -> Self:
-        for key, why in self.dead_keys().items():
-            if key in self.model_fields_set and getattr(self, key) is not None:
-                raise ValueError(f"{key} has no effect {why}")
-        return self
 
 
 class LoraConfig(Section):
@@ -122,15 +101,6 @@ class WarmStartConfig(Section):
 
     tiny: TinyConfig = TinyConfig()
     sft: SftConfig = SftConfig()
-
-
-class EngineConfig(Section):
-    """Where tokens come from."""
-
-    kind: Literal["embedded"] = "embedded"
-    max_sequences: int = Field(128, gt=0)
-    context_length: int | None = Field(None, gt=0)
-    prefill_tokens: int = Field(8192, gt=0)
 
 
 class RolloutConfig(Section):
@@ -220,7 +190,7 @@ class TrainConfig(Section):
     stop_stalled_seconds: float = Field(1800.0, gt=0)  # without any progress: stop the run
     runs: str = "runs"
     threads: int | None = Field(None, gt=0)
-    track: list[Literal["tensorboard", "wandb", "trackio"]] = []
+    track: list[Literal["tensorboard", "wandb", "trackio"]] = Field([])
 
 
 class EvalConfig(Section):
@@ -248,8 +218,8 @@ class Config(Section):
     name: str = Field("run", pattern=r"^[A-Za-z0-9._-]+$")
     seed: int = Field(0, ge=0)
     env: str = ""
-    env_args: dict[str, Any] = {}
-    reward_weights: dict[str, float] = {}
+    env_args: dict[str, Any] = Field({})
+    reward_weights: dict[str, float] = Field({})
     tasks: str | None = None
     heldout: str | int | float | None = None
     model: ModelConfig = ModelConfig()

@@ -19,8 +19,8 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 # Each layer may import itself and every layer above it in this list.
 SPINE: list[set[str]] = [
-    {"types", "errors", "seeds", "activity"},
-    {"config", "config_file"},
+    {"types", "errors", "seeds", "activity", "tolerances"},
+    {"config", "config_file", "config_section", "engine_config"},
     {"calls", "tooling", "actions", "tasks", "core", "registry", "envcheck"},
     {"content", "replies", "chat", "causal_lm"},
     {"engines"},

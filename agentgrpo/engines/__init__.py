@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from agentgrpo.engines.proof import Canary, Proof
 from agentgrpo.types import Adapter, Generation, Policy, Sampling
 
 LOGPROB_STEP = 2.0**-16  # logprobs are rounded once, here at the boundary, to multiples of this
@@ -45,8 +46,18 @@ class Engine(Protocol):
         """Drop what is kept for a session; unknown sessions are fine."""
         ...
 
-    async def publish(self, adapter: Adapter | None, policy: Policy) -> None:
-        """Make `policy` answer with this adapter (None: the base model). A policy is published once, never changed."""
+    async def publish(
+        self, adapter: Adapter | None, policy: Policy, *, canary: Canary | None = None
+    ) -> tuple[Proof, ...]:
+        """Make `policy` answer with this adapter (None: the base model). A policy is published once, never changed.
+
+        Returns:
+            Proofs that what was loaded is what the canary was scored with, one per server; none without a canary, or
+            from an engine that has nothing to lose on the way.
+
+        Raises:
+            EngineFailure: it could not be loaded, or does not answer as the learner does. Nothing uses it then.
+        """
         ...
 
     async def retire(self, policy: Policy) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from agentgrpo.engines import round_logprob
+from agentgrpo.engines.proof import Canary, Proof
 from agentgrpo.errors import EngineFailure
 from agentgrpo.types import Adapter, Generation, Policy, Sampling
 
@@ -67,11 +68,14 @@ class ScriptedEngine:
         """Note that a session ended."""
         self.released.append(session)
 
-    async def publish(self, adapter: Adapter | None, policy: Policy) -> None:
+    async def publish(
+        self, adapter: Adapter | None, policy: Policy, *, canary: Canary | None = None
+    ) -> tuple[Proof, ...]:
         """Make a policy live; publishing it twice is an error, as in a real engine."""
         if policy in self.live:
             raise EngineFailure(f"{policy} was published before")
         self.live[policy] = adapter
+        return ()
 
     async def retire(self, policy: Policy) -> None:
         """Forget a policy."""
