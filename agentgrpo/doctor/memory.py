@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from agentgrpo.config import LearnerConfig, ModelConfig
 from agentgrpo.doctor.subject import ModelFacts
-from agentgrpo.engine_config import EngineConfig, LearnerConfig, ModelConfig
+from agentgrpo.engine_config import EngineConfig
 from agentgrpo.engines.slots import BLOCK, blocks_for
 from agentgrpo.types import JsonObject
 

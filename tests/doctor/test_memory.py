@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
-from agentgrpo.config import EngineConfig, LearnerConfig, LoraConfig, ModelConfig
+from agentgrpo.config import LearnerConfig, LoraConfig, ModelConfig
 from agentgrpo.doctor import memory
 from agentgrpo.doctor.subject import ModelFacts
 
