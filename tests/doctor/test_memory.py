@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from agentgrpo.config import LearnerConfig, LoraConfig, ModelConfig
 from agentgrpo.doctor import memory
 from agentgrpo.doctor.subject import ModelFacts
+from agentgrpo.engine_config import EngineConfig
 
 QWEN3_06B = {  # Qwen/Qwen3-0.6B
     "hidden_size": 1024,
