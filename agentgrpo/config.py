@@ -144,6 +144,10 @@ class LearnerConfig(Section):
     beta: float | None = Field(None, ge=0)
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
     mask_truncated: bool | None = None
+    old_logprobs: Literal["engine", "learner"] = "engine"  # what the ratio is against
+    truncation: Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"] = "token_truncate"
+    truncation_cap: float = Field(2.0, gt=0)  # of the weight learner / engine
+    truncation_floor: float | None = Field(None, gt=0)
     drop_zero_variance: bool = True
     # Bounded so that no finite gradient can make a weight that is no number.
     learning_rate: float = Field(1e-5, gt=0, le=1)
@@ -162,6 +166,12 @@ class LearnerConfig(Section):
             dead = dict.fromkeys(("epsilon", "epsilon_high", "importance_level"), why)
         if axes["beta"] == 0:
             dead["kl_estimator"] = "while beta is 0: set beta or remove kl_estimator"
+        if self.old_logprobs == "engine":
+            why = (
+                'with old_logprobs = "engine": the ratio is against the engine already, a weight would count that '
+                'twice; remove it, or set old_logprobs = "learner"'
+            )
+            dead |= dict.fromkeys(("truncation", "truncation_cap", "truncation_floor"), why)
         return dead
 
     @model_validator(mode="after")
@@ -169,6 +179,15 @@ class LearnerConfig(Section):
         if self.kl_estimator == "k1" and self.axes()["beta"]:
             raise ValueError(
                 'kl_estimator = "k1" has no effect: its expected gradient is 0; take "k3" or "k2", or set beta = 0'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _truncation_leaves_something(self) -> Self:
+        floor, cap = self.truncation_floor, self.truncation_cap
+        if floor is not None and floor > cap:
+            raise ValueError(
+                f"truncation_floor = {floor:g} is above truncation_cap = {cap:g}: expected a band, such as 0.5 and 2"
             )
         return self
 

@@ -84,6 +84,16 @@ class LoraPolicy:
         return trained_logprobs(self.causal_lm, batch, temperature=temperature, share_prefix=self._shares_prefix)
 
     @torch.no_grad()
+    def frozen_logprobs(self, batch: Microbatch, *, temperature: float = 1.0) -> Tensor:
+        """Return the logprobs [N] of the policy as it is, without dropout: as an engine samples."""
+        is_training = self.model.training
+        self.model.eval()
+        try:
+            return self.logprobs(batch, temperature=temperature)[0]
+        finally:
+            self.model.train(is_training)
+
+    @torch.no_grad()
     def reference_logprobs(self, batch: Microbatch, *, temperature: float = 1.0) -> Tensor:
         """Return the logprobs [N] of the base model, the adapter switched off."""
         with self.model.disable_adapter():
