@@ -28,11 +28,12 @@ SPINE: list[set[str]] = [
     {"learner"},
     # The stories and their parts.
     {"training", "evaluate", "evaluate_run", "workbench", "checkpoint", "report", "tracking", "blocking"}
-    | {"watchdog", "sft", "tiny", "demonstrations", "warm_start", "summary", "opening", "trainer_state", "stopping"},
+    | {"watchdog", "sft", "tiny", "demonstrations", "warm_start", "summary", "opening", "trainer_state", "stopping"}
+    | {"run_state", "looks", "ending"},
 ]
 BASE = SPINE[0] | SPINE[1]
 ALLOWED = {area: set[str]().union(*SPINE[: rank + 1]) for rank, layer in enumerate(SPINE) for area in layer}
-for story in ("training", "evaluate_run", "opening", "checkpoint", "summary"):
+for story in ("training", "run_state", "looks", "ending", "evaluate_run", "opening", "checkpoint", "summary"):
     ALLOWED[story] |= {"store"}
 ALLOWED |= {
     "store": BASE | {"store"},
