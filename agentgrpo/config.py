@@ -117,6 +117,7 @@ class RolloutConfig(Section):
     episode_seconds: float = Field(600.0, gt=0)
     generate_seconds: float = Field(300.0, gt=0)
     retries: int = Field(2, ge=0)  # fresh attempts at an episode that failed
+    group_seconds: float | None = Field(None, gt=0)  # from a training group's first start: then what runs is cut
     min_survivors: int = Field(2, gt=0)  # scored episodes a group needs to train
     max_failed_share: float = Field(0.5, ge=0, le=1)  # of a rollout's episodes without a score: more stops the run
 
@@ -202,6 +203,7 @@ class TrainConfig(Section):
     """How long, how often to look, where to write."""
 
     steps: int = Field(100, ge=0)
+    max_staleness: int = Field(0, ge=0)  # updates an episode may lie behind when it trains; 0: rollouts wait for them
     max_hours: float | None = Field(None, gt=0)
     checkpoint_every: int = Field(25, gt=0)
     keep_checkpoints: int = Field(2, gt=0)
@@ -289,6 +291,12 @@ class Config(Section):
             raise ValueError(
                 f"train.stall_seconds = {self.train.stall_seconds:g} has no effect: the run stops before, after "
                 f"train.stop_stalled_seconds = {self.train.stop_stalled_seconds:g}"
+            )
+        live, versions = self.engine.vllm.max_live_versions, self.train.max_staleness + 2
+        if live is not None and live < versions:
+            raise ValueError(
+                f"engine.vllm.max_live_versions = {live} is too few for train.max_staleness = "
+                f"{self.train.max_staleness}: set {versions} (one is being published beside the others), or remove it"
             )
         if learner.warmup_steps > self.train.steps > 0:
             raise ValueError(
