@@ -11,9 +11,10 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save
 
+from agentgrpo.engines.adapters import save_adapter
 from agentgrpo.errors import RunError
 from agentgrpo.evaluate import Evaluation
-from agentgrpo.learner.policy import LoraPolicy, save_adapter
+from agentgrpo.learner.policy import LoraPolicy
 from agentgrpo.learner.step import Learner, LearnerState
 from agentgrpo.types import Adapter, JsonObject, Trajectory
 

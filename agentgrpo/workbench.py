@@ -17,7 +17,10 @@ from agentgrpo import causal_lm
 from agentgrpo.chat import Chat
 from agentgrpo.config import Config, EvalConfig
 from agentgrpo.core import AgentEnv
+from agentgrpo.engine_kinds import open_engine
+from agentgrpo.engines import Engine
 from agentgrpo.engines.embedded import EmbeddedEngine
+from agentgrpo.engines.proof import Proof
 from agentgrpo.errors import ConfigError, TaskError
 from agentgrpo.learner.policy import LoraPolicy
 from agentgrpo.learner.step import Learner
@@ -25,7 +28,7 @@ from agentgrpo.registry import EnvSource, resolve_env
 from agentgrpo.report import Reporter
 from agentgrpo.seeds import derive_seed
 from agentgrpo.tasks import load_tasks, split_tasks
-from agentgrpo.types import JsonObject, Task
+from agentgrpo.types import Adapter, JsonObject, Policy, Task
 from agentgrpo.warm_start import reuse, warm_start
 
 EnvLike = str | type[AgentEnv]
@@ -41,7 +44,7 @@ class Workbench:
     train_tasks: tuple[Task, ...]
     heldout_tasks: tuple[Task, ...]
     chat: Chat
-    engine: EmbeddedEngine
+    engine: Engine
     policy: LoraPolicy
     learner: Learner
 
@@ -50,7 +53,9 @@ class Workbench:
         device, dtype = self.policy.device.type, self.policy.causal_lm.dtype
         reasons = [] if device == "cpu" else [f"the device is {device}, not cpu"]
         reasons += [] if dtype == torch.float32 else [f"the model's numbers are {dtype}, not torch.float32"]
-        if not reasons and not self.engine.is_batch_invariant:
+        if not isinstance(self.engine, EmbeddedEngine):
+            reasons += ["vLLM's numbers depend on the batch a request is in"]
+        elif not reasons and not self.engine.is_batch_invariant:
             reasons = ["this machine's matrix products depend on the batch they are in: the engine's self-check failed"]
         return reasons
 
@@ -62,6 +67,11 @@ class Workbench:
             "dtype": str(self.policy.causal_lm.dtype).removeprefix("torch."),
             "threads": torch.get_num_threads(),
         }
+
+    async def publish(self, adapter: Adapter, policy: Policy) -> tuple[Proof, ...]:
+        """Let the engine answer with the learner's adapter of this moment as `policy`, proved where that can go wrong."""
+        canary = None if isinstance(self.engine, EmbeddedEngine) else self.policy.canary()
+        return await self.engine.publish(adapter, policy, canary=canary)
 
 
 def set_threads(config: Config) -> int:
@@ -174,12 +184,7 @@ def assemble(
     )
     _check_context(config, causal_lm.context_length(base))
     # The engine copies the module tree before peft wraps the learner's: they share tensors, not modules.
-    engine = EmbeddedEngine(
-        base,
-        max_sequences=config.engine.max_sequences,
-        context_length=config.engine.context_length,
-        prefill_tokens=config.engine.prefill_tokens,
-    )
+    engine = open_engine(config, base)
     policy = LoraPolicy(
         base,
         config.model.lora,

@@ -27,7 +27,17 @@ SPINE: list[set[str]] = [
     {"rollout"},
     {"learner"},
     # The stories and their parts.
-    {"training", "evaluate", "evaluate_run", "workbench", "checkpoint", "report", "tracking", "blocking"}
+    {
+        "training",
+        "evaluate",
+        "evaluate_run",
+        "workbench",
+        "engine_kinds",
+        "checkpoint",
+        "report",
+        "tracking",
+        "blocking",
+    }
     | {"watchdog", "sft", "tiny", "demonstrations", "warm_start", "summary", "opening", "trainer_state", "stopping"}
     | {"run_state", "looks", "ending"},
 ]
@@ -45,7 +55,12 @@ ALLOWED |= {
     "agentgrpo": ALLOWED["training"],  # the package itself: its public names, lazily
 }
 LAZY = {"torch", "transformers", "vllm", "matplotlib", "datasets", "wandb", "tensorboard", "trackio", "mcp", "ray"}
-LAZY_OWN = {"agentgrpo", "cli", "registry"}  # areas that may import agentgrpo inside a function, to start fast
+LAZY_OWN = {
+    "agentgrpo",
+    "cli",
+    "registry",
+    "engine_kinds",
+}  # may import agentgrpo in a function: to start fast, or at all
 TORCH_FREE = {"types", "errors", "config", "tooling", "core", "tasks", "store", "viewer"}
 
 

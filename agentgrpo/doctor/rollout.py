@@ -128,7 +128,7 @@ def too_many(config: Config, context: int) -> Iterator[Finding]:
 
 async def _first_group(bench: Workbench, engine: ListeningEngine, tasks: Sequence[Task]) -> list[GroupResult]:
     config, policy = limited(bench.config), Policy()
-    await bench.engine.publish(bench.policy.adapter(), policy)
+    await bench.publish(bench.policy.adapter(), policy)
     async with RolloutManager(bench.source, bench.chat, engine, config.rollout, seed=config.seed) as manager:
         return await manager.rollout(
             tasks,

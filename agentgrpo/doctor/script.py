@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 
 from agentgrpo.chat import Chat
@@ -90,6 +91,9 @@ class ListeningEngine:
 
     async def retire(self, policy: Policy) -> None:
         await self._engine.retire(policy)
+
+    def stand_by(self) -> AbstractAsyncContextManager[None]:
+        return self._engine.stand_by()
 
     async def close(self) -> None:
         await self._engine.close()

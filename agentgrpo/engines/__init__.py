@@ -6,6 +6,7 @@ An engine knows neither text nor environments.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from agentgrpo.engines.proof import Canary, Proof
@@ -62,6 +63,10 @@ class Engine(Protocol):
 
     async def retire(self, policy: Policy) -> None:
         """Forget a policy nothing uses any more."""
+        ...
+
+    def stand_by(self) -> AbstractAsyncContextManager[None]:
+        """Hold while a learner works beside it and nothing generates: it may give its memory back meanwhile."""
         ...
 
     async def close(self) -> None:

@@ -113,6 +113,10 @@ class EmbeddedEngine:
         """Forget a policy."""
         await self._ask(lambda: self._decode.retire(policy))
 
+    def stand_by(self) -> contextlib.nullcontext[None]:
+        """Give nothing back: the learner's memory is counted beside this engine's."""
+        return contextlib.nullcontext()
+
     async def close(self) -> None:
         """Stop the thread; generations still open end with EngineFailure."""
         if not self._is_closed:

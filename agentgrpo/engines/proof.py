@@ -99,9 +99,9 @@ def _largest(ours: Sequence[float], theirs: Sequence[float]) -> float:
 def _refusal(
     policy: Policy, server: str, difference: float, average: float, previous: float | None, tolerance: Tolerance
 ) -> str:
-    nearer = previous is not None and previous < difference
+    is_stale = previous is not None and previous <= tolerance.each
     return (
         f"{server} does not answer with {policy}: its logprobs of the canary are up to {difference:.2g} from the "
         f"learner's ({average:.2g} on average), at most {tolerance.each:g} ({tolerance.mean:g}) was expected"
-        + (f"; they are {previous:.2g} from the version before, which it seems to answer with" if nearer else "")
+        + (f"; they are {previous:.2g} from the version before: it answers with that one" if is_stale else "")
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 from agentgrpo.engines import round_logprob
@@ -80,6 +81,10 @@ class ScriptedEngine:
     async def retire(self, policy: Policy) -> None:
         """Forget a policy."""
         self.live.pop(policy, None)
+
+    def stand_by(self) -> nullcontext[None]:
+        """Hold nothing, so there is nothing to give back."""
+        return nullcontext()
 
     async def close(self) -> None:
         """Nothing to stop."""

@@ -14,10 +14,11 @@ from transformers import PreTrainedModel
 from agentgrpo.chat import Chat
 from agentgrpo.config import LoraConfig, RolloutConfig
 from agentgrpo.engines import versions
+from agentgrpo.engines.adapters import save_adapter
 from agentgrpo.engines.embedded import EmbeddedEngine
 from agentgrpo.errors import ModelError
 from agentgrpo.learner.batch import Row, pack
-from agentgrpo.learner.policy import LoraPolicy, save_adapter
+from agentgrpo.learner.policy import LoraPolicy
 from agentgrpo.registry import resolve_env
 from agentgrpo.rollout.manager import RolloutManager
 from agentgrpo.types import Policy, Sampling, Task, Trajectory
