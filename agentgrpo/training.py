@@ -138,7 +138,7 @@ async def _train(opened: Opened, reporter: Reporter, stopping: Stopping, started
 
 async def _steps(state: RunState) -> Run:
     _keep_state(state, state.kept.adapter)
-    await state.bench.engine.publish(state.kept.adapter, state.policy)
+    await state.bench.publish(state.kept.adapter, state.policy)
     is_over = await look(state)
     while not is_over:
         await _train_step(state)
@@ -194,7 +194,8 @@ async def _learn(state: RunState, groups: Sequence[Group]) -> LearnResult:
     is_over = threading.Event()
     state.manager.activity.enter("learn")
     try:
-        return await in_daemon(lambda: state.bench.learner.step(groups, is_over), "agentgrpo-learner")
+        async with state.bench.engine.stand_by():
+            return await in_daemon(lambda: state.bench.learner.step(groups, is_over), "agentgrpo-learner")
     finally:
         is_over.set()
 
@@ -204,7 +205,7 @@ async def _publish(state: RunState, adapter: Adapter, step: int) -> None:
     new, activity = Policy(name=state.policy.name, version=step), state.manager.activity
     activity.enter("publish")
     with activity.waiting(str(new), "publish"):
-        await state.bench.engine.publish(adapter, new)
+        await state.bench.publish(adapter, new)
     with activity.waiting(str(state.policy), "retire"):
         await state.bench.engine.retire(state.policy)
     state.policy = new

@@ -69,7 +69,7 @@ class Workbench:
         }
 
     async def publish(self, adapter: Adapter, policy: Policy) -> tuple[Proof, ...]:
-        """Let the engine answer with the learner's adapter of this moment as `policy`, proved where that can go wrong."""
+        """Let the engine answer with the learner's adapter of this moment, proved where that can go wrong."""
         canary = None if isinstance(self.engine, EmbeddedEngine) else self.policy.canary()
         return await self.engine.publish(adapter, policy, canary=canary)
 
