@@ -37,7 +37,9 @@ class ServersConfig(Section):
     urls: list[str] = Field([])
     connect_seconds: float = Field(10.0, gt=0)
     first_token_seconds: float = Field(60.0, gt=0)  # without any progress: the server has stalled
+    outage_seconds: float = Field(120.0, gt=0)  # without any server that serves: what waits for one fails
     retries: int = Field(4, ge=0)
+    adapter_folder: str | None = None  # one that all servers can read; None: on this machine
     api_key_env: str | None = None  # the environment variable that holds the key, never the key itself
 
     @field_validator("urls")
