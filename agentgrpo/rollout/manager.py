@@ -103,8 +103,13 @@ class Rollouts(ABC):
             episode_seconds=config.episode_seconds,
             generate_seconds=config.generate_seconds,
         )
-        self._places = asyncio.Semaphore(places)
+        self.admission = Admission(places)
         self._hosts: EnvHosts | None = None
+
+    @property
+    def preemptions(self) -> int:
+        """How often the policy's side has said that so many episodes at once are too many for it."""
+        return 0
 
     @abstractmethod
     def speaker(self, recorder: Recorder, sampling: Sampling) -> Speaker:
@@ -150,7 +155,6 @@ class Rollouts(ABC):
         Raises:
             RunError: the counts do not add up, or too many episodes have no score.
         """
-
         async with asyncio.TaskGroup() as group:
             jobs = [
                 group.create_task(
@@ -235,10 +239,10 @@ class Rollouts(ABC):
                 return  # cancelled before it began
             self.counts.begin(key)  # cut off in the queue
         self.counts.end(key, trajectory.stop_reason if trajectory is not None else StopReason.CANCELLED)
-        if isinstance(self.engine, CountsPreemptions) and self.admission.answer(self.engine.preemptions):
+        if self.admission.answer(self.preemptions):
             self.activity.trouble(
                 "preemptions",
-                f"the engine's cache is too small for that many episodes at once, it computes some twice: at most "
+                "the engine's cache is too small for that many episodes at once, it computes some twice: at most "
                 f"{self.admission.limit} run now; lower rollout.concurrency, or give the engine more memory",
             )
 
@@ -257,15 +261,43 @@ class Rollouts(ABC):
         if self._hosts is None:
             raise RunError("use the rollout manager as an async context manager: async with manager: ...")
         host = self._hosts.make()
-        stage = Stage(
-            host=host,
-            engine=self.engine,
-            chat=self.chat,
-            limits=self._limits,
-            sampling=replace(sampling, seed=episode_seed),
-            activity=self.activity,
-        )
+        speaker = self.speaker(recorder, replace(sampling, seed=episode_seed))
+        stage = Stage(host=host, speaker=speaker, limits=self.limits, activity=self.activity)
         try:
             return await run_episode(recorder, task, stage)
         finally:
             await host.close()
+
+
+class RolloutManager(Rollouts):
+    """Runs groups of episodes of one environment against one engine. Use as an async context manager."""
+
+    def __init__(
+        self,
+        source: EnvSource,
+        chat: Chat,
+        engine: Engine,
+        config: RolloutConfig,
+        *,
+        seed: int,
+        activity: Activity | None = None,
+    ) -> None:
+        self.chat, self.engine = chat, engine
+        super().__init__(
+            source,
+            config,
+            seed=seed,
+            # An episode keeps its slot in the engine from its first turn to its last.
+            places=min(config.concurrency, engine.max_sequences),
+            context_length=engine.context_length,
+            activity=activity,
+        )
+
+    @property
+    def preemptions(self) -> int:
+        """How often the engine's cache was too small."""
+        return self.engine.preemptions if isinstance(self.engine, CountsPreemptions) else 0
+
+    def speaker(self, recorder: Recorder, sampling: Sampling) -> Speaker:
+        """Return the policy that the recorder names, behind the engine."""
+        return TokenSpeaker(recorder, self.engine, self.chat, self.limits, sampling, self.activity)

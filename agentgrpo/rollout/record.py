@@ -43,6 +43,10 @@ class Recorder:
     _tip: int = -1  # the span the next one follows
     _clock: float = field(default_factory=time.perf_counter)
 
+    def begin(self) -> None:
+        """Let its time begin: until now it waited for a place."""
+        self.started_at, self._clock = time.time(), time.perf_counter()
+
     def start(self, messages: Sequence[Message], tools: Sequence[JsonObject], prompt_ids: Sequence[int]) -> None:
         """Note the first prompt."""
         self.prompt, self.tools = tuple(messages), tuple(tools)
