@@ -13,7 +13,7 @@ from agentgrpo import causal_lm
 from agentgrpo.config import Config
 from agentgrpo.engines import Engine
 from agentgrpo.engines.embedded import EmbeddedEngine
-from agentgrpo.engines.vllm_options import engine_options
+from agentgrpo.engines.vllm_options import check_heads, engine_environment, engine_options
 from agentgrpo.errors import ConfigError
 from agentgrpo.tolerances import LOGPROB_TOLERANCE, Tolerance
 
@@ -56,16 +56,18 @@ def _vllm(config: Config, base: PreTrainedModel) -> Engine:
         )
     from agentgrpo.engines.vllm_local import VllmEngine
 
+    device, model = str(base.device), base.config
+    check_heads(device, getattr(model, "head_dim", None) or model.hidden_size // model.num_attention_heads)
     options = engine_options(
         config.engine,
         model_path=config.model.path,
-        device=str(base.device),
+        device=device,
         dtype=_name(base),
         lora_rank=config.model.lora.rank,
         context_length=config.engine.context_length or causal_lm.context_length(base),
         live_versions=live_versions(config),
     )
-    return VllmEngine(options, tolerance=tolerance(config, base))
+    return VllmEngine(options, tolerance=tolerance(config, base), environment=engine_environment(device))
 
 
 def _name(base: PreTrainedModel) -> str:

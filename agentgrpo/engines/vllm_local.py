@@ -25,7 +25,7 @@ from agentgrpo.tolerances import Tolerance
 from agentgrpo.types import Adapter, FinishReason, Generation, Policy, Sampling
 
 # Read when vllm is imported: quiet, and no report of who uses it for what.
-os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
 from vllm import SamplingParams
@@ -78,6 +78,7 @@ class VllmEngine:
     Args:
         options: Keyword arguments of vLLM's `AsyncEngineArgs`; see `vllm_options.engine_options`.
         tolerance: How far its logprobs of a canary may be from the learner's.
+        environment: What its processes find in their environment, beside what is there.
         sleeps: Whether it gives its memory back while the learner works.
 
     Raises:
@@ -85,7 +86,14 @@ class VllmEngine:
         ModelError: it cannot start with this model.
     """
 
-    def __init__(self, options: Mapping[str, Any], *, tolerance: Tolerance, sleeps: bool = False) -> None:
+    def __init__(
+        self,
+        options: Mapping[str, Any],
+        *,
+        tolerance: Tolerance,
+        environment: Mapping[str, str] | None = None,
+        sleeps: bool = False,
+    ) -> None:
         self._tolerance, self._sleeps = tolerance, sleeps
         self._max_live = int(options["max_loras"])
         self._versions: dict[Policy, _Version] = {}
@@ -97,7 +105,8 @@ class VllmEngine:
         self._thread = threading.Thread(target=self._loop.run_forever, name="agentgrpo-vllm", daemon=True)
         self._thread.start()
         try:
-            self._llm = self._submit(self._start(dict(options))).result()
+            with _environment(environment or {}):
+                self._llm = self._submit(self._start(dict(options))).result()
         except BaseException:
             self._loop.call_soon_threadsafe(self._loop.stop)
             raise
@@ -119,7 +128,7 @@ class VllmEngine:
         return self._max_sequences
 
     @property
-    def preempted(self) -> int:
+    def preemptions(self) -> int:
         """How often a sequence lost its place in the cache to another and was computed again."""
         return self._preemptions.count
 
@@ -170,12 +179,13 @@ class VllmEngine:
     def _stop(self) -> None:
         async def stop() -> None:
             open_tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-            self._llm.shutdown(timeout=_CLOSE_SECONDS)
+            self._llm.shutdown()
             for task in open_tasks:
                 task.cancel()
             await asyncio.gather(*open_tasks, return_exceptions=True)
 
-        self._submit(stop()).result(2 * _CLOSE_SECONDS)
+        self._submit(stop()).result(_CLOSE_SECONDS)
+        del self._llm  # else it would try again when Python ends
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_CLOSE_SECONDS)
         self._folders.close()
@@ -304,6 +314,21 @@ class VllmEngine:
             with _failures("forget an adapter"):
                 await self._llm.remove_lora(version.lora.lora_int_id)
             self._folders.delete(version.folder)
+
+
+@contextmanager
+def _environment(more: Mapping[str, str]) -> Iterator[None]:
+    """Let processes started meanwhile find these variables."""
+    before = {name: os.environ.get(name) for name in more}
+    os.environ.update(more)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name)
+            else:
+                os.environ[name] = value
 
 
 def _params(sampling: Sampling, room: int) -> Any:

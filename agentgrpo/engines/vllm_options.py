@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from agentgrpo.engine_config import EngineConfig
-from agentgrpo.errors import ConfigError
+from agentgrpo.errors import ConfigError, ModelError
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those vLLM has kernels for
 SPARE_VERSIONS = 2  # in the machine's memory beside those alive: one being loaded, one being removed
 GIB = 1 << 30
 _BATCHED_TOKENS = 8192  # of a step on the CPU; more only makes running requests wait for prompts
 _CPU_CACHE_GIB = 1.0
+_CPU_HEADS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)  # numbers per attention head it has kernels for
 _CPU_BLOCK = 32  # tokens; vLLM's own 128 there would cache few prompts of agents
 
 
@@ -57,9 +58,30 @@ def engine_options(
         "enable_prefix_caching": True,
         "logprobs_mode": "processed_logprobs",  # of the distribution sampled from, which the learner can match
         "skip_tokenizer_init": True,  # token ids in, token ids out
+        "use_tqdm_on_load": False,
         "generation_config": "vllm",  # the model folder's own sampling defaults would be applied unseen
     }
     return options | (_on_cpu(engine, context_length) if device == "cpu" else _on_card(engine, device, sleeps))
+
+
+def engine_environment(device: str) -> dict[str, str]:
+    """Return what vLLM's processes find in their environment, beside what is there."""
+    # On the CPU all that would be compiled is one small kernel of logprobs, for 10 to 20 seconds.
+    return {"TORCHDYNAMO_DISABLE": "1"} if device == "cpu" else {}
+
+
+def check_heads(device: str, head_dim: int) -> None:
+    """Refuse a model vLLM's CPU build cannot compute the attention of.
+
+    Raises:
+        ModelError: its heads have another size than those there are kernels for.
+    """
+    if device == "cpu" and head_dim not in _CPU_HEADS:
+        raise ModelError(
+            f"the model's attention heads have {head_dim} numbers; vLLM's CPU build computes heads of "
+            f'{", ".join(map(str, _CPU_HEADS))}: set engine.kind = "embedded", or make the model with other '
+            "[warm_start.tiny] heads (hidden_size / heads is their size)"
+        )
 
 
 def _on_cpu(engine: EngineConfig, context_length: int) -> dict[str, Any]:
