@@ -35,6 +35,7 @@ class ServersConfig(Section):
     """[engine.servers]: a pool of vLLM servers."""
 
     urls: list[str] = Field([])
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None  # what they compute in; None: as the learner
     connect_seconds: float = Field(10.0, gt=0)
     first_token_seconds: float = Field(60.0, gt=0)  # without any progress: the server has stalled
     outage_seconds: float = Field(120.0, gt=0)  # without any server that serves: what waits for one fails

