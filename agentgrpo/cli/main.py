@@ -23,8 +23,10 @@ _ABOUT = "Train tool-use agents by reinforcement learning on multi-turn environm
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=_ABOUT)
 env_app = typer.Typer(no_args_is_help=True, help="Look at environments.")
 model_app = typer.Typer(no_args_is_help=True, help="Make and warm-start models.")
+engine_app = typer.Typer(no_args_is_help=True, help="Start what generates.")
 app.add_typer(env_app, name="env")
 app.add_typer(model_app, name="model")
+app.add_typer(engine_app, name="engine")
 app.command()(show)
 
 Set = Annotated[list[str], typer.Option("--set", help="section.key=value; may be given several times.")]
@@ -115,6 +117,31 @@ def model_sft(
     settings = {"steps": steps, "episodes": episodes, "quality": quality, "perfect_fraction": 0.0}
     settings |= {"learning_rate": learning_rate, "batch_size": batch_size}
     _load("agentgrpo.cli.models").sft(model, folder, env, settings, seed)
+
+
+@engine_app.command(name="serve", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def engine_serve(
+    more: typer.Context,
+    model: Annotated[str, typer.Argument(help="A model folder or hub name.")],
+    host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: int = 8000,
+    max_sequences: Annotated[int, typer.Option(help="Most sequences at once.")] = 128,
+    context_length: Annotated[int | None, typer.Option(help="Most tokens; the model's own by default.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+    lora_rank: Annotated[int, typer.Option(help="Largest rank of an adapter: model.lora.rank.")] = 16,
+    versions: Annotated[int, typer.Option(help="Versions alive at once: train.max_staleness + 2, at least.")] = 2,
+    tensor_parallel_size: int = 1,
+    gpu_memory_utilization: Annotated[float | None, typer.Option(help="Share of a card it may take.")] = None,
+    kv_cache_gib: Annotated[float | None, typer.Option(help="Size of its cache; on the CPU 1 by default.")] = None,
+    quantization: Annotated[str | None, typer.Option(help="Of the base model, in vLLM's words.")] = None,
+    api_key_env: Annotated[str, typer.Option(help="Environment variable with the key it shall ask for.")] = "",
+) -> None:
+    """Start a vLLM server for runs with engine.kind = "vllm_servers"; further flags go to `vllm serve`."""
+    settings: dict[str, Any] = {"max_sequences": max_sequences, "context_length": context_length, "dtype": dtype}
+    settings |= {"lora_rank": lora_rank, "versions": versions, "tensor_parallel_size": tensor_parallel_size}
+    settings |= {"gpu_memory_utilization": gpu_memory_utilization, "kv_cache_gib": kv_cache_gib}
+    settings |= {"quantization": quantization}
+    _load("agentgrpo.cli.servers").serve(model, host, port, settings, api_key_env, more.args)
 
 
 def main() -> None:
