@@ -17,7 +17,7 @@ from agentgrpo import causal_lm
 from agentgrpo.chat import Chat
 from agentgrpo.config import Config, EvalConfig
 from agentgrpo.core import AgentEnv
-from agentgrpo.engine_kinds import open_engine
+from agentgrpo.engine_kinds import check_engine, open_engine
 from agentgrpo.engines import Engine
 from agentgrpo.engines.embedded import EmbeddedEngine
 from agentgrpo.engines.proof import Proof
@@ -57,6 +57,8 @@ class Workbench:
             reasons += ["vLLM's numbers depend on the batch a request is in"]
         elif not reasons and not self.engine.is_batch_invariant:
             reasons = ["this machine's matrix products depend on the batch they are in: the engine's self-check failed"]
+        if self.config.train.max_staleness:
+            reasons += ["training is asynchronous (train.max_staleness): the clock decides which groups a step trains"]
         return reasons
 
     def numbers(self) -> JsonObject:
@@ -161,6 +163,7 @@ def prepare(
     reporter: Reporter,
 ) -> Workbench:
     """Make the parts of a run; a model folder that is missing is made by the warm start, when one is configured."""
+    check_engine(config)
     set_threads(config)
     source = open_env(config, env)
     train_tasks, heldout_tasks = open_tasks(config, source, tasks, heldout)
