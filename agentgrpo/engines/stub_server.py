@@ -74,6 +74,7 @@ class StubServer:
     adapters: dict[str, str] = field(default_factory=dict)  # name -> hash of its weights
     paths: dict[str, str] = field(default_factory=dict)
     generations: list[JsonObject] = field(default_factory=list)
+    fired: int = 0  # faults so far
     loads: int = 0
     restarts: int = 0
     open: int = 0  # generations under way
@@ -218,6 +219,7 @@ class StubServer:
     async def _streamed(self, request: web.Request, told: JsonObject, weights: str) -> web.StreamResponse:
         fault = self.faults.get(len(self.generations))
         self.generations.append(told)
+        self.fired += fault is not None
         if fault == "500" or fault == "429":
             return _error(int(fault), "InternalServerError", "scripted")
         if fault == "stall" or fault == "die":
