@@ -70,6 +70,7 @@ def finish(state: RunState) -> Run:
         sampled_tokens=progress.sampled_tokens,
         ends=progress.ends,
         troubles=state.manager.activity.troubles,
+        groups_cut=progress.cut,
     )
     write_json(run.summary, summary)
     draw_curve(run.metrics, run.curve)

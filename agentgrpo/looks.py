@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from agentgrpo.blocking import in_daemon
 from agentgrpo.evaluate import Evaluation, evaluate
 from agentgrpo.run_state import RunState, keeper
 from agentgrpo.store.record import versions
@@ -12,8 +13,11 @@ async def look(state: RunState) -> bool:
     config, step = state.config, state.step
     is_over = step >= config.train.steps or state.is_out_of_time
     is_due = bool(config.eval.every) and step % config.eval.every == 0
+    if is_over and state.stream is not None:
+        for trajectory in await state.stream.close():  # the hours are used up: nobody trains these any more
+            state.progress.count(trajectory)
     if step == 0 or is_over or is_due or step % config.train.checkpoint_every == 0:
-        write_checkpoint(state)
+        await _checkpoint(state)
     if step == 0 or is_over:
         when = "after" if step else "before"
         state.latest = await _evaluate(state, config.eval.tasks, when)
@@ -48,14 +52,23 @@ async def _evaluate(state: RunState, limit: int | None, when: str) -> Evaluation
     return found
 
 
+async def _checkpoint(state: RunState) -> None:
+    """Write a checkpoint; not in the event loop while episodes run in it."""
+    if state.stream is None:
+        write_checkpoint(state)
+    else:
+        await in_daemon(lambda: write_checkpoint(state), "agentgrpo-checkpoint")
+
+
 def write_checkpoint(state: RunState) -> None:
     """Write what the run was at the end of the last step, which nothing has changed since."""
     state.manager.activity.enter("checkpoint")
-    state.metrics.sync()
-    kept = state.kept
-    state.checkpoints.save(kept.progress.step, kept.write, config=state.opened.config_hash, versions=versions())
-    if not state.bench.heldout_tasks:  # then the last checkpoint is the best there is
-        state.checkpoints.mark_best(kept.progress.step)
+    with state.checkpoint_lock:  # a run that is stopped meanwhile writes it as well
+        state.metrics.sync()
+        kept = state.kept
+        state.checkpoints.save(kept.progress.step, kept.write, config=state.opened.config_hash, versions=versions())
+        if not state.bench.heldout_tasks:  # then the last checkpoint is the best there is
+            state.checkpoints.mark_best(kept.progress.step)
 
 
 def _judge(state: RunState) -> None:

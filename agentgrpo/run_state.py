@@ -13,6 +13,7 @@ from agentgrpo.evaluate import Evaluation
 from agentgrpo.opening import Opened
 from agentgrpo.report import Advance, Reporter
 from agentgrpo.rollout.manager import RolloutManager
+from agentgrpo.rollout.stream import GroupStream
 from agentgrpo.store.episodes import EpisodeStore
 from agentgrpo.store.run import Metrics
 from agentgrpo.tasks import TaskSampler
@@ -38,9 +39,11 @@ class RunState:
     policy: Policy
     kept: TrainerState
     finished: Mapping[EpisodeKey, Trajectory]  # of the step a resumed run goes on with
+    stream: GroupStream | None = None  # of asynchronous training
     trackers: Trackers | None = None
     latest: Evaluation | None = None
     stop_lock: threading.Lock = field(default_factory=threading.Lock)
+    checkpoint_lock: threading.Lock = field(default_factory=threading.Lock)
     is_ended: bool = False
 
     @property
@@ -72,13 +75,18 @@ class RunState:
 
 
 def keeper(state: RunState, advance: Advance) -> Callable[[Trajectory], Awaitable[None]]:
-    """Return what becomes of each episode that ends: stored, unless that is where it came from, and counted."""
+    """Return what becomes of each episode that ends: stored and counted."""
 
     async def keep(trajectory: Trajectory) -> None:
-        if trajectory.key not in state.finished:
-            with state.manager.activity.waiting(str(trajectory.key), "store"):
-                await state.store.add([trajectory])
+        await store(state, trajectory)
         state.progress.count(trajectory)
         advance(int(trajectory.is_scored))
 
     return keep
+
+
+async def store(state: RunState, trajectory: Trajectory) -> None:
+    """Store an episode, unless that is where it came from."""
+    if trajectory.key not in state.finished:
+        with state.manager.activity.waiting(str(trajectory.key), "store"):
+            await state.store.add([trajectory])

@@ -9,7 +9,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +25,19 @@ from agentgrpo.opening import Given, Opened, begin, reopen
 from agentgrpo.report import ConsoleReporter, Reporter
 from agentgrpo.rollout.group import GroupResult
 from agentgrpo.rollout.manager import RolloutManager
-from agentgrpo.run_state import RunState, keeper
+from agentgrpo.rollout.pacing import Pacing
+from agentgrpo.rollout.stream import GroupStream
+from agentgrpo.run_state import RunState, keeper, store
 from agentgrpo.seeds import derive_seed
 from agentgrpo.stopping import Stopping
 from agentgrpo.store.episodes import EpisodeStore
 from agentgrpo.store.record import settle_record
 from agentgrpo.store.run import Metrics
-from agentgrpo.summary import no_survivors, train_metrics, training_rows
+from agentgrpo.summary import cut_metrics, no_survivors, staleness_metrics, train_metrics, training_rows
 from agentgrpo.tasks import TaskSampler
 from agentgrpo.tracking import Trackers
 from agentgrpo.trainer_state import TrainerState
-from agentgrpo.types import Adapter, Group, Policy, Sampling, Task
+from agentgrpo.types import Adapter, Group, Policy, Sampling, Trajectory
 from agentgrpo.watchdog import Watchdog
 from agentgrpo.workbench import EnvLike, TasksLike
 
@@ -97,7 +99,7 @@ async def _train(opened: Opened, reporter: Reporter, stopping: Stopping, started
     reporter.message(f"run: {run.path}")
     async with AsyncExitStack() as stack:
         stack.push_async_callback(bench.engine.close)
-        store = stack.enter_context(EpisodeStore(run.episodes))
+        episodes = stack.enter_context(EpisodeStore(run.episodes))
         metrics = stack.enter_context(Metrics(run.metrics, size=opened.progress.metrics_bytes))
         activity = Activity(reporter.message)
         manager = RolloutManager(
@@ -110,7 +112,7 @@ async def _train(opened: Opened, reporter: Reporter, stopping: Stopping, started
             sampler.restore(opened.progress.sampler)
         state = RunState(
             opened=opened,
-            store=store,
+            store=episodes,
             metrics=metrics,
             manager=manager,
             checkpoints=Checkpoints(folder=run.checkpoints, keep=config.train.keep_checkpoints),
@@ -122,6 +124,8 @@ async def _train(opened: Opened, reporter: Reporter, stopping: Stopping, started
             kept=TrainerState(progress=opened.progress, adapter=bench.policy.adapter(), learner=bench.learner.state()),
             finished=opened.finished,
         )
+        if config.train.max_staleness:
+            state.stream = await stack.enter_async_context(_stream(state))
         stopping.attach(lambda: stop(state, KeyboardInterrupt()))
         watchdog = Watchdog(
             activity, run.path, config.train, tell=reporter.message, last_words=lambda c: stop(state, RunError(c))
@@ -139,6 +143,8 @@ async def _train(opened: Opened, reporter: Reporter, stopping: Stopping, started
 async def _steps(state: RunState) -> Run:
     _keep_state(state, state.kept.adapter)
     await state.bench.publish(state.kept.adapter, state.policy)
+    if state.stream is not None:
+        await state.stream.go_on(state.policy)
     is_over = await look(state)
     while not is_over:
         await _train_step(state)
@@ -149,14 +155,13 @@ async def _steps(state: RunState) -> Run:
 async def _train_step(state: RunState) -> None:
     """Roll out, learn, publish: one train step."""
     config, step, clock = state.config, state.step + 1, time.perf_counter()
-    results = await _roll_out(state, state.sampler.next(config.rollout.tasks_per_step), step)
+    results = await (_roll_out(state, step) if state.stream is None else _take(state, state.stream, step))
     rollout = time.perf_counter() - clock
     groups = [r.group for r in results if r.group.trajectories]
     if all(len(group.trajectories) < config.rollout.min_survivors for group in groups):
         raise RunError(no_survivors(results))
-    learned = await _learn(state, groups)
+    learned, adapter = await _learn(state, groups)
     await state.store.set_training(training_rows(learned))
-    adapter = state.bench.policy.adapter()
     await _publish(state, adapter, step)
     learn = time.perf_counter() - clock - rollout
     state.progress.step = step
@@ -165,7 +170,7 @@ async def _train_step(state: RunState) -> None:
         "time/learn": learn,
         "time/elapsed": state.elapsed,
     }
-    metrics |= state.manager.activity.metrics()
+    metrics |= _pace_metrics(state, results, step - 1) | state.manager.activity.metrics()
     state.write(metrics)
     _keep_state(state, adapter)
     state.reporter.step(step, config.train.steps, metrics)
@@ -173,29 +178,88 @@ async def _train_step(state: RunState) -> None:
         state.reporter.message(f"step {step}: {learned.note}")
 
 
-async def _roll_out(state: RunState, tasks: Sequence[Task], step: int) -> list[GroupResult]:
-    config = state.config.rollout
+async def _roll_out(state: RunState, step: int) -> list[GroupResult]:
+    """Run the groups of a step under the policy of this moment, and wait for all of them."""
+    config, tasks = state.config.rollout, state.sampler.next(state.config.rollout.tasks_per_step)
     state.manager.activity.enter("rollout")
     with state.reporter.progress(f"step {step} rollout", len(tasks) * config.group_size) as advance:
-        return await state.manager.rollout(
+        results = await state.manager.rollout(
             tasks,
             policy=state.policy,
             phase="train",
             step=step,
             group_size=config.group_size,
-            sampling=Sampling(max_tokens=config.max_turn_tokens, temperature=config.temperature),
+            sampling=_sampling(state.config),
             on_episode=keeper(state, advance),
             finished=state.finished,
         )
+    for result in results:
+        state.progress.count_group(result)
+    return results
 
 
-async def _learn(state: RunState, groups: Sequence[Group]) -> LearnResult:
+async def _take(state: RunState, stream: GroupStream, step: int) -> list[GroupResult]:
+    """Take the groups of a step from those that run all the time; their episodes count from now on."""
+    state.manager.activity.enter("rollout")
+    with state.reporter.progress(f"step {step} rollout", state.config.rollout.tasks_per_step) as advance:
+        results = await stream.take(advance)
+    for result in results:
+        state.progress.count_group(result)
+        for trajectory in result.trajectories:
+            state.progress.count(trajectory)
+    return results
+
+
+def _stream(state: RunState) -> GroupStream:
+    config = state.config
+    pacing = Pacing(
+        batch=config.rollout.tasks_per_step,
+        group_size=config.rollout.group_size,
+        max_staleness=config.train.max_staleness,
+        steps=config.train.steps,
+    )
+
+    async def on_episode(trajectory: Trajectory) -> None:
+        await store(state, trajectory)
+
+    stream = GroupStream(
+        state.manager,
+        pacing,
+        state.sampler,
+        sampling=_sampling(config),
+        on_episode=on_episode,
+        finished=state.finished,
+    )
+    if state.progress.stream is not None:
+        stream.restore(state.progress.stream)
+    return stream
+
+
+def _sampling(config: Config) -> Sampling:
+    return Sampling(max_tokens=config.rollout.max_turn_tokens, temperature=config.rollout.temperature)
+
+
+def _pace_metrics(state: RunState, results: Sequence[GroupResult], version: int) -> dict[str, float]:
+    """Return what waiting, deadlines and learning beside the rollout did to a step; nothing where there is none."""
+    config, metrics = state.config, dict[str, float]()
+    if state.stream is not None:
+        metrics |= staleness_metrics([r.group for r in results], version) | state.stream.metrics
+    if state.stream is not None or config.rollout.group_seconds is not None:
+        metrics |= cut_metrics(results, config.rollout.min_survivors)
+    return metrics
+
+
+async def _learn(state: RunState, groups: Sequence[Group]) -> tuple[LearnResult, Adapter]:
     """Make the train step, in a thread that stops at the next microbatch when the run is stopped."""
-    is_over = threading.Event()
+    is_over, bench = threading.Event(), state.bench
+
+    def learn() -> tuple[LearnResult, Adapter]:
+        return bench.learner.step(groups, is_over), bench.policy.adapter()
+
     state.manager.activity.enter("learn")
     try:
-        async with state.bench.engine.stand_by():
-            return await in_daemon(lambda: state.bench.learner.step(groups, is_over), "agentgrpo-learner")
+        async with bench.engine.stand_by() if state.stream is None else nullcontext():
+            return await in_daemon(learn, "agentgrpo-learner")
     finally:
         is_over.set()
 
@@ -206,8 +270,11 @@ async def _publish(state: RunState, adapter: Adapter, step: int) -> None:
     activity.enter("publish")
     with activity.waiting(str(new), "publish"):
         await state.bench.publish(adapter, new)
-    with activity.waiting(str(state.policy), "retire"):
-        await state.bench.engine.retire(state.policy)
+    if state.stream is not None:
+        await state.stream.go_on(new)
+    else:
+        with activity.waiting(str(state.policy), "retire"):
+            await state.bench.engine.retire(state.policy)
     state.policy = new
 
 
@@ -215,5 +282,6 @@ def _keep_state(state: RunState, adapter: Adapter) -> None:
     """Copy what the run is now, at the end of a step: whatever happens next, this is what is not lost."""
     progress = state.progress
     progress.sampler, progress.metrics_bytes = state.sampler.state(), state.metrics.size
+    progress.stream = state.stream.state() if state.stream is not None else None
     progress.elapsed = state.elapsed
     state.kept = TrainerState(progress=progress.copy(), adapter=adapter, learner=state.bench.learner.state())
