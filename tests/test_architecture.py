@@ -23,7 +23,7 @@ SPINE: list[set[str]] = [
     {"config", "config_file", "config_section", "engine_config"},
     {"calls", "tooling", "actions", "tasks", "core", "registry", "envcheck"},
     {"content", "replies", "chat", "causal_lm"},
-    {"engines"},
+    {"engines", "endpoint"},
     {"rollout"},
     {"learner"},
     # The stories and their parts.
@@ -39,11 +39,12 @@ SPINE: list[set[str]] = [
         "blocking",
     }
     | {"watchdog", "sft", "tiny", "demonstrations", "warm_start", "summary", "opening", "trainer_state", "stopping"}
-    | {"run_state", "looks", "ending"},
+    | {"run_state", "looks", "ending", "evaluate_endpoint", "good_episodes"},
 ]
 BASE = SPINE[0] | SPINE[1]
 ALLOWED = {area: set[str]().union(*SPINE[: rank + 1]) for rank, layer in enumerate(SPINE) for area in layer}
-for story in ("training", "run_state", "looks", "ending", "evaluate_run", "opening", "checkpoint", "summary"):
+STORES = {"training", "run_state", "looks", "ending", "evaluate_run", "evaluate_endpoint", "good_episodes"}
+for story in STORES | {"opening", "checkpoint", "summary"}:
     ALLOWED[story] |= {"store"}
 ALLOWED |= {
     "store": BASE | {"store"},
