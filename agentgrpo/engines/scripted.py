@@ -29,6 +29,8 @@ class ScriptedEngine:
         logprob: The logprob every token is said to have.
         context_length: Most tokens of prompt and completion.
         max_sequences: What it says of itself; nothing waits here.
+        cache_sequences: How many generations its cache holds; each further one at the same time preempts another, so
+            that both take their time once more.
     """
 
     reply: Reply
@@ -37,10 +39,13 @@ class ScriptedEngine:
     logprob: float = -0.5
     context_length: int = 4096
     max_sequences: int = 1024
+    cache_sequences: int | None = None
     calls: list[tuple[tuple[int, ...], Sampling, Policy, str]] = field(default_factory=list)
     live: dict[Policy, Adapter | None] = field(default_factory=dict)
     released: list[str] = field(default_factory=list)
     cancelled: int = 0
+    running: int = 0
+    preemptions: int = 0
 
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, policy: Policy, *, session: str = ""
@@ -53,7 +58,7 @@ class ScriptedEngine:
         if len(prompt_ids) >= self.context_length:
             raise EngineFailure(f"a prompt of {len(prompt_ids)} does not fit a context of {self.context_length}")
         try:
-            await asyncio.sleep(self.latency(number))
+            await self._compute(self.latency(number))
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
@@ -64,6 +69,16 @@ class ScriptedEngine:
         stopped = bool(ids) and ids[-1] in sampling.stop_token_ids
         logprobs = (round_logprob(self.logprob),) * len(ids)
         return Generation(token_ids=ids, logprobs=logprobs, finish_reason="stop" if stopped else "length")
+
+    async def _compute(self, seconds: float) -> None:
+        self.running += 1
+        try:
+            if self.cache_sequences is not None and self.running > self.cache_sequences:
+                self.preemptions += 1
+                await asyncio.sleep(2 * seconds)
+            await asyncio.sleep(seconds)
+        finally:
+            self.running -= 1
 
     async def release(self, session: str) -> None:
         """Note that a session ended."""

@@ -7,6 +7,7 @@ from collections import deque
 from typing import Protocol, runtime_checkable
 
 CUT = 0.8  # of the limit is left when the engine preempts
+PATIENCE = 4  # times as many episodes as may run end in peace before one more may
 
 
 @runtime_checkable
@@ -24,7 +25,7 @@ class Admission:
 
     An engine whose cache is too small for all of them preempts: it throws a sequence's cache away and computes it
     again later, which costs more than waiting. So the limit falls when that happens, at once but not twice for the
-    same crowd, and rises by one whenever as many episodes as may run have ended in peace.
+    same crowd, and rises by one after `PATIENCE` crowds have ended in peace.
 
     Args:
         most: The limit to begin with, never exceeded.
@@ -46,7 +47,7 @@ class Admission:
         if has_preempted and self.limit > 1:
             self.limit, self._ended = max(1, int(self.limit * CUT)), 0
             return True
-        if not has_preempted and self.limit < self.most:
+        if not has_preempted and self.limit < self.most and self._ended >= PATIENCE * self.limit:
             self.limit, self._ended = self.limit + 1, 0
             self._let_in()
         return False
