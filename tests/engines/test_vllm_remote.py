@@ -9,12 +9,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+from transformers import PreTrainedModel
 
+from agentgrpo.config import load_config
 from agentgrpo.engine_config import ServersConfig
+from agentgrpo.engine_kinds import open_engine
 from agentgrpo.engines.stub_server import BASE, StubServer, stub_logprobs
 from agentgrpo.engines.vllm_api import Card
 from agentgrpo.engines.vllm_remote import RemoteEngine, survey
-from agentgrpo.errors import EngineFailure
+from agentgrpo.errors import ConfigError, EngineFailure
 from agentgrpo.tolerances import LOGPROB_TOLERANCE
 from agentgrpo.types import Generation, Policy, Sampling
 from tests.engines.stubs import SOON, adapter, canary, engine_on, pool, settled
@@ -272,3 +275,25 @@ async def test_a_survey_tells_what_each_server_serves() -> None:
         found = await survey(config)
         assert found[server.url] == Card(model="stub", context_length=99, adapters=frozenset())
         assert "connection failed" in str(found["http://127.0.0.1:9"])
+
+
+async def test_a_config_opens_a_pool(model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with StubServer(context_length=512, api_key="k") as server:
+        config = {
+            "kind": "vllm_servers",
+            "max_sequences": 9,
+            "servers": {"urls": [server.url], "api_key_env": "POOL_KEY"},
+        }
+        with pytest.raises(ConfigError, match=r"POOL_KEY.*is not set"):
+            open_engine(load_config({"engine": config, "rollout": {"concurrency": 9}}), model)
+        monkeypatch.setenv("POOL_KEY", "wrong")
+        with pytest.raises(ConfigError, match=r"no server of .* can be used .*api_key_env"):
+            await asyncio.to_thread(open_engine, load_config({"engine": config}), model)
+        monkeypatch.setenv("POOL_KEY", "k")
+        engine = await asyncio.to_thread(open_engine, load_config({"engine": config}), model)
+        assert (engine.context_length, engine.max_sequences) == (512, 9)
+        await engine.publish(None, V0)
+        assert (await engine.generate(PROMPT, ASK, V0)).token_ids
+        await engine.close()
+        with pytest.raises(ConfigError, match=r"engine.context_length = 600, but a server offers 512"):
+            await asyncio.to_thread(open_engine, load_config({"engine": config | {"context_length": 600}}), model)
