@@ -18,9 +18,10 @@ from agentgrpo.registry import resolve_env
 from agentgrpo.rollout.group import GroupResult
 from agentgrpo.rollout.manager import RolloutManager
 from agentgrpo.rollout.pacing import Pacing
+from agentgrpo.rollout.record import Recorder
 from agentgrpo.rollout.stream import GroupStream
 from agentgrpo.tasks import TaskSampler
-from agentgrpo.types import EpisodeKey, Policy, Sampling, StopReason, Task, Trajectory
+from agentgrpo.types import EpisodeKey, Group, Policy, Sampling, StopReason, Task, Trajectory
 from tests.rollout.stages import Desk, acting
 
 TASKS = [Task(id=f"{'slow' if i % 4 == 0 else 'fast'}-{i}", row={}) for i in range(40)]
@@ -139,26 +140,16 @@ async def test_with_every_place_taken_no_group_starts_to_queue(tiny_chat: Chat) 
 class Timed(RolloutManager):
     """Groups that only take their time: their task says how much."""
 
-    async def group(self, task: Task, *, policy: Policy, step: int, on_episode: Any, **_: Any) -> GroupResult:
+    async def group(self, task: Task, **options: Any) -> GroupResult:
         await asyncio.sleep(0.012 if task.id.startswith("slow") else 0.002)
+        made = []
         for sample in range(SIZE):
-            key = EpisodeKey(phase="train", step=step, task_id=task.id, sample=sample)
-            await on_episode(ended(key, policy))
-        return GroupResult(group=group_of(task, policy, step), failed=())
-
-
-def ended(key: EpisodeKey, policy: Policy) -> Trajectory:
-    return Trajectory(
-        key=key, env_id="e", seed=0, policy=policy, prompt=(), tools=(), spans=(), turns=(),
-        stop_reason=StopReason.DONE, reward=1.0,
-    )  # fmt: skip
-
-
-def group_of(task: Task, policy: Policy, step: int) -> Any:
-    from agentgrpo.types import Group
-
-    keys = [EpisodeKey(phase="train", step=step, task_id=task.id, sample=sample) for sample in range(SIZE)]
-    return Group(task=task, trajectories=tuple(ended(key, policy) for key in keys))
+            key = EpisodeKey(phase="train", step=options["step"], task_id=task.id, sample=sample)
+            recorder = Recorder(key=key, env_id="e", seed=0, policy=options["policy"])
+            recorder.score(1.0, {})
+            made.append(recorder.freeze(StopReason.DONE))
+            await options["on_episode"](made[-1])
+        return GroupResult(group=Group(task=task, trajectories=tuple(made)), failed=())
 
 
 @pytest.mark.parametrize("staleness", [1, 3])
