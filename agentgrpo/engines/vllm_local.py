@@ -108,7 +108,7 @@ class VllmEngine:
             with _environment(environment or {}):
                 self._llm = self._submit(self._start(dict(options))).result()
         except BaseException:
-            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._end_loop()
             raise
         self._folders = AdapterFolders()
         self._context_length = int(self._llm.model_config.max_model_len)
@@ -186,16 +186,20 @@ class VllmEngine:
 
         self._submit(stop()).result(_CLOSE_SECONDS)
         del self._llm  # else it would try again when Python ends
+        self._end_loop()
+        self._folders.close()
+
+    def _end_loop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_CLOSE_SECONDS)
-        self._folders.close()
+        self._loop.close()
 
     def _submit(self, work: Coroutine[Any, Any, T]) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     async def _there(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the engine's loop; when the caller is cancelled, so is it."""
-        if self._is_closed and not self._loop.is_running():
+        if self._is_closed:
             work.close()
             raise EngineFailure("the engine is closed")
         result: T = await asyncio.wrap_future(self._submit(work))
