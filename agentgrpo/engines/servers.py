@@ -62,6 +62,8 @@ class Server:
         self.open = 0  # generations under way
         self.names: dict[Policy, str] = {}  # the versions it has proved, and what it knows them as
         self.reason: str | None = "it was not asked yet"  # why it is out; None: it serves
+        self.preemptions = 0  # since it was first asked
+        self._counted = 0  # of those, what it said last: a restart begins at 0
         self._numbers = count()
         self._failures = 0  # requests in a row
         self._last_token = 0.0
@@ -97,7 +99,7 @@ class Server:
     def close(self, reason: str = "the engine is closed") -> None:
         """End what it generates."""
         self.reason = reason
-        for cut in list(self._cuts):
+        for cut in [cut for cut in self._cuts if not cut.expired()]:
             cut.reschedule(asyncio.get_running_loop().time())
 
     async def admit(self, wanted: Callable[[], Iterable[Version]]) -> None:
@@ -120,6 +122,7 @@ class Server:
             await self._check_generation(card)
             while missing := [version for version in wanted() if version.policy not in self.names]:
                 await self._deliver(missing[0], card, known.get(missing[0].policy))
+            self._counted = await self.api.preemptions()
             self._failures, self._last_token = 0, time.monotonic()
             logger.info("the server %s serves: %d versions proved", self, len(self.names))
             self.reason = None
@@ -203,12 +206,14 @@ class Server:
     async def check(self) -> None:
         """See whether it still is what it was; put it out if not."""
         try:
-            card = await self.api.card()
+            card, counted = await self.api.card(), await self.api.preemptions()
         except Unreachable as error:
             self.fail(str(error))
         except Trouble:  # busy, or stalled: tokens tell
             await self.is_moving()
         else:
+            self.preemptions += max(0, counted - self._counted)
+            self._counted = counted
             known = card.adapters | {card.model}
             if not known.issuperset(self.names.values()):
                 self.fail("it has restarted and lost its adapters")

@@ -18,7 +18,7 @@ from aiohttp import web
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from agentgrpo.engines.vllm_api import GENERATE, LOAD, MODELS, UNLOAD
+from agentgrpo.engines.vllm_api import GENERATE, LOAD, METRICS, MODELS, PREEMPTIONS, UNLOAD
 from agentgrpo.types import JsonObject
 
 Fault = Literal["500", "429", "reset", "half_json", "hang", "slow", "stall", "die", "wrong_count", "wrong_id"]
@@ -75,6 +75,7 @@ class StubServer:
     paths: dict[str, str] = field(default_factory=dict)
     generations: list[JsonObject] = field(default_factory=list)
     fired: int = 0  # faults so far
+    preemptions: int = 0
     loads: int = 0
     restarts: int = 0
     open: int = 0  # generations under way
@@ -100,6 +101,7 @@ class StubServer:
         """Listen; after a death on the same port, without the adapters."""
         app = web.Application(middlewares=[self._authenticate])
         app.router.add_get("/health", self._health)
+        app.router.add_get(METRICS, self._metrics)
         app.router.add_get(MODELS, self._models)
         app.router.add_post(LOAD, self._load)
         app.router.add_post(UNLOAD, self._unload)
@@ -157,6 +159,9 @@ class StubServer:
 
     async def _health(self, request: web.Request) -> web.Response:
         return web.Response()
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        return web.Response(text=f'# TYPE x counter\n{PREEMPTIONS}{{engine="0"}} {float(self.preemptions)}\n')
 
     async def _models(self, request: web.Request) -> web.Response:
         base = {"id": "stub", "root": "stub", "parent": None, "max_model_len": self.context_length}

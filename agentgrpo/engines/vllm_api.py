@@ -16,10 +16,12 @@ import aiohttp
 
 from agentgrpo.engines import round_logprob
 from agentgrpo.errors import EngineFailure
+from agentgrpo.seeds import derive_seed
 from agentgrpo.types import Json, JsonObject, Sampling
 
 GENERATE = "/inference/v1/generate"
 LOAD, UNLOAD, MODELS = "/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/v1/models"
+METRICS, PREEMPTIONS = "/metrics", "vllm:num_preemptions_total"
 STREAM_INTERVAL = 16  # tokens per event: often enough to see progress, seldom enough to cost little
 _NO_LOGPROB = -9999.0  # what vLLM says where there is none
 _PASSING = {408, 425, 429}  # and all of 500 to 599: the same question may be answered another time
@@ -67,7 +69,7 @@ class VllmApi:
 
     async def card(self) -> Card:
         """Ask what it serves."""
-        answer = await self._ask("GET", MODELS, None, self._seconds)
+        answer = _json(await self._ask("GET", MODELS, None, self._seconds))
         try:
             cards = answer["data"]
             base = next(card for card in cards if card["parent"] is None)
@@ -83,6 +85,11 @@ class VllmApi:
     async def unload(self, name: str) -> None:
         """Forget an adapter."""
         await self._ask("POST", UNLOAD, {"lora_name": name}, self._seconds)
+
+    async def preemptions(self) -> int:
+        """Ask how often its cache was too small and a sequence had to be computed again, since it started."""
+        lines = (await self._ask("GET", METRICS, None, self._seconds)).splitlines()
+        return int(sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(PREEMPTIONS)))
 
     async def score(self, model: str, token_ids: Sequence[int]) -> list[float]:
         """Return the logprob of each of `token_ids[1:]` given those before, at temperature 1."""
@@ -105,7 +112,7 @@ class VllmApi:
 
     async def _generate(self, model: str, token_ids: Sequence[int], params: JsonObject) -> Json:
         body = {"model": model, "token_ids": list(token_ids), "sampling_params": params, "stream": False}
-        return await self._ask("POST", GENERATE, body, self._load_seconds)
+        return _json(await self._ask("POST", GENERATE, body, self._load_seconds))
 
     @asynccontextmanager
     async def stream(
@@ -118,7 +125,8 @@ class VllmApi:
             "sampling_params": _params(sampling),
             "stream": True,
         }
-        headers = {"X-Session-ID": session} if session else None
+        # vLLM keeps a session on one of its replicas; a session's own name may be no header.
+        headers = {"X-Session-ID": f"{derive_seed(session):x}"} if session else None
         try:
             async with self._http.post(self._url + GENERATE, json=body, headers=headers) as response:
                 await _check(response)
@@ -126,16 +134,15 @@ class VllmApi:
         except (aiohttp.ClientError, ConnectionError) as error:
             raise _unreachable(error) from error
 
-    async def _ask(self, method: str, path: str, body: JsonObject | None, seconds: float) -> Json:
+    async def _ask(self, method: str, path: str, body: JsonObject | None, seconds: float) -> str:
         try:
             async with asyncio.timeout(seconds), self._http.request(method, self._url + path, json=body) as response:
                 await _check(response)
-                text = await response.text()
+                return await response.text()
         except TimeoutError as error:
             raise Trouble(f"no answer to {path} within {seconds:g} s") from error
         except (aiohttp.ClientError, ConnectionError) as error:
             raise _unreachable(error) from error
-        return _json(text) if path in (MODELS, GENERATE) else None  # to the others it answers with a sentence
 
 
 class TokenStream:

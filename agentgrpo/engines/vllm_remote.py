@@ -162,6 +162,11 @@ class RemoteEngine:
         """Most sessions that may be open at once; further ones wait for a release."""
         return self._max_sequences
 
+    @property
+    def preemptions(self) -> int:
+        """How often a server's cache was too small and a sequence had to be computed again."""
+        return sum(server.preemptions for server in self.servers)
+
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, policy: Policy, *, session: str = ""
     ) -> Generation:

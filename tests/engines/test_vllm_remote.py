@@ -18,6 +18,7 @@ from agentgrpo.engines.stub_server import BASE, StubServer, stub_logprobs
 from agentgrpo.engines.vllm_api import Card
 from agentgrpo.engines.vllm_remote import RemoteEngine, survey
 from agentgrpo.errors import ConfigError, EngineFailure
+from agentgrpo.rollout.admission import CountsPreemptions
 from agentgrpo.tolerances import LOGPROB_TOLERANCE
 from agentgrpo.types import Generation, Policy, Sampling
 from tests.engines.stubs import SOON, adapter, canary, engine_on, pool, settled
@@ -225,6 +226,24 @@ async def test_the_key_opens_the_server() -> None:
         await engine.publish(None, V0)
         assert (await engine.generate(PROMPT, ASK, V0)).token_ids
         await engine.close()
+
+
+async def test_preemptions_are_counted_over_restarts() -> None:
+    async with pool(1, options={"preemptions": 40, "fault_seconds": 0.2}) as ((server,), engine):
+        await engine.publish(None, V0)
+        server.preemptions += 2
+        await settled(lambda: engine.preemptions == 2)
+        server.preemptions = 0  # as after a restart
+        await asyncio.sleep(0.6)
+        server.preemptions = 3
+        await settled(lambda: engine.preemptions == 5)
+        assert isinstance(engine, CountsPreemptions)
+
+
+async def test_a_session_may_be_named_as_no_header_may() -> None:
+    async with pool(1) as (_, engine):
+        await engine.publish(None, V0)
+        assert (await engine.generate(PROMPT, ASK, V0, session="train/1/über\r\nX: y/0")).token_ids
 
 
 async def test_a_cancelled_generation_is_aborted_on_the_server() -> None:
