@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from agentgrpo import causal_lm
+from agentgrpo.blocking import in_daemon
 from agentgrpo.chat import Chat
 from agentgrpo.config import Config, EvalConfig
 from agentgrpo.core import AgentEnv
@@ -72,7 +73,9 @@ class Workbench:
 
     async def publish(self, adapter: Adapter, policy: Policy) -> tuple[Proof, ...]:
         """Let the engine answer with the learner's adapter of this moment, proved where that can go wrong."""
-        canary = None if isinstance(self.engine, EmbeddedEngine) else self.policy.canary()
+        # Not in the event loop: episodes may run in it.
+        is_proved = not isinstance(self.engine, EmbeddedEngine)
+        canary = await in_daemon(self.policy.canary, "agentgrpo-learner") if is_proved else None
         return await self.engine.publish(adapter, policy, canary=canary)
 
 
