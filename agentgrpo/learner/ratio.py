@@ -5,6 +5,7 @@ It does not know what the ratios are used for, and takes the flat layout: traine
 
 from __future__ import annotations
 
+import math
 from typing import Literal, TypeAlias
 
 import torch
@@ -89,14 +90,19 @@ def kl_k3(logprobs_N: Tensor, behaviour_N: Tensor) -> Tensor:
     return (log_ratio_N.expm1() - log_ratio_N).mean()
 
 
-def effective_sample_size(logprobs_N: Tensor, behaviour_N: Tensor) -> Tensor:
-    """Return the effective sample size of the token ratios as a fraction of N, a float64 scalar without gradient.
+def ratio_sums(logprobs_N: Tensor, behaviour_N: Tensor) -> tuple[float, float]:
+    """Return the sums of the token ratios learner / behaviour and of their squares, which add up over microbatches."""
+    ratio_N = _mismatch(logprobs_N, behaviour_N).exp()
+    return float(ratio_N.sum()), float(ratio_N.square().sum())
 
-    `mean(r)**2 / mean(r**2)` (Kish): 1 when all ratios are equal, `1 / N` when one outweighs all others. NaN when
+
+def effective_sample_size(total: float, squares: float, count: int) -> float:
+    """Return the effective sample size of `count` tokens as a fraction of them, from `ratio_sums`.
+
+    `mean(r)**2 / mean(r**2)` (Kish): 1 when all ratios are equal, `1 / count` when one outweighs all others. NaN when
     there is no token.
     """
-    ratio_N = _mismatch(logprobs_N, behaviour_N).exp()
-    return ratio_N.mean().square() / ratio_N.square().mean()
+    return total * total / (count * squares) if count else math.nan
 
 
 def _mismatch(logprobs_N: Tensor, behaviour_N: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from agentgrpo.learner.filters import Decision, count_reasons, filter_groups, no
 from agentgrpo.learner.loss import kl_penalty, token_loss
 from agentgrpo.learner.mismatch import alarm_text, correct, mismatch_metrics
 from agentgrpo.learner.policy import LoraPolicy
-from agentgrpo.learner.ratio import effective_sample_size, kl_k3, log_ratio
+from agentgrpo.learner.ratio import effective_sample_size, kl_k3, log_ratio, ratio_sums
 from agentgrpo.learner.schedule import learning_rate
 from agentgrpo.seeds import derive_seed
 from agentgrpo.tolerances import MISMATCH_ALARM
@@ -267,8 +267,10 @@ class Learner:
         else:
             self._skip()
         self.optimizer.zero_grad(set_to_none=True)
+        ratios = effective_sample_size(sums.pop("ratio"), sums.pop("ratio_squared"), totals.tokens)
         means = {name: value if name == "loss" else value / totals.tokens for name, value in sums.items()}
-        return {**means, "grad_norm": float(norm), "tokens": totals.tokens, "episodes": totals.episodes}
+        counts = {"tokens": totals.tokens, "episodes": totals.episodes}
+        return {**means, **counts, "grad_norm": float(norm), "effective_sample_size": ratios}
 
     def _backward(self, batch: Microbatch, totals: _Totals) -> dict[str, float]:
         """Backpropagate a microbatch's share of the loss; return sums over its tokens (the loss is its share)."""
@@ -298,12 +300,14 @@ class Learner:
         total = (loss * weights).sum()
         total.backward()
         count = len(logprobs)
+        ratios, squares = ratio_sums(logprobs, batch.behaviour_N)
         return {
             "loss": float(total.detach()),
             "entropy": float(entropy.sum()),
             "kl": float(kl_k3(logprobs, batch.behaviour_N)) * count,
             "clip_fraction": float(clipped.float().sum()),
-            "effective_sample_size": float(effective_sample_size(logprobs, batch.behaviour_N)) * count,
+            "ratio": ratios,
+            "ratio_squared": squares,
             **told,
         }
 

@@ -196,3 +196,12 @@ def test_a_floor_above_the_cap_is_refused() -> None:
 def test_the_resolved_config_leaves_the_truncation_out_where_it_has_no_effect() -> None:
     assert "truncation" not in load_config({}).to_toml()
     assert 'truncation = "token_truncate"' in load_config({"learner": LEARNER}).to_toml()
+
+
+def test_the_sample_size_does_not_depend_on_how_a_step_is_cut_up(model: PreTrainedModel) -> None:
+    sizes = [
+        learner(double(model), tokens_per_microbatch=budget).step(groups()).metrics["effective_sample_size"]
+        for budget in (1, 150, 10**6)
+    ]
+    assert 0 < sizes[0] < 1
+    assert sizes == pytest.approx([sizes[0]] * 3, rel=1e-6)
