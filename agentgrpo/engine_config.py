@@ -17,8 +17,8 @@ class VllmConfig(Section):
 
     dtype: Literal["float32", "bfloat16", "float16"] | None = None  # None: the learner's
     tensor_parallel_size: int = Field(1, gt=0)
-    gpu_memory_utilization: float | None = Field(None, gt=0, le=1)  # of one card, weights and cache together
-    kv_cache_gib: float | None = Field(None, gt=0)  # of the cache alone, on a card or in the machine's memory
+    gpu_memory_utilization: float | None = Field(None, gt=0, le=1)  # of the card, instead of what the sizes leave it
+    kv_cache_gib: float | None = Field(None, gt=0)  # of keys and values, on a card or in the machine's memory
     max_lora_rank: int | None = Field(None, gt=0)  # None: the least vLLM has that holds model.lora.rank
     max_live_versions: int | None = Field(None, ge=2)  # None: what train.max_staleness needs
     quantization: str | None = None  # of the base model, in vLLM's words: "bitsandbytes", "fp8", ...

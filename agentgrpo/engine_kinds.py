@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from dataclasses import replace
 
+import torch
 from transformers import PreTrainedModel
 
 from agentgrpo import causal_lm
 from agentgrpo.blocking import run_blocking
 from agentgrpo.config import Config
 from agentgrpo.engines import Engine
+from agentgrpo.engines.card import CardPlan, card_needs, plan_card, say_no
 from agentgrpo.engines.embedded import EmbeddedEngine
 from agentgrpo.engines.vllm_api import Card
-from agentgrpo.engines.vllm_options import check_heads, engine_environment, engine_options
+from agentgrpo.engines.vllm_options import SPARE_VERSIONS, check_heads, engine_environment, engine_options
 from agentgrpo.engines.vllm_remote import RemoteEngine, survey
 from agentgrpo.errors import ConfigError
 from agentgrpo.tolerances import LOGPROB_TOLERANCE, Tolerance
@@ -78,6 +81,7 @@ def _vllm(config: Config, base: PreTrainedModel) -> Engine:
 
     device, model = str(base.device), base.config
     check_heads(device, getattr(model, "head_dim", None) or model.hidden_size // model.num_attention_heads)
+    plan = _share_card(config, base) if base.device.type == "cuda" else None
     options = engine_options(
         config.engine,
         model_path=config.model.path,
@@ -86,8 +90,33 @@ def _vllm(config: Config, base: PreTrainedModel) -> Engine:
         lora_rank=config.model.lora.rank,
         context_length=config.engine.context_length or causal_lm.context_length(base),
         live_versions=live_versions(config),
+        plan=plan,
     )
-    return VllmEngine(options, tolerance=tolerance(config, base), environment=engine_environment(device))
+    sleeps = plan is not None and plan.mode == "sleep"
+    return VllmEngine(options, tolerance=tolerance(config, base), environment=engine_environment(device), sleeps=sleeps)
+
+
+def _share_card(config: Config, base: PreTrainedModel) -> CardPlan:
+    """Decide from sizes how the learner and vLLM share the card the learner is on."""
+    linears = [m for m in base.modules() if isinstance(m, torch.nn.Linear)]
+    needs = card_needs(
+        config,
+        base.config.to_dict(),
+        weights=base.get_memory_footprint(),
+        adapter_parameters=config.model.lora.rank * sum(m.in_features + m.out_features for m in linears),
+        dtype_bytes=base.dtype.itemsize,
+        context_length=config.engine.context_length or causal_lm.context_length(base),
+        versions=live_versions(config) + SPARE_VERSIONS,
+    )
+    share = config.engine.vllm.gpu_memory_utilization
+    total, may_sleep = torch.cuda.get_device_properties(base.device).total_memory, not config.train.max_staleness
+    if share is not None:
+        cache = max(needs.least, share * total - needs.engine)
+        needs = replace(needs, wanted=cache, least=cache)
+    plan = plan_card(needs, total, may_sleep=may_sleep)
+    if plan is None:
+        raise ConfigError(say_no(needs, total, may_sleep=may_sleep))
+    return plan
 
 
 def _servers(config: Config, base: PreTrainedModel) -> Engine:

@@ -19,7 +19,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 # Each layer may import itself and every layer above it in this list.
 SPINE: list[set[str]] = [
-    {"types", "errors", "seeds", "activity", "tolerances"},
+    {"types", "errors", "seeds", "activity", "tolerances", "sizes"},
     {"config", "config_file", "config_section", "engine_config"},
     {"calls", "tooling", "actions", "tasks", "core", "registry", "envcheck"},
     {"content", "replies", "chat", "causal_lm"},
@@ -39,7 +39,7 @@ SPINE: list[set[str]] = [
         "blocking",
     }
     | {"watchdog", "sft", "tiny", "demonstrations", "warm_start", "summary", "opening", "trainer_state", "stopping"}
-    | {"run_state", "looks", "ending", "evaluate_endpoint", "good_episodes"},
+    | {"run_state", "gathering", "looks", "ending", "evaluate_endpoint", "good_episodes"},
 ]
 BASE = SPINE[0] | SPINE[1]
 ALLOWED = {area: set[str]().union(*SPINE[: rank + 1]) for rank, layer in enumerate(SPINE) for area in layer}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from agentgrpo.engine_config import EngineConfig
+from agentgrpo.engines.card import CardPlan
 from agentgrpo.errors import ConfigError, ModelError
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those vLLM has kernels for
@@ -25,7 +26,7 @@ def engine_options(
     lora_rank: int,
     context_length: int,
     live_versions: int,
-    sleeps: bool = False,
+    plan: CardPlan | None = None,
 ) -> dict[str, Any]:
     """Return the keyword arguments of vLLM's `AsyncEngineArgs`.
 
@@ -37,7 +38,7 @@ def engine_options(
         lora_rank: [model.lora] rank.
         context_length: Most tokens of a prompt and its completion.
         live_versions: Most versions alive at once.
-        sleeps: Whether the engine gives its memory back while the learner works.
+        plan: How the learner and vLLM share the card.
 
     Raises:
         ConfigError: a key has no effect on this device, or the keys do not go together.
@@ -61,7 +62,7 @@ def engine_options(
         "use_tqdm_on_load": False,
         "generation_config": "vllm",  # the model folder's own sampling defaults would be applied unseen
     }
-    return options | (_on_cpu(engine, context_length) if device == "cpu" else _on_card(engine, device, sleeps))
+    return options | (_on_cpu(engine, context_length) if device == "cpu" else _on_card(engine, device, plan))
 
 
 def engine_environment(device: str) -> dict[str, str]:
@@ -108,7 +109,7 @@ def _on_cpu(engine: EngineConfig, context_length: int) -> dict[str, Any]:
     }
 
 
-def _on_card(engine: EngineConfig, device: str, sleeps: bool) -> dict[str, Any]:
+def _on_card(engine: EngineConfig, device: str, plan: CardPlan | None) -> dict[str, Any]:
     vllm = engine.vllm
     _, _, index = device.partition(":")
     options: dict[str, Any] = {"device_ids": [int(index)]} if index else {}
@@ -118,7 +119,9 @@ def _on_card(engine: EngineConfig, device: str, sleeps: bool) -> dict[str, Any]:
         options["kv_cache_memory_bytes"] = int(vllm.kv_cache_gib * GIB)
     elif vllm.gpu_memory_utilization is not None:
         options["gpu_memory_utilization"] = vllm.gpu_memory_utilization
-    return options | ({"enable_sleep_mode": True} if sleeps else {})
+    elif plan is not None:
+        options["gpu_memory_utilization"] = plan.utilization
+    return options | ({"enable_sleep_mode": True} if plan is not None and plan.mode == "sleep" else {})
 
 
 def _lora_rank(asked: int | None, rank: int) -> int:

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from agentgrpo.config import load_config
 from agentgrpo.engine_config import EngineConfig
+from agentgrpo.engines.card import CardPlan
 from agentgrpo.engines.vllm_options import LORA_RANKS, check_heads, engine_environment, engine_options
 from agentgrpo.errors import ConfigError, ModelError
 
 GIB = 1 << 30
 
 
-def options(device: str = "cpu", *, rank: int = 16, engine: dict[str, Any] | None = None, **vllm: Any) -> Any:
+def options(
+    device: str = "cpu",
+    *,
+    rank: int = 16,
+    engine: dict[str, Any] | None = None,
+    plan: CardPlan | None = None,
+    **vllm: Any,
+) -> Any:
     config = EngineConfig.model_validate({"kind": "vllm", "vllm": vllm, **(engine or {})})
     return engine_options(
-        config, model_path="m", device=device, dtype="float32", lora_rank=rank, context_length=4096, live_versions=3
+        config,
+        model_path="m",
+        device=device,
+        dtype="float32",
+        lora_rank=rank,
+        context_length=4096,
+        live_versions=3,
+        plan=plan,
     )
 
 
@@ -39,6 +54,16 @@ def test_what_is_not_said_follows_from_the_rest() -> None:
     assert made["max_cpu_loras"] >= made["max_loras"] + 2
     assert made["logprobs_mode"] == "processed_logprobs"
     assert "gpu_memory_utilization" not in options("cuda")
+
+
+@pytest.mark.parametrize("mode", ["both", "sleep"])
+def test_the_plan_of_the_card_is_followed(mode: Literal["both", "sleep"]) -> None:
+    plan = CardPlan(mode=mode, cache=3e9, utilization=0.37)
+    made = options("cuda", plan=plan)
+    assert made["gpu_memory_utilization"] == 0.37
+    assert made.get("enable_sleep_mode", False) == (mode == "sleep")
+    assert options("cuda", plan=plan, gpu_memory_utilization=0.2)["gpu_memory_utilization"] == 0.2
+    assert "gpu_memory_utilization" not in options("cuda", plan=plan, kv_cache_gib=2.0)
 
 
 def test_on_the_cpu_no_prompt_is_cut_in_pieces() -> None:
