@@ -175,8 +175,11 @@ class Server:
             await self.api.load(name, str(version.folder))
         except Unreachable:
             raise
-        except Trouble as error:
-            raise EngineFailure(f"{self} could not load {version.policy} from '{version.folder}': {error}") from error
+        except (Trouble, EngineFailure) as error:
+            raise EngineFailure(
+                f"{self} could not load {version.policy} from '{version.folder}', which it must be able to read "
+                f"(engine.servers.adapter_folder): {error}"
+            ) from error
 
     async def _prove(self, version: Version, name: str, clock: float) -> None:
         if version.canary is None:

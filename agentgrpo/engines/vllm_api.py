@@ -219,7 +219,7 @@ async def _check(response: aiohttp.ClientResponse) -> None:
         raise LostAdapter(said)
     if status == 401:
         said += "; set engine.servers.api_key_env to the environment variable that holds its key"
-    if status in (403, 404):
+    if status == 403 or (status == 404 and "adapter" not in text.lower()):
         said += "; start it with `agentgrpo engine serve`, which sets the flags that are needed"
     raise EngineFailure(said)
 

@@ -12,7 +12,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -21,71 +21,17 @@ from tenacity import AsyncRetrying, RetryError, retry_if_exception_type, stop_af
 
 from agentgrpo.engine_config import ServersConfig
 from agentgrpo.engines.adapters import AdapterFolders
+from agentgrpo.engines.partial import Partial
 from agentgrpo.engines.proof import Canary, Proof
 from agentgrpo.engines.servers import Server, Terms, Version
-from agentgrpo.engines.vllm_api import BadAnswer, Card, Chunk, Trouble, VllmApi
+from agentgrpo.engines.vllm_api import BadAnswer, Card, Trouble, VllmApi
 from agentgrpo.errors import EngineFailure
-from agentgrpo.seeds import derive_seed
 from agentgrpo.tolerances import Tolerance
-from agentgrpo.types import Adapter, FinishReason, Generation, Policy, Sampling
+from agentgrpo.types import Adapter, Generation, Policy, Sampling
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 10.0  # seconds, at most, before a generation is tried again
 _LOOK_SECONDS = 1.0  # between two looks at a server that serves; one that refuses is looked at ever less often
 _LOOKS_APART = 8
-
-
-@dataclass(slots=True)
-class Partial:
-    """A generation as far as it has come, on whatever servers."""
-
-    prompt_ids: tuple[int, ...]
-    sampling: Sampling
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    finish_reason: FinishReason | None = None
-    left: Server | None = None  # the server it had to leave last
-
-    def rest(self) -> tuple[tuple[int, ...], Sampling]:
-        """Return what has to be asked for the rest.
-
-        Another seed than the first's: the same noise at another place would not be a sample of the policy.
-        """
-        done = len(self.token_ids)
-        seed = derive_seed(self.sampling.seed, done) if done else self.sampling.seed
-        left = replace(self.sampling, max_tokens=self.sampling.max_tokens - done, seed=seed)
-        return (*self.prompt_ids, *self.token_ids), left
-
-    def take(self, chunk: Chunk) -> None:
-        """Add what came, unless it cannot be."""
-        self.token_ids += chunk.token_ids
-        self.logprobs += chunk.logprobs
-        if len(self.token_ids) > self.sampling.max_tokens:
-            raise BadAnswer(f"it gave more than the {self.sampling.max_tokens} tokens it was asked for")
-        self._see_end()
-        if chunk.finish_reason is not None and self.finish_reason is None:
-            raise BadAnswer(
-                f"it ended with '{chunk.finish_reason}' after {len(self.token_ids)} of {self.sampling.max_tokens} "
-                "tokens and no stop token"
-            )
-
-    def drop(self, start: int) -> None:
-        """Forget what came from `start` on."""
-        del self.token_ids[start:], self.logprobs[start:]
-        self.finish_reason = None
-
-    def _see_end(self) -> None:
-        if self.token_ids and self.token_ids[-1] in self.sampling.stop_token_ids:
-            self.finish_reason = "stop"
-        elif len(self.token_ids) == self.sampling.max_tokens:
-            self.finish_reason = "length"
-
-    def generation(self) -> Generation:
-        """Return it as a whole."""
-        return Generation(
-            token_ids=tuple(self.token_ids),
-            logprobs=tuple(self.logprobs),
-            finish_reason=self.finish_reason or "length",
-        )
 
 
 async def survey(config: ServersConfig, *, api_key: str = "") -> dict[str, Card | str]:
@@ -177,11 +123,12 @@ class RemoteEngine:
         if room <= 0:
             raise EngineFailure(f"a prompt of {len(prompt_ids)} does not fit a context of {self._context_length}")
         part = Partial(tuple(prompt_ids), replace(sampling, max_tokens=min(sampling.max_tokens, room)))
+        left: set[Server] = set()
         version.open += 1
         try:
             async for attempt in self._attempts():
                 with attempt:
-                    await self._go_on(part, policy, session)
+                    await self._go_on(part, policy, session, left)
         except RetryError as error:
             last = error.last_attempt
             raise EngineFailure(
@@ -210,27 +157,26 @@ class RemoteEngine:
             wait=wait_random_exponential(multiplier=min(_FIRST_PAUSE, longest), max=longest),
         )
 
-    async def _go_on(self, part: Partial, policy: Policy, session: str) -> None:
+    async def _go_on(self, part: Partial, policy: Policy, session: str, left: set[Server]) -> None:
         """Ask one server for what is missing; who met trouble there asks another the next time."""
-        server = await self._place(policy, session, part.left)
+        server = await self._place(policy, session, left)
         start = len(part.token_ids)
         prompt_ids, sampling = part.rest()
         try:
             await server.generate(policy, prompt_ids, sampling, session, part.take)
-            if part.finish_reason is None:
-                raise BadAnswer("its answer ended before the generation did")
+            part.check_end()
         except Trouble as error:
             if isinstance(error, BadAnswer):
                 part.drop(start)
             if part.finish_reason is not None:
                 return  # all of it had come
             server.sessions.discard(session)
-            part.left = server
+            left.add(server)
             raise type(error)(f"{server}: {error}") from error
         except EngineFailure as error:
             raise EngineFailure(f"{server}: {error}") from error
 
-    async def _place(self, policy: Policy, session: str, left: Server | None) -> Server:
+    async def _place(self, policy: Policy, session: str, left: set[Server]) -> Server:
         """Return the server of a session, or give it the least loaded one; wait for one to come back."""
         clock = time.monotonic()
         while True:
@@ -240,7 +186,7 @@ class RemoteEngine:
             if own is not None:
                 return own
             if up:
-                chosen = min(up, key=lambda server: (server is left, *server.load))
+                chosen = min(up, key=lambda server: (server in left, *server.load))
                 await self.release(session)  # whatever server it was on
                 if session:
                     chosen.sessions.add(session)
@@ -357,41 +303,47 @@ class RemoteEngine:
         if self._loop is not loop:
             self._loop, self._ready = loop, loop.create_future()
             self._keeper = loop.create_task(self._keep(self._ready), name="agentgrpo-servers")
+        if self._keeper is not None and self._keeper.done():
+            self._keeper.result()  # raises what ended it
         await asyncio.shield(self._ready)
 
     async def _keep(self, ready: asyncio.Future[None]) -> None:
-        """Hold the connections of a loop until it ends, or the engine does."""
-        async with _http(self._config, self._api_key) as http:
-            for server in self.servers:
-                server.attach(
-                    VllmApi(
-                        server.url,
-                        http,
-                        seconds=self._config.connect_seconds,
-                        load_seconds=self._config.first_token_seconds,
-                    )
-                )
-            ready.set_result(None)
-            async with asyncio.TaskGroup() as group:
+        """Hold the connections of a loop until it ends, or the engine does; ready when every server was looked at."""
+        seconds, load_seconds = self._config.connect_seconds, self._config.first_token_seconds
+        try:
+            async with _http(self._config, self._api_key) as http:
                 for server in self.servers:
-                    group.create_task(self._watch(server))
+                    server.attach(VllmApi(server.url, http, seconds=seconds, load_seconds=load_seconds))
+                await asyncio.gather(*map(self._look, self.servers))
+                ready.set_result(None)
+                async with asyncio.TaskGroup() as group:
+                    for server in self.servers:
+                        group.create_task(self._watch(server))
+        finally:
+            if not ready.done():
+                ready.set_exception(EngineFailure("the connections to the servers ended before they began"))
+                ready.exception()  # seen: nobody may be waiting any more
 
     async def _watch(self, server: Server) -> None:
-        """Look at a server again and again: put it out when it is gone, take it in when it is back."""
+        """Look at a server again and again; at one that cannot serve ever less often."""
         pause = shortest = min(_LOOK_SECONDS, self._config.connect_seconds)
         while True:
-            server.suspect.clear()
-            try:
-                if server.is_up:
-                    await server.check()
-                else:
-                    await server.admit(lambda: list(self._versions.values()))
-                    self._sweep()
-                pause = shortest
-            except (Trouble, EngineFailure) as error:
-                server.fail(str(error))
-                server.suspect.clear()
-                pause = min(2 * pause, _LOOKS_APART * shortest)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await server.suspect.wait()
+            pause = shortest if await self._look(server) else min(2 * pause, _LOOKS_APART * shortest)
+
+    async def _look(self, server: Server) -> bool:
+        """Put a server out when it is gone, take it in when it is back; return whether it serves, or may next time."""
+        server.suspect.clear()
+        try:
+            if server.is_up:
+                await server.check()
+            else:
+                await server.admit(lambda: list(self._versions.values()))
+                self._sweep()
+        except (Trouble, EngineFailure) as error:
+            server.fail(str(error))
+            server.suspect.clear()
+            return False
+        return True

@@ -14,8 +14,9 @@ from transformers import PreTrainedModel
 from agentgrpo.config import load_config
 from agentgrpo.engine_config import ServersConfig
 from agentgrpo.engine_kinds import open_engine
+from agentgrpo.engines.partial import Partial
 from agentgrpo.engines.stub_server import BASE, StubServer, stub_logprobs
-from agentgrpo.engines.vllm_api import Card
+from agentgrpo.engines.vllm_api import BadAnswer, Card, Chunk
 from agentgrpo.engines.vllm_remote import RemoteEngine, survey
 from agentgrpo.errors import ConfigError, EngineFailure
 from agentgrpo.rollout.admission import CountsPreemptions
@@ -48,6 +49,25 @@ async def test_tokens_come_with_their_logprobs_and_repeat() -> None:
         assert sum(len(server.generations) for server in servers) == 3
 
 
+@pytest.mark.parametrize(
+    ("chunks", "reason"),
+    [
+        ([Chunk((1, 9, 2), (-1.0,) * 3, None)], "went on after 2 tokens"),
+        ([Chunk((1, 9), (-1.0,) * 2, "stop"), Chunk((2,), (-1.0,), None)], "went on after 2 tokens"),
+        ([Chunk((1, 2, 3, 4, 5), (-1.0,) * 5, None)], "went on after 4 tokens"),
+        ([Chunk((1,), (-1.0,), "length")], "ended with 'length' after 1 of 4 tokens and no stop token"),
+        ([Chunk((1,), (-1.0,), "abort")], "ended with 'abort'"),
+    ],
+)
+def test_an_answer_that_cannot_be_is_refused(chunks: list[Chunk], reason: str) -> None:
+    part = Partial((5,), Sampling(max_tokens=4, stop_token_ids=(9,)))
+    with pytest.raises(BadAnswer, match=reason):
+        for chunk in chunks:
+            part.take(chunk)
+    part.drop(0)
+    assert part.rest() == ((5,), part.sampling)
+
+
 async def test_the_context_bounds_prompt_and_completion() -> None:
     async with pool(1) as (_, engine):
         await engine.publish(None, V0)
@@ -61,9 +81,8 @@ async def test_the_context_bounds_prompt_and_completion() -> None:
 async def test_every_server_proves_a_version_and_two_live_side_by_side() -> None:
     async with pool(2) as (servers, engine):
         first, second = adapter(1), adapter(2)
-        await settled(lambda: all(server.is_up for server in engine.servers) or not engine._loop, 0.1)
         await engine.publish(None, V0, canary=canary())
-        await settled(lambda: all(server.is_up for server in engine.servers))
+        assert all(server.is_up for server in engine.servers)
         proofs = await engine.publish(first, V1, canary=canary(first.sha256))
         assert [(proof.policy, proof.verdict) for proof in proofs] == [(V1, "proved")] * 2
         assert {proof.server for proof in proofs} == {server.url.removeprefix("http://") for server in servers}
