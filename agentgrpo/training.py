@@ -19,25 +19,23 @@ from agentgrpo.checkpoint import Checkpoints
 from agentgrpo.config import Config
 from agentgrpo.ending import Run, finish, stop
 from agentgrpo.errors import ConfigError, RunError
+from agentgrpo.gathering import gather, open_stream, pace_metrics
 from agentgrpo.learner.step import LearnResult
 from agentgrpo.looks import look
 from agentgrpo.opening import Given, Opened, begin, reopen
 from agentgrpo.report import ConsoleReporter, Reporter
-from agentgrpo.rollout.group import GroupResult
 from agentgrpo.rollout.manager import RolloutManager
-from agentgrpo.rollout.pacing import Pacing
-from agentgrpo.rollout.stream import GroupStream
-from agentgrpo.run_state import RunState, keeper, store
+from agentgrpo.run_state import RunState
 from agentgrpo.seeds import derive_seed
 from agentgrpo.stopping import Stopping
 from agentgrpo.store.episodes import EpisodeStore
 from agentgrpo.store.record import settle_record
 from agentgrpo.store.run import Metrics
-from agentgrpo.summary import cut_metrics, no_survivors, staleness_metrics, train_metrics, training_rows
+from agentgrpo.summary import no_survivors, train_metrics, training_rows
 from agentgrpo.tasks import TaskSampler
 from agentgrpo.tracking import Trackers
 from agentgrpo.trainer_state import TrainerState
-from agentgrpo.types import Adapter, Group, Policy, Sampling, Trajectory
+from agentgrpo.types import Adapter, Group, Policy
 from agentgrpo.watchdog import Watchdog
 from agentgrpo.workbench import EnvLike, TasksLike
 
@@ -125,7 +123,7 @@ async def _train(opened: Opened, reporter: Reporter, stopping: Stopping, started
             finished=opened.finished,
         )
         if config.train.max_staleness:
-            state.stream = await stack.enter_async_context(_stream(state))
+            state.stream = await stack.enter_async_context(open_stream(state))
         stopping.attach(lambda: stop(state, KeyboardInterrupt()))
         watchdog = Watchdog(
             activity, run.path, config.train, tell=reporter.message, last_words=lambda c: stop(state, RunError(c))
@@ -155,7 +153,7 @@ async def _steps(state: RunState) -> Run:
 async def _train_step(state: RunState) -> None:
     """Roll out, learn, publish: one train step."""
     config, step, clock = state.config, state.step + 1, time.perf_counter()
-    results = await (_roll_out(state, step) if state.stream is None else _take(state, state.stream, step))
+    results = await gather(state, step)
     rollout = time.perf_counter() - clock
     groups = [r.group for r in results if r.group.trajectories]
     if all(len(group.trajectories) < config.rollout.min_survivors for group in groups):
@@ -170,83 +168,12 @@ async def _train_step(state: RunState) -> None:
         "time/learn": learn,
         "time/elapsed": state.elapsed,
     }
-    metrics |= _pace_metrics(state, results, step - 1) | state.manager.activity.metrics()
+    metrics |= pace_metrics(state, results, step - 1) | state.manager.activity.metrics()
     state.write(metrics)
     _keep_state(state, adapter)
     state.reporter.step(step, config.train.steps, metrics)
     if learned.note is not None:
         state.reporter.message(f"step {step}: {learned.note}")
-
-
-async def _roll_out(state: RunState, step: int) -> list[GroupResult]:
-    """Run the groups of a step under the policy of this moment, and wait for all of them."""
-    config, tasks = state.config.rollout, state.sampler.next(state.config.rollout.tasks_per_step)
-    state.manager.activity.enter("rollout")
-    with state.reporter.progress(f"step {step} rollout", len(tasks) * config.group_size) as advance:
-        results = await state.manager.rollout(
-            tasks,
-            policy=state.policy,
-            phase="train",
-            step=step,
-            group_size=config.group_size,
-            sampling=_sampling(state.config),
-            on_episode=keeper(state, advance),
-            finished=state.finished,
-        )
-    for result in results:
-        state.progress.count_group(result)
-    return results
-
-
-async def _take(state: RunState, stream: GroupStream, step: int) -> list[GroupResult]:
-    """Take the groups of a step from those that run all the time; their episodes count from now on."""
-    state.manager.activity.enter("rollout")
-    with state.reporter.progress(f"step {step} rollout", state.config.rollout.tasks_per_step) as advance:
-        results = await stream.take(advance)
-    for result in results:
-        state.progress.count_group(result)
-        for trajectory in result.trajectories:
-            state.progress.count(trajectory)
-    return results
-
-
-def _stream(state: RunState) -> GroupStream:
-    config = state.config
-    pacing = Pacing(
-        batch=config.rollout.tasks_per_step,
-        group_size=config.rollout.group_size,
-        max_staleness=config.train.max_staleness,
-        steps=config.train.steps,
-    )
-
-    async def on_episode(trajectory: Trajectory) -> None:
-        await store(state, trajectory)
-
-    stream = GroupStream(
-        state.manager,
-        pacing,
-        state.sampler,
-        sampling=_sampling(config),
-        on_episode=on_episode,
-        finished=state.finished,
-    )
-    if state.progress.stream is not None:
-        stream.restore(state.progress.stream)
-    return stream
-
-
-def _sampling(config: Config) -> Sampling:
-    return Sampling(max_tokens=config.rollout.max_turn_tokens, temperature=config.rollout.temperature)
-
-
-def _pace_metrics(state: RunState, results: Sequence[GroupResult], version: int) -> dict[str, float]:
-    """Return what waiting, deadlines and learning beside the rollout did to a step; nothing where there is none."""
-    config, metrics = state.config, dict[str, float]()
-    if state.stream is not None:
-        metrics |= staleness_metrics([r.group for r in results], version) | state.stream.metrics
-    if state.stream is not None or config.rollout.group_seconds is not None:
-        metrics |= cut_metrics(results, config.rollout.min_survivors)
-    return metrics
 
 
 async def _learn(state: RunState, groups: Sequence[Group]) -> tuple[LearnResult, Adapter]:
