@@ -60,6 +60,22 @@ class Workplace(ToolEnv):
         return {"outcome": float(self.done > 0)}
 
 
+class Desk(Workplace):
+    """The same work, none of it waiting: run in the event loop, as the simulated apps are."""
+
+    metadata = {"isolation": "inline"}  # noqa: RUF012 (as Gymnasium declares it)
+
+    @tool
+    def work(self, milliseconds: int) -> str:  # type: ignore[override]
+        """Work for a while.
+
+        Args:
+            milliseconds: How long; no time at all here.
+        """
+        self.done += 1
+        return f"{self.done} pieces of work are done"
+
+
 def at_once(rng: random.Random) -> float:
     """No latency."""
     return 0.0
