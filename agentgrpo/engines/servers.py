@@ -65,6 +65,7 @@ class Server:
         self.preemptions = 0  # since it was first asked
         self._counted = 0  # of those, what it said last: a restart begins at 0
         self._numbers = count()
+        self._has_served = False
         self._failures = 0  # requests in a row
         self._last_token = 0.0
         self._cuts: set[asyncio.Timeout] = set()
@@ -73,6 +74,7 @@ class Server:
         """Talk through this; called once per event loop."""
         self.api = api
         self.suspect = asyncio.Event()  # something broke: look at it now
+        self.looked_at = asyncio.Event()  # in this loop, at least once
         self._lock = asyncio.Lock()
         self._canary: asyncio.Task[bool] | None = None
         self._cuts.clear()
@@ -112,20 +114,37 @@ class Server:
         async with self._lock:
             card = await self.api.card()
             self._check_card(card)
-            wanted_policies = {version.policy for version in wanted()}
             known = {policy: name for policy, name in self.names.items() if name in card.adapters}
             self.names.clear()
-            keep = {name for policy, name in known.items() if policy in wanted_policies}
-            for name in card.adapters - keep:
-                if f"-{self.terms.tag}-" in name:
-                    await self.api.unload(name)
+            for name in card.adapters - set(known.values()):
+                await self._unload(name)
             await self._check_generation(card)
-            while missing := [version for version in wanted() if version.policy not in self.names]:
-                await self._deliver(missing[0], card, known.get(missing[0].policy))
+            await self._match(wanted, card, known)
             self._counted = await self.api.preemptions()
             self._failures, self._last_token = 0, time.monotonic()
-            logger.info("the server %s serves: %d versions proved", self, len(self.names))
-            self.reason = None
+            if self._has_served:
+                logger.warning("the server %s serves again, %d versions proved", self, len(self.names))
+            self.reason, self._has_served = None, True
+
+    async def _match(self, wanted: Callable[[], Iterable[Version]], card: Card, known: dict[Policy, str]) -> None:
+        """Let it have what is wanted, which may change meanwhile, and nothing else of this run."""
+        while True:
+            versions = {version.policy: version for version in wanted()}
+            missing = [policy for policy in versions if policy not in self.names]
+            extra = [policy for policy in (*known, *self.names) if policy not in versions]
+            if extra:
+                name = self.names.pop(extra[0], None) or known[extra[0]]
+                known.pop(extra[0], None)
+                await self._unload(name)
+            elif missing:
+                await self._deliver(versions[missing[0]], card, known.get(missing[0]))
+            else:
+                return
+
+    async def _unload(self, name: str) -> None:
+        """Unload an adapter, if it is one of this run."""
+        if f"-{self.terms.tag}-" in name:
+            await self.api.unload(name)
 
     def _check_card(self, card: Card) -> None:
         if card.context_length < self.terms.context_length:
@@ -164,9 +183,8 @@ class Server:
             await self._prove(version, name, clock)
         except EngineFailure as error:
             version.refusals[str(self)] = str(error)
-            if name is not None and version.folder is not None:
-                with contextlib.suppress(Trouble, EngineFailure):  # it may never have been loaded
-                    await self.api.unload(name)
+            with contextlib.suppress(Trouble, EngineFailure):  # it may never have been loaded
+                await self._unload(name or "")
             raise
         self.names[version.policy] = name
 
@@ -197,17 +215,16 @@ class Server:
         version.proofs.append(proof)
 
     async def withdraw(self, policy: Policy) -> None:
-        """Forget a version; a server that is out does so before it serves again."""
+        """Forget a version; a server that is out does so before it serves again, and is not waited for."""
+        if not self.is_up:
+            return
         async with self._lock:
-            name = self.names.get(policy)
-            if name is None or not self.is_up:
-                return
-            del self.names[policy]
-            if f"-{self.terms.tag}-" in name:
-                await self.api.unload(name)
+            if self.is_up and policy in self.names:
+                await self._unload(self.names.pop(policy))
 
     async def check(self) -> None:
         """See whether it still is what it was; put it out if not."""
+        had = set(self.names.values())  # before it is asked: more may be loaded meanwhile
         try:
             card, counted = await self.api.card(), await self.api.preemptions()
         except Unreachable as error:
@@ -217,8 +234,7 @@ class Server:
         else:
             self.preemptions += max(0, counted - self._counted)
             self._counted = counted
-            known = card.adapters | {card.model}
-            if not known.issuperset(self.names.values()):
+            if had & set(self.names.values()) - card.adapters - {card.model}:
                 self.fail("it has restarted and lost its adapters")
 
     async def is_moving(self) -> bool:

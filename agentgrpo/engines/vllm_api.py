@@ -126,6 +126,7 @@ class VllmApi:
             "stream": True,
         }
         # vLLM keeps a session on one of its replicas; a session's own name may be no header.
+        self._check_open()
         headers = {"X-Session-ID": f"{derive_seed(session):x}"} if session else None
         try:
             async with self._http.post(self._url + GENERATE, json=body, headers=headers) as response:
@@ -134,7 +135,12 @@ class VllmApi:
         except (aiohttp.ClientError, ConnectionError) as error:
             raise _unreachable(error) from error
 
+    def _check_open(self) -> None:
+        if self._http.closed:
+            raise Unreachable("the engine's connections are closed")
+
     async def _ask(self, method: str, path: str, body: JsonObject | None, seconds: float) -> str:
+        self._check_open()
         try:
             async with asyncio.timeout(seconds), self._http.request(method, self._url + path, json=body) as response:
                 await _check(response)

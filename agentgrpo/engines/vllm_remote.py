@@ -308,17 +308,24 @@ class RemoteEngine:
         await asyncio.shield(self._ready)
 
     async def _keep(self, ready: asyncio.Future[None]) -> None:
-        """Hold the connections of a loop until it ends, or the engine does; ready when every server was looked at."""
+        """Hold the connections of a loop until it ends, or the engine does.
+
+        Ready once every server was looked at, so that the first episodes spread over all; none is waited for longer
+        than it may take to connect.
+        """
         seconds, load_seconds = self._config.connect_seconds, self._config.first_token_seconds
         try:
             async with _http(self._config, self._api_key) as http:
                 for server in self.servers:
                     server.attach(VllmApi(server.url, http, seconds=seconds, load_seconds=load_seconds))
-                await asyncio.gather(*map(self._look, self.servers))
-                ready.set_result(None)
                 async with asyncio.TaskGroup() as group:
                     for server in self.servers:
                         group.create_task(self._watch(server))
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(seconds):
+                            for server in self.servers:
+                                await server.looked_at.wait()
+                    ready.set_result(None)
         finally:
             if not ready.done():
                 ready.set_exception(EngineFailure("the connections to the servers ended before they began"))
@@ -328,10 +335,11 @@ class RemoteEngine:
         """Look at a server again and again; at one that cannot serve ever less often."""
         pause = shortest = min(_LOOK_SECONDS, self._config.connect_seconds)
         while True:
+            pause = shortest if await self._look(server) else min(2 * pause, _LOOKS_APART * shortest)
+            server.looked_at.set()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await server.suspect.wait()
-            pause = shortest if await self._look(server) else min(2 * pause, _LOOKS_APART * shortest)
 
     async def _look(self, server: Server) -> bool:
         """Put a server out when it is gone, take it in when it is back; return whether it serves, or may next time."""
