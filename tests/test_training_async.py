@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 import agentgrpo as ag
 from agentgrpo import training
+from agentgrpo.checkpoint import Checkpoints
 from agentgrpo.errors import ConfigError, RunError
 from agentgrpo.report import SilentReporter
 from agentgrpo.rollout.stream import GroupStream
@@ -49,18 +51,31 @@ def trained(run: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def finished(lockbox: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[ag.Run, dict[str, Path]]:
-    """A run that nothing stopped, and copies of its folder from when steps were being trained."""
+    """A run that nothing stopped, and copies of its folder: after a step was trained, and as episodes ended."""
     runs, copies = tmp_path_factory.mktemp("runs"), tmp_path_factory.mktemp("copies")
     taken: dict[str, Path] = {}
-    original = EpisodeStore.set_training
+    lock, save = threading.Lock(), Checkpoints.save  # a folder that changes while it is copied is nobody's
 
-    async def set_training(self: EpisodeStore, rows: Sequence[Any]) -> None:
-        await original(self, rows)
-        (run,) = runs.iterdir()
-        taken[str(len(taken))] = Path(shutil.copytree(run, copies / str(len(taken)), symlinks=True))
+    def saved(self: Checkpoints, *args: Any, **about: Any) -> Path:
+        with lock:
+            return save(self, *args, **about)
+
+    def watch(patch: pytest.MonkeyPatch, method: str) -> None:
+        original = getattr(EpisodeStore, method)
+
+        async def watched(self: EpisodeStore, items: Sequence[Any]) -> None:
+            await original(self, items)
+            (run,) = runs.iterdir()
+            name = f"{method}-{sum(name.startswith(method) for name in taken)}"
+            with lock:
+                taken[name] = Path(shutil.copytree(run, copies / name, symlinks=True))
+
+        patch.setattr(EpisodeStore, method, watched)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(EpisodeStore, "set_training", set_training)
+        patch.setattr(Checkpoints, "save", saved)
+        watch(patch, "set_training")
+        watch(patch, "add")
         return train(settings(lockbox, runs), reporter=SILENT), taken
 
 
@@ -89,17 +104,30 @@ def test_the_metrics_say_how_stale_and_what_was_waited_for(finished: tuple[ag.Ru
     assert steps[-1]["rollout/carried_over"] == steps[-1]["rollout/ready"] == 0
 
 
-@pytest.mark.parametrize("moment", [1, 2])
+@pytest.mark.parametrize("moment", ["set_training-2", "add-20"])
 def test_a_killed_run_goes_on_and_trains_nothing_twice(
-    finished: tuple[ag.Run, dict[str, Path]], moment: int, tmp_path: Path
+    finished: tuple[ag.Run, dict[str, Path]], moment: str, tmp_path: Path
 ) -> None:
     run, copies = finished
-    copy = Path(shutil.copytree(copies[str(moment)], tmp_path / "run", symlinks=True))
-    progress = json.loads((copy / "checkpoints" / "last" / "trainer.json").read_text())["progress"]
-    assert progress["step"] == moment
-    assert progress["stream"]["started"] == progress["step"] * BATCH + len(progress["stream"]["held"])
+    go_on(Path(shutil.copytree(copies[moment], tmp_path / "run", symlinks=True)), run)
+
+
+@pytest.mark.slow
+def test_whatever_the_moment(finished: tuple[ag.Run, dict[str, Path]]) -> None:
+    run, copies = finished
+    assert len(copies) > STEPS * BATCH * SIZE
+    for copy in copies.values():
+        go_on(copy, run)
+
+
+def go_on(copy: Path, run: ag.Run) -> None:
+    """Resume a copy of a run and hold it against the run that was not stopped."""
+    checkpoint = copy / "checkpoints" / "last" / "trainer.json"
+    progress = json.loads(checkpoint.read_text())["progress"] if checkpoint.exists() else {"step": 0}
+    step, stream = progress["step"], progress.get("stream") or {"started": 0, "held": []}
+    assert stream["started"] == step * BATCH + len(stream["held"])
     with EpisodeReader(copy / "episodes.sqlite") as reader:
-        before = {str(row.key): row.id for row in reader.list(limit=1000) if row.policy_version <= moment}
+        before = {str(row.key): row.id for row in reader.list(limit=1000) if row.policy_version <= step}
     again = train(resume=copy, reporter=SILENT)
     assert trained(again.path) == trained(run.path)
     with EpisodeReader(copy / "episodes.sqlite") as reader:
@@ -111,8 +139,8 @@ def test_a_killed_run_goes_on_and_trains_nothing_twice(
     }
     record = json.loads((copy / "run.json").read_text())
     assert record["exact"] is False
-    if progress["stream"]["held"]:
-        assert f"groups that were open go on under the policy of step {moment}" in record["inexact"]
+    if stream["held"]:
+        assert f"groups that were open go on under the policy of step {step}" in record["inexact"]
 
 
 def test_hours_end_it_and_what_was_not_trained_is_counted(
