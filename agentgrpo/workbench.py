@@ -22,7 +22,7 @@ from agentgrpo.engine_kinds import check_engine, open_engine
 from agentgrpo.engines import Engine
 from agentgrpo.engines.embedded import EmbeddedEngine
 from agentgrpo.engines.proof import Proof
-from agentgrpo.errors import ConfigError, TaskError
+from agentgrpo.errors import ConfigError, EngineFailure, RunError, TaskError
 from agentgrpo.learner.policy import LoraPolicy
 from agentgrpo.learner.step import Learner
 from agentgrpo.registry import EnvSource, resolve_env
@@ -72,11 +72,18 @@ class Workbench:
         }
 
     async def publish(self, adapter: Adapter, policy: Policy) -> tuple[Proof, ...]:
-        """Let the engine answer with the learner's adapter of this moment, proved where that can go wrong."""
+        """Let the engine answer with the learner's adapter of this moment, proved where that can go wrong.
+
+        Raises:
+            RunError: it does not, so nothing may be sampled with it.
+        """
         # Not in the event loop: episodes may run in it.
         is_proved = not isinstance(self.engine, EmbeddedEngine)
         canary = await in_daemon(self.policy.canary, "agentgrpo-learner") if is_proved else None
-        return await self.engine.publish(adapter, policy, canary=canary)
+        try:
+            return await self.engine.publish(adapter, policy, canary=canary)
+        except EngineFailure as error:
+            raise RunError(f"{policy} was not published: {error}") from error
 
 
 def set_threads(config: Config) -> int:

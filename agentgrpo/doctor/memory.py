@@ -63,7 +63,9 @@ def cache_columns(prompt: int, longest: int, context: int) -> int:
 
 
 def floor(facts: ModelFacts, engine: EngineConfig, prompt_tokens: int) -> float:
-    """Return the bytes that weights and cache take before a token is sampled."""
+    """Return the bytes that weights and the embedded engine's cache take before a token is sampled."""
+    if engine.kind != "embedded":
+        return weights(facts) * (2 if engine.kind == "vllm" else 1)
     columns = prompt_tokens or 1
     return weights(facts) + cache(
         facts.config, slots=engine.max_sequences, columns=columns, dtype_bytes=facts.dtype_bytes

@@ -5,11 +5,15 @@ Knows peft's file format and nothing of who loads it.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 import peft
 from safetensors.torch import save
@@ -18,6 +22,8 @@ from agentgrpo.errors import EngineFailure
 from agentgrpo.types import Adapter
 
 WEIGHTS = "adapter_model.safetensors"
+_PREFIX, _LOCK = "agentgrpo-adapters-", ".lock"
+_NEW_SECONDS = 60.0  # a folder younger than this may not be locked yet
 _MEMORY = Path("/dev/shm")  # memory-backed on Linux: an adapter that lives for a step need not reach a disk
 
 
@@ -40,7 +46,16 @@ class AdapterFolders:
     """
 
     def __init__(self, where: Path | None = None) -> None:
-        self.root = where or Path(tempfile.mkdtemp(prefix="agentgrpo-adapters-", dir=_memory()))
+        self._lock: IO[str] | None = None
+        self.root = where or self._own()
+
+    def _own(self) -> Path:
+        parent = _MEMORY if _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) else Path(tempfile.gettempdir())
+        _sweep(parent)
+        root = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        self._lock = (root / _LOCK).open("w")
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        return root
 
     def write(self, adapter: Adapter, name: str) -> Path:
         """Write an adapter under a name that was never used, and read it again.
@@ -66,7 +81,16 @@ class AdapterFolders:
     def close(self) -> None:
         """Delete all of them."""
         shutil.rmtree(self.root, ignore_errors=True)
+        if self._lock is not None:
+            self._lock.close()
 
 
-def _memory() -> Path | None:
-    return _MEMORY if _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) else None
+def _sweep(parent: Path) -> None:
+    """Delete the folders of programs that were killed: nobody holds their lock any more."""
+    for root in parent.glob(f"{_PREFIX}*"):
+        with suppress(OSError):  # another's, or gone meanwhile
+            is_new = time.time() - root.stat().st_mtime < _NEW_SECONDS
+            with (root / _LOCK).open("r+") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not is_new:
+                    shutil.rmtree(root)

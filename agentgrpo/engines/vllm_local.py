@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from agentgrpo.engines import round_logprob
 from agentgrpo.engines.adapters import AdapterFolders
+from agentgrpo.engines.guard import Guard
 from agentgrpo.engines.proof import Canary, Proof, prove
 from agentgrpo.errors import ConfigError, EngineFailure, ModelError, first_line
 from agentgrpo.tolerances import Tolerance
@@ -110,6 +111,7 @@ class VllmEngine:
         except BaseException:
             self._end_loop()
             raise
+        self._guard = Guard(process.pid for process in self._llm.engine_core.resources.engine_manager.processes)
         self._folders = AdapterFolders()
         self._context_length = int(self._llm.model_config.max_model_len)
         cache = self._llm.vllm_config.cache_config
@@ -185,6 +187,7 @@ class VllmEngine:
             await asyncio.gather(*open_tasks, return_exceptions=True)
 
         self._submit(stop()).result(_CLOSE_SECONDS)
+        self._guard.stop()
         del self._llm  # else it would try again when Python ends
         self._end_loop()
         self._folders.close()
@@ -202,7 +205,13 @@ class VllmEngine:
         if self._is_closed:
             work.close()
             raise EngineFailure("the engine is closed")
-        result: T = await asyncio.wrap_future(self._submit(work))
+        try:
+            result: T = await asyncio.wrap_future(self._submit(work))
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._is_closed and task is not None and not task.cancelling():
+                raise EngineFailure("the engine was closed") from None
+            raise
         return result
 
     async def _start(self, options: dict[str, Any]) -> Any:

@@ -67,8 +67,14 @@ def engine_options(
 
 def engine_environment(device: str) -> dict[str, str]:
     """Return what vLLM's processes find in their environment, beside what is there."""
+    quiet = {"PYTHONWARNINGS": "ignore::FutureWarning"}  # of what vLLM is made of
     # On the CPU all that would be compiled is one small kernel of logprobs, for 10 to 20 seconds.
-    return {"TORCHDYNAMO_DISABLE": "1"} if device == "cpu" else {}
+    return quiet | ({"TORCHDYNAMO_DISABLE": "1"} if device == "cpu" else {})
+
+
+def cpu_cache_bytes(engine: EngineConfig) -> int:
+    """Return the bytes of vLLM's cache on the CPU."""
+    return int((engine.vllm.kv_cache_gib or _CPU_CACHE_GIB) * GIB)
 
 
 def check_heads(device: str, head_dim: int) -> None:
@@ -104,7 +110,7 @@ def _on_cpu(engine: EngineConfig, context_length: int) -> dict[str, Any]:
         # A seeded request whose prefill is cut in pieces ends the CPU build's engine process.
         "enable_chunked_prefill": False,
         "max_num_batched_tokens": asked or max(_BATCHED_TOKENS, context_length),
-        "kv_cache_memory_bytes": int((vllm.kv_cache_gib or _CPU_CACHE_GIB) * GIB),
+        "kv_cache_memory_bytes": cpu_cache_bytes(engine),
         "block_size": _CPU_BLOCK,
     }
 

@@ -49,6 +49,19 @@ def test_a_file_that_lost_bytes_is_noticed(
         AdapterFolders(tmp_path).write(policy(model).adapter(), "policy-v1-1")
 
 
+def test_what_a_killed_program_left_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adapters, "_MEMORY", tmp_path)
+    monkeypatch.setattr(adapters, "_NEW_SECONDS", -1.0)
+    killed, alive = AdapterFolders(), AdapterFolders()
+    assert killed._lock is not None
+    killed._lock.close()  # as the system does
+    new = AdapterFolders()
+    assert sorted(tmp_path.iterdir()) == sorted([alive.root, new.root])
+    alive.close()
+    new.close()
+    assert not list(tmp_path.iterdir())
+
+
 def test_folders_of_their_own_go_with_the_engine(model: PreTrainedModel) -> None:
     folders = AdapterFolders()
     folders.write(policy(model).adapter(), "policy-v1-1")

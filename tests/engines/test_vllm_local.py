@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +16,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
+from agentgrpo import causal_lm
 from agentgrpo.engine_config import EngineConfig
 from agentgrpo.engines.adapters import WEIGHTS, AdapterFolders
 from agentgrpo.engines.vllm_options import engine_environment, engine_options
@@ -24,6 +27,7 @@ from agentgrpo.tolerances import LOGPROB_TOLERANCE
 from agentgrpo.types import Adapter, Generation, Policy, Sampling
 from agentgrpo.types import Sequence as Text
 from tests.learner.episodes import policy, randomize
+from tests.small import ROOT
 
 if TYPE_CHECKING:
     from agentgrpo.engines.vllm_local import VllmEngine
@@ -57,7 +61,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def base(wide: Path) -> PreTrainedModel:
-    return Qwen3ForCausalLM.from_pretrained(wide, dtype=torch.float32).eval()
+    return causal_lm.load_model(wide, device=torch.device("cpu"), dtype=torch.float32)
 
 
 def start(folder: Path) -> VllmEngine:
@@ -271,7 +275,7 @@ async def test_a_version_is_retired_once_its_generations_ended(engine: VllmEngin
     await retired
     assert distance(trained, [(ids, said)]) <= 1e-4
     await engine.retire(which)  # unknown by now: fine
-    assert not list(engine._folders.root.iterdir())
+    assert not list(engine._folders.root.glob("*-v*"))
 
 
 async def test_a_cancelled_generation_makes_room(engine: VllmEngine) -> None:
@@ -288,6 +292,29 @@ async def test_a_cancelled_generation_makes_room(engine: VllmEngine) -> None:
     assert [isinstance(e, asyncio.CancelledError) for e in ended] == [True] * 8 + [False] * 8
     await asyncio.wait_for(engine.retire(which), 10)  # waits for those that were cancelled too
     assert engine._llm.get_num_unfinished_requests() == 0
+
+
+async def test_it_sleeps_while_the_learner_works_where_both_do_not_fit(
+    engine: VllmEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    async def sleep(level: int) -> None:
+        done.append(f"asleep at level {level}")
+
+    async def wake_up() -> None:
+        done.append("awake")
+
+    monkeypatch.setattr(engine._llm, "sleep", sleep)
+    monkeypatch.setattr(engine._llm, "wake_up", wake_up)
+    async with engine.stand_by():
+        assert not done
+    monkeypatch.setattr(engine, "_sleeps", True)
+    with pytest.raises(RuntimeError, match="the learner failed"):
+        async with engine.stand_by():
+            assert done == ["asleep at level 1"]
+            raise RuntimeError("the learner failed")
+    assert done == ["asleep at level 1", "awake"]
 
 
 def test_any_event_loop_may_ask(engine: VllmEngine) -> None:
@@ -315,7 +342,25 @@ async def test_two_hundred_publishes_leave_memory_where_it_was(engine: VllmEngin
             sizes.append(memory())
     await engine.retire(Policy(name="many", version=220))
     assert sizes[1] - sizes[0] < 20 << 20, sizes
-    assert not list(engine._folders.root.iterdir())
+    assert not list(engine._folders.root.glob("*-v*"))
+
+
+@pytest.mark.slow
+def test_a_killed_run_leaves_no_process_of_vllm(wide: Path) -> None:
+    code = (
+        "import os, psutil, sys; sys.path[:0] = [os.getcwd()]\n"
+        "from pathlib import Path\n"
+        "from tests.engines.test_vllm_local import start\n"
+        "if __name__ == '__main__':\n"
+        "    engine = start(Path(sys.argv[1]))\n"
+        "    print(*(child.pid for child in psutil.Process().children(recursive=True)), flush=True)\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    script = wide / "killed.py"
+    script.write_text(code, encoding="utf-8")
+    done = subprocess.run([sys.executable, str(script), str(wide)], cwd=ROOT, capture_output=True, text=True)
+    children = [psutil.Process(int(pid)) for pid in done.stdout.split() if psutil.pid_exists(int(pid))]
+    assert not psutil.wait_procs(children, timeout=15)[1], "processes of vLLM are still there"
 
 
 def test_an_engine_that_died_says_so_and_closes(wide: Path) -> None:
@@ -332,6 +377,7 @@ def test_an_engine_that_died_says_so_and_closes(wide: Path) -> None:
             await asyncio.wait_for(under_way, 10)
         with pytest.raises(EngineFailure, match="engine process has died"):
             await made.generate([1, 2], Sampling(max_tokens=2), which)
+        await made.close()
         await made.close()
         with pytest.raises(EngineFailure, match="closed"):
             await made.generate([1, 2], Sampling(max_tokens=2), which)
