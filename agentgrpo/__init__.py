@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from agentgrpo.config import Config, load_config
     from agentgrpo.core import AgentEnv, ToolEnv
+    from agentgrpo.ending import Run
     from agentgrpo.envcheck import check_env
     from agentgrpo.errors import AgentGRPOError, RunError, ToolError, ToolFailure, UserError
     from agentgrpo.registry import resolve_env
     from agentgrpo.store.reader import EpisodeReader
     from agentgrpo.tasks import load_tasks
     from agentgrpo.tooling import tool
-    from agentgrpo.training import Run, train
+    from agentgrpo.training import train
     from agentgrpo.types import StopReason, Task, Trajectory
 
 __version__ = "0.1.0"
@@ -27,7 +28,7 @@ _WHERE = {
     "AgentGRPOError": "agentgrpo.errors",
     "Config": "agentgrpo.config",
     "EpisodeReader": "agentgrpo.store.reader",
-    "Run": "agentgrpo.training",
+    "Run": "agentgrpo.ending",
     "RunError": "agentgrpo.errors",
     "StopReason": "agentgrpo.types",
     "Task": "agentgrpo.types",

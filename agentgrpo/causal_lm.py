@@ -80,7 +80,8 @@ def load_model(path: str | Path, *, device: torch.device, dtype: torch.dtype) ->
             "Give [model] path a folder with config.json and model.safetensors, whole and made for each other, or a "
             "hub name this machine can reach."
         ) from error
-    model = model.to(device)  # type: ignore[arg-type]  # a decorator of transformers hides `self`
+    if not getattr(model, "is_quantized", False):  # those are where they belong, and refuse to move
+        model = model.to(device)  # type: ignore[arg-type]  # a decorator of transformers hides `self`
     model.requires_grad_(False).eval()
     return model
 

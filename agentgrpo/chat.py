@@ -41,17 +41,22 @@ _PROBE_TOOLS: list[JsonObject] = [
     }
 ]
 _FORGED = "content that spells control tokens changes what the chat template makes of the conversation"
+_SHORT = 32  # tokens
 T = TypeVar("T")
 Build = Callable[[list[Message], list[Any] | None], renderers.RenderedTokens | None]
 
 
 class CachedTokenizer:
-    """A tokenizer that remembers what it encoded: system blocks and scaffolding recur in every prompt of a run."""
+    """A tokenizer that remembers what it did: system blocks and scaffolding recur in every prompt of a run.
+
+    Of what it decoded only the short: renderers look at the few tokens a prompt ends in again and again.
+    """
 
     def __init__(self, inner: PreTrainedTokenizerBase) -> None:
         self.inner = inner
         self._encoded = lru_cache(maxsize=4096)(self._encode)
         self._with_offsets = lru_cache(maxsize=4096)(self._encode_with_offsets)
+        self._decoded = lru_cache(maxsize=4096)(self._decode)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
@@ -66,6 +71,15 @@ class CachedTokenizer:
         if not isinstance(text, str) or options != {"add_special_tokens": False, "return_offsets_mapping": True}:
             return self.inner(text, **options)
         return self._with_offsets(text)
+
+    def decode(self, token_ids: Any, **options: Any) -> Any:
+        """Return the text of ids."""
+        if not isinstance(token_ids, list) or len(token_ids) > _SHORT or options != {"skip_special_tokens": False}:
+            return self.inner.decode(token_ids, **options)
+        return self._decoded(tuple(token_ids))
+
+    def _decode(self, token_ids: tuple[int, ...]) -> Any:
+        return self.inner.decode(list(token_ids), skip_special_tokens=False)
 
     def _encode(self, text: str) -> tuple[int, ...]:
         return tuple(self.inner.encode(text, add_special_tokens=False))

@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from agentgrpo.config_file import apply_override, no_toml, read_toml, validate, write_toml
+from agentgrpo.config_section import Section
+from agentgrpo.engine_config import EngineConfig
 
 Preset = dict[str, Any]
 
@@ -42,29 +44,6 @@ ALGORITHMS: dict[str, Preset] = {
         "mask_truncated": False,
     },
 }
-
-
-class Section(BaseModel):
-    """Base of all sections: unknown keys are errors, numbers are finite, values never change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    def dead_keys(self) -> dict[str, str]:
-        """Return the keys that have no effect beside the others' values, and why."""
-        return {}
-
-    def unused(self) -> dict[str, Any]:
-        """Return the dead keys of this section and of those in it, as pydantic's `exclude` takes them."""
-        values = {name: getattr(self, name) for name in type(self).model_fields}
-        inner = {name: value.unused() for name, value in values.items() if isinstance(value, Section)}
-        return {name: keys for name, keys in inner.items() if keys} | dict.fromkeys(self.dead_keys(), True)
-
-    @model_validator(mode="after")
-    def _no_dead_keys(self) -> Self:
-        for key, why in self.dead_keys().items():
-            if key in self.model_fields_set and getattr(self, key) is not None:
-                raise ValueError(f"{key} has no effect {why}")
-        return self
 
 
 class LoraConfig(Section):
@@ -124,6 +103,7 @@ class WarmStartConfig(Section):
     sft: SftConfig = SftConfig()
 
 
+<<<<<<< HEAD
 class EngineConfig(Section):
     """Where tokens come from."""
 
@@ -133,6 +113,8 @@ class EngineConfig(Section):
     prefill_tokens: int = Field(1024, gt=0)
 
 
+=======
+>>>>>>> next
 class RolloutConfig(Section):
     """How episodes are run and sampled."""
 
@@ -147,6 +129,7 @@ class RolloutConfig(Section):
     episode_seconds: float = Field(600.0, gt=0)
     generate_seconds: float = Field(300.0, gt=0)
     retries: int = Field(2, ge=0)  # fresh attempts at an episode that failed
+    group_seconds: float | None = Field(None, gt=0)  # from a training group's first start: then what runs is cut
     min_survivors: int = Field(2, gt=0)  # scored episodes a group needs to train
     max_failed_share: float = Field(0.5, ge=0, le=1)  # of a rollout's episodes without a score: more stops the run
 
@@ -174,6 +157,10 @@ class LearnerConfig(Section):
     beta: float | None = Field(None, ge=0)
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
     mask_truncated: bool | None = None
+    old_logprobs: Literal["engine", "learner"] = "engine"  # what the ratio is against
+    truncation: Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"] = "token_truncate"
+    truncation_cap: float = Field(2.0, gt=0)  # of the weight learner / engine
+    truncation_floor: float | None = Field(None, gt=0)
     drop_zero_variance: bool = True
     # Bounded so that no finite gradient can make a weight that is no number.
     learning_rate: float = Field(1e-5, gt=0, le=1)
@@ -192,6 +179,12 @@ class LearnerConfig(Section):
             dead = dict.fromkeys(("epsilon", "epsilon_high", "importance_level"), why)
         if axes["beta"] == 0:
             dead["kl_estimator"] = "while beta is 0: set beta or remove kl_estimator"
+        if self.old_logprobs == "engine":
+            why = (
+                'with old_logprobs = "engine": the ratio is against the engine already, a weight would count that '
+                'twice; remove it, or set old_logprobs = "learner"'
+            )
+            dead |= dict.fromkeys(("truncation", "truncation_cap", "truncation_floor"), why)
         return dead
 
     @model_validator(mode="after")
@@ -199,6 +192,15 @@ class LearnerConfig(Section):
         if self.kl_estimator == "k1" and self.axes()["beta"]:
             raise ValueError(
                 'kl_estimator = "k1" has no effect: its expected gradient is 0; take "k3" or "k2", or set beta = 0'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _truncation_leaves_something(self) -> Self:
+        floor, cap = self.truncation_floor, self.truncation_cap
+        if floor is not None and floor > cap:
+            raise ValueError(
+                f"truncation_floor = {floor:g} is above truncation_cap = {cap:g}: expected a band, such as 0.5 and 2"
             )
         return self
 
@@ -213,6 +215,7 @@ class TrainConfig(Section):
     """How long, how often to look, where to write."""
 
     steps: int = Field(100, ge=0)
+    max_staleness: int = Field(0, ge=0)  # updates an episode may lie behind when it trains; 0: rollouts wait for them
     max_hours: float | None = Field(None, gt=0)
     checkpoint_every: int = Field(25, gt=0)
     keep_checkpoints: int = Field(2, gt=0)
@@ -220,7 +223,7 @@ class TrainConfig(Section):
     stop_stalled_seconds: float = Field(1800.0, gt=0)  # without any progress: stop the run
     runs: str = "runs"
     threads: int | None = Field(None, gt=0)
-    track: list[Literal["tensorboard", "wandb", "trackio"]] = []
+    track: list[Literal["tensorboard", "wandb", "trackio"]] = Field([])
 
 
 class EvalConfig(Section):
@@ -248,8 +251,8 @@ class Config(Section):
     name: str = Field("run", pattern=r"^[A-Za-z0-9._-]+$")
     seed: int = Field(0, ge=0)
     env: str = ""
-    env_args: dict[str, Any] = {}
-    reward_weights: dict[str, float] = {}
+    env_args: dict[str, Any] = Field({})
+    reward_weights: dict[str, float] = Field({})
     tasks: str | None = None
     heldout: str | int | float | None = None
     model: ModelConfig = ModelConfig()
@@ -300,6 +303,12 @@ class Config(Section):
             raise ValueError(
                 f"train.stall_seconds = {self.train.stall_seconds:g} has no effect: the run stops before, after "
                 f"train.stop_stalled_seconds = {self.train.stop_stalled_seconds:g}"
+            )
+        live, versions = self.engine.vllm.max_live_versions, self.train.max_staleness + 2
+        if live is not None and live < versions:
+            raise ValueError(
+                f"engine.vllm.max_live_versions = {live} is too few for train.max_staleness = "
+                f"{self.train.max_staleness}: set {versions} (one is being published beside the others), or remove it"
             )
         if learner.warmup_steps > self.train.steps > 0:
             raise ValueError(

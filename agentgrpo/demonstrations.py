@@ -1,4 +1,4 @@
-"""Episodes played by an environment's oracle: what a warm start learns from. It knows no model and no engine."""
+"""Episodes a warm start learns from: an oracle's, or good ones of a run. It knows no model and no engine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from agentgrpo.chat import Chat
 from agentgrpo.errors import EnvError, EpisodeError
 from agentgrpo.registry import EnvSource
 from agentgrpo.seeds import derive_seed
-from agentgrpo.types import JsonObject, Message, Task
+from agentgrpo.types import JsonObject, Message, Task, Trajectory
 from agentgrpo.types import Sequence as TokenSequence
 
 _MOST_TURNS = 1000
@@ -20,7 +20,7 @@ _MOST_TURNS = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demonstration:
-    """One oracle episode: the prompt, then (action, what the environment answered) per turn."""
+    """One episode: the prompt, then (action, what the environment answered) per turn."""
 
     prompt: tuple[Message, ...]
     tools: tuple[JsonObject, ...]
@@ -72,6 +72,16 @@ def _play(env: Any, oracle: Any, who: str) -> tuple[tuple[tuple[JsonObject, tupl
             f"{who} stopped after {len(turns)} actions, before the episode's end: let it end with self.say('done')"
         ) from None
     raise EnvError(f"{who} was not done after {_MOST_TURNS} actions: let it end with self.say('done')")
+
+
+def demonstration_of(trajectory: Trajectory) -> Demonstration:
+    """Return a recorded episode as a demonstration."""
+    return Demonstration(
+        prompt=trajectory.prompt,
+        tools=trajectory.tools,
+        turns=tuple((turn.action, turn.messages) for turn in trajectory.turns),
+        reward=trajectory.reward or 0.0,
+    )
 
 
 def demonstrations(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from agentgrpo.config import EvalConfig
-from agentgrpo.rollout.manager import OnEpisode, RolloutManager
+from agentgrpo.rollout.manager import OnEpisode, Rollouts
 from agentgrpo.types import EpisodeKey, Policy, Sampling, Task, Trajectory
 
 
@@ -77,7 +77,7 @@ def summarize(trajectories: Sequence[Trajectory], tasks: int) -> Evaluation:
 
 
 async def evaluate(
-    manager: RolloutManager,
+    manager: Rollouts,
     tasks: Sequence[Task],
     config: EvalConfig,
     *,
@@ -86,7 +86,7 @@ async def evaluate(
     on_episode: OnEpisode | None = None,
     finished: Mapping[EpisodeKey, Trajectory] | None = None,
 ) -> Evaluation:
-    """Run `config.samples` episodes of each task under a published policy; see `RolloutManager.rollout`."""
+    """Run `config.samples` episodes of each task under a published policy; see `Rollouts.rollout`."""
     sampling = Sampling(max_tokens=1, temperature=config.temperature, top_p=config.top_p, top_k=config.top_k)
     results = await manager.rollout(
         tasks,

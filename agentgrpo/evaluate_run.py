@@ -69,7 +69,7 @@ def _tasks(config: Config, source: EnvSource, kept: Path, split: str, changed: s
 async def _evaluate(bench: Workbench, tasks: Sequence[Task], reporter: Reporter) -> Evaluation:
     policy, activity = Policy(name="eval"), Activity(reporter.message)
     try:
-        await bench.engine.publish(bench.policy.adapter(), policy)
+        await bench.publish(bench.policy.adapter(), policy)
         async with RolloutManager(
             bench.source, bench.chat, bench.engine, bench.config.rollout, seed=bench.config.seed, activity=activity
         ) as manager:

@@ -153,6 +153,8 @@ def reopen(path: str | Path, given: Given, reporter: Reporter) -> Opened:
         progress = restore(checkpoint, bench.policy, bench.learner) if checkpoint else Progress()
         _check_there_is_more(run, record, config, progress)
         finished = _episodes(run, progress, record, reporter)
+        if progress.stream is not None and progress.stream["held"]:
+            changes.append(f"groups that were open go on under the policy of step {progress.step}")
         for change in changes:
             reporter.message(f"note: {change}: what follows may differ from what an uninterrupted run would have made")
         write_text(run.config, config.model_copy(update={"env": env_reference(config, bench.source)}).to_toml())
@@ -324,7 +326,7 @@ def _check_there_is_more(run: RunDirectory, record: JsonObject, config: Config, 
 def _episodes(
     run: RunDirectory, progress: Progress, record: JsonObject, reporter: Reporter
 ) -> dict[EpisodeKey, Trajectory]:
-    """Return the finished episodes of the policy the run goes on with; those of later policies are made again.
+    """Return the finished episodes that may still be trained; those of later policies are made again.
 
     A run that failed tries again what had failed in it: as it was it would only fail once more.
     """
@@ -334,7 +336,8 @@ def _episodes(
     EpisodeStore(run.episodes).close()
     forget_after(run.episodes, progress.step)
     with EpisodeReader(run.episodes) as reader:
-        found = reader.of_policy(progress.step)
+        versions = range(progress.oldest_version, progress.step + 1)
+        found = {key: t for version in versions for key, t in reader.of_policy(version).items()}
     is_failed = record["status"] == "failed"
     return {k: t for k, t in found.items() if not (is_failed and t.stop_reason is StopReason.FAILED)}
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 _HEADER_EVERY = 20
+_OPTIONAL = {"train/staleness"}  # only where there is such a metric: in asynchronous training
 _COLUMNS: tuple[tuple[str, str, str], ...] = (  # heading, metric, format
     ("reward", "train/reward", "{:7.3f}"),
     ("success", "train/success", "{:7.3f}"),
@@ -24,6 +25,7 @@ _COLUMNS: tuple[tuple[str, str, str], ...] = (  # heading, metric, format
     ("entropy", "train/entropy", "{:7.3f}"),
     ("grad", "train/grad_norm", "{:6.3f}"),
     ("failed", "train/failed", "{:6.0f}"),
+    ("stale", "train/staleness", "{:5.2f}"),
     ("roll s", "time/rollout", "{:6.1f}"),
     ("learn s", "time/learn", "{:7.1f}"),
 )
@@ -86,11 +88,12 @@ class ConsoleReporter:
 
     def step(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
         """Print the line of a train step, and the headings every so often."""
+        columns = [column for column in _COLUMNS if column[1] in metrics or column[1] not in _OPTIONAL]
         if self._lines % _HEADER_EVERY == 0:
-            names = " ".join(heading.rjust(_width(form)) for heading, _, form in _COLUMNS)
+            names = " ".join(heading.rjust(_width(form)) for heading, _, form in columns)
             self.console.print(f"[bold]{'step':>9} {names}[/bold]", soft_wrap=True)
         self._lines += 1
-        cells = " ".join(_cell(metrics.get(key), form) for _, key, form in _COLUMNS)
+        cells = " ".join(_cell(metrics.get(key), form) for _, key, form in columns)
         self.console.print(f"{step:>4}/{total:<4} {cells}", soft_wrap=True)
 
 

@@ -46,6 +46,28 @@ def train_metrics(
     return metrics | {f"train/{name}": value for name, value in learned.metrics.items()}
 
 
+def staleness_metrics(groups: Sequence[Group], version: int) -> dict[str, float]:
+    """Return how many updates behind the learner the episodes of a step were sampled: mean, most, share of each."""
+    counts = Counter(version - t.policy.version for group in groups for t in group.trajectories)
+    total = counts.total()
+    return {
+        "train/staleness": sum(lag * count for lag, count in counts.items()) / total,
+        "train/staleness_max": float(max(counts)),
+        **{f"train/staleness/{lag}": count / total for lag, count in sorted(counts.items())},
+    }
+
+
+def cut_metrics(results: Sequence[GroupResult], min_survivors: int) -> dict[str, float]:
+    """Return what was lost of a step's groups by reason; a group with too few survivors does not train."""
+    broken = [{t.key.sample for t in r.failed} - {t.key.sample for t in r.group.trajectories} for r in results]
+    return {
+        "train/cut_episodes": float(sum(r.cut for r in results)),
+        "train/groups_cut/deadline": float(sum(bool(r.cut) for r in results)),
+        "train/groups_cut/failed": float(sum(len(b) > r.cut for b, r in zip(broken, results, strict=True))),
+        "train/groups_cut/too_few_survivors": float(sum(len(r.group.trajectories) < min_survivors for r in results)),
+    }
+
+
 def training_rows(learned: LearnResult) -> list[TrainingRow]:
     """Return what the store keeps of a train step about each episode."""
     return [
@@ -77,8 +99,9 @@ def run_summary(
     sampled_tokens: int,
     ends: Mapping[str, int],
     troubles: Mapping[str, int],
+    groups_cut: Mapping[str, int],
 ) -> dict[str, Any]:
-    """Return what `summary.json` holds. What was not evaluated is None."""
+    """Return what `summary.json` holds. What was not evaluated is None; without groups cut there is no such entry."""
     return {
         "heldout_success_before": before.success if before else None,
         "heldout_success_after": after.success if after else None,
@@ -94,6 +117,7 @@ def run_summary(
         "seed": config.seed,
         "stop_reasons": {str(reason): count for reason, count in sorted(ends.items())},
         "troubles": dict(troubles),
+        **({"groups_cut": dict(groups_cut)} if groups_cut else {}),
     }
 
 
@@ -128,6 +152,8 @@ def no_survivors(results: Sequence[GroupResult]) -> str:
     """Return why a step cannot be trained on, with the first thing that went wrong."""
     causes = [str(t.failure.cause) for r in results for t in r.failed if t.failure is not None]
     first = f" First cause: {causes[0]}" if causes else ""
+    cut = sum(r.cut for r in results)
+    first += f" {cut} episodes met rollout.group_seconds: give groups more time" if cut else ""
     return f"no group kept enough scored episodes to train on ({len(causes)} attempts failed).{first}"
 
 

@@ -11,10 +11,12 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save
 
+from agentgrpo.engines.adapters import save_adapter
 from agentgrpo.errors import RunError
 from agentgrpo.evaluate import Evaluation
-from agentgrpo.learner.policy import LoraPolicy, save_adapter
+from agentgrpo.learner.policy import LoraPolicy
 from agentgrpo.learner.step import Learner, LearnerState
+from agentgrpo.rollout.group import GroupResult
 from agentgrpo.types import Adapter, JsonObject, Trajectory
 
 _TRAINER, _OPTIMIZER = "trainer.json", "optimizer.safetensors"
@@ -31,6 +33,8 @@ class Progress:
     sampled_tokens: int = 0
     ends: dict[str, int] = field(default_factory=dict)  # episodes by stop reason
     sampler: JsonObject | None = None
+    stream: JsonObject | None = None  # of asynchronous training: the groups that were started and not trained
+    cut: dict[str, int] = field(default_factory=dict)  # groups that met their deadline, by task
     metrics_bytes: int = 0
     elapsed: float = 0.0  # seconds, over all of the run's processes
 
@@ -40,13 +44,23 @@ class Progress:
         self.sampled_tokens += trajectory.sampled_count
         self.ends[trajectory.stop_reason] = self.ends.get(trajectory.stop_reason, 0) + 1
 
+    def count_group(self, result: GroupResult) -> None:
+        """Count what the deadline of a group cut off."""
+        if result.cut:
+            self.cut[result.group.task.id] = self.cut.get(result.group.task.id, 0) + 1
+
+    @property
+    def oldest_version(self) -> int:
+        """The oldest policy whose episodes may still be trained."""
+        return min((version for _, _, version in (self.stream or {"held": []})["held"]), default=self.step)
+
     def copy(self) -> Progress:
         """Return a copy that further counting leaves as it is."""
-        return replace(self, ends=dict(self.ends))
+        return replace(self, ends=dict(self.ends), cut=dict(self.cut))
 
     def to_json(self) -> JsonObject:
         """Return it as JSON data."""
-        return asdict(self)
+        return {key: value for key, value in asdict(self).items() if value or key not in ("stream", "cut")}
 
     @classmethod
     def from_json(cls, data: JsonObject) -> Progress:

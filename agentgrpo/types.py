@@ -251,6 +251,11 @@ class Trajectory:
         return self.reward_terms.get("outcome", self.reward) >= 1.0 - 1e-9
 
     @property
+    def is_text(self) -> bool:
+        """Whether a chat endpoint played it: there are no token ids, so GRPO cannot train on it."""
+        return "endpoint" in self.info
+
+    @property
     def sampled_count(self) -> int:
         return sum(len(span.token_ids) for span in self.spans if span.sampled)
 

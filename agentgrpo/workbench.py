@@ -14,18 +14,22 @@ from pathlib import Path
 import torch
 
 from agentgrpo import causal_lm
+from agentgrpo.blocking import in_daemon
 from agentgrpo.chat import Chat
 from agentgrpo.config import Config, EvalConfig
 from agentgrpo.core import AgentEnv
+from agentgrpo.engine_kinds import check_engine, open_engine
+from agentgrpo.engines import Engine
 from agentgrpo.engines.embedded import EmbeddedEngine
-from agentgrpo.errors import ConfigError, TaskError
+from agentgrpo.engines.proof import Proof
+from agentgrpo.errors import ConfigError, EngineFailure, RunError, TaskError
 from agentgrpo.learner.policy import LoraPolicy
 from agentgrpo.learner.step import Learner
 from agentgrpo.registry import EnvSource, resolve_env
 from agentgrpo.report import Reporter
 from agentgrpo.seeds import derive_seed
 from agentgrpo.tasks import load_tasks, split_tasks
-from agentgrpo.types import JsonObject, Task
+from agentgrpo.types import Adapter, JsonObject, Policy, Task
 from agentgrpo.warm_start import reuse, warm_start
 
 EnvLike = str | type[AgentEnv]
@@ -41,7 +45,7 @@ class Workbench:
     train_tasks: tuple[Task, ...]
     heldout_tasks: tuple[Task, ...]
     chat: Chat
-    engine: EmbeddedEngine
+    engine: Engine
     policy: LoraPolicy
     learner: Learner
 
@@ -50,8 +54,12 @@ class Workbench:
         device, dtype = self.policy.device.type, self.policy.causal_lm.dtype
         reasons = [] if device == "cpu" else [f"the device is {device}, not cpu"]
         reasons += [] if dtype == torch.float32 else [f"the model's numbers are {dtype}, not torch.float32"]
-        if not reasons and not self.engine.is_batch_invariant:
+        if not isinstance(self.engine, EmbeddedEngine):
+            reasons += ["vLLM's numbers depend on the batch a request is in"]
+        elif not reasons and not self.engine.is_batch_invariant:
             reasons = ["this machine's matrix products depend on the batch they are in: the engine's self-check failed"]
+        if self.config.train.max_staleness:
+            reasons += ["training is asynchronous (train.max_staleness): the clock decides which groups a step trains"]
         return reasons
 
     def numbers(self) -> JsonObject:
@@ -62,6 +70,20 @@ class Workbench:
             "dtype": str(self.policy.causal_lm.dtype).removeprefix("torch."),
             "threads": torch.get_num_threads(),
         }
+
+    async def publish(self, adapter: Adapter, policy: Policy) -> tuple[Proof, ...]:
+        """Let the engine answer with the learner's adapter of this moment, proved where that can go wrong.
+
+        Raises:
+            RunError: it does not, so nothing may be sampled with it.
+        """
+        # Not in the event loop: episodes may run in it.
+        is_proved = not isinstance(self.engine, EmbeddedEngine)
+        canary = await in_daemon(self.policy.canary, "agentgrpo-learner") if is_proved else None
+        try:
+            return await self.engine.publish(adapter, policy, canary=canary)
+        except EngineFailure as error:
+            raise RunError(f"{policy} was not published: {error}") from error
 
 
 def set_threads(config: Config) -> int:
@@ -151,6 +173,7 @@ def prepare(
     reporter: Reporter,
 ) -> Workbench:
     """Make the parts of a run; a model folder that is missing is made by the warm start, when one is configured."""
+    check_engine(config)
     set_threads(config)
     source = open_env(config, env)
     train_tasks, heldout_tasks = open_tasks(config, source, tasks, heldout)
@@ -174,12 +197,7 @@ def assemble(
     )
     _check_context(config, causal_lm.context_length(base))
     # The engine copies the module tree before peft wraps the learner's: they share tensors, not modules.
-    engine = EmbeddedEngine(
-        base,
-        max_sequences=config.engine.max_sequences,
-        context_length=config.engine.context_length,
-        prefill_tokens=config.engine.prefill_tokens,
-    )
+    engine = open_engine(config, base)
     policy = LoraPolicy(
         base,
         config.model.lora,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from bench import engine, learner, profiling, train
+from bench import engine, learner, profiling, rollout, train
 
 
 def main() -> None:
@@ -18,6 +18,8 @@ def main() -> None:
         learner.main(quick=quick)
     if chosen in ("", "profile"):
         profiling.main(quick=quick)
+    if chosen in ("", "rollout"):
+        rollout.main(arguments[1:] if chosen else arguments)
     if chosen == "train":
         train.main(arguments[1:])
     elif not chosen and train.has_trl():

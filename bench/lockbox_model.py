@@ -32,17 +32,17 @@ SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 TAGS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<think>", "</think>")
 
 
-def lockbox_model() -> Path:
-    """Return the folder of the model, made at the first call."""
-    name = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
+def lockbox_model(head_dim: int = 16) -> Path:
+    """Return the folder of the model, made at the first call. vLLM's CPU build has kernels for heads of 32 numbers."""
+    name = f"{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]}-{head_dim}"
     folder = Path(tempfile.gettempdir()) / "agentgrpo-bench" / f"lockbox-{name}"
     if not folder.exists():
         with whole_folder(folder) as working:
-            _make(working)
+            _make(working, head_dim)
     return folder
 
 
-def _make(folder: Path) -> None:
+def _make(folder: Path, head_dim: int) -> None:
     tokenizer = _tokenizer()
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
@@ -52,9 +52,9 @@ def _make(folder: Path) -> None:
             hidden_size=HIDDEN,
             intermediate_size=128,
             num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=16,
+            num_attention_heads=HIDDEN // head_dim,
+            num_key_value_heads=HIDDEN // head_dim // 2,
+            head_dim=head_dim,
             max_position_embeddings=4096,
             tie_word_embeddings=True,
             initializer_range=HIDDEN**-0.5,

@@ -45,7 +45,7 @@ def configuration(settings: Mapping[str, Any], runs: Path) -> dict[str, Any]:
     return {
         "name": "bench",
         "env": "lockbox",
-        "env_args": {"turns": turns, "latency": settings["latency"], "tool_kind": settings["tool_kind"]},
+        "env_args": {name: settings[name] for name in ("turns", "latency", "slow_share", "tool_kind")},
         "model": {
             "path": settings["model"],
             "device": "cpu",

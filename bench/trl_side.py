@@ -29,7 +29,8 @@ class Box:
     What `press` returns is not said, for TRL would put it into the prompt, and the other side's would be shorter.
     """
 
-    turns, latency = 4, 0.0
+    turns, latency, slow_share = 4, 0.0, 0.0
+    delays = random.Random(1)
 
     def reset(self, **row: Any) -> str:
         rng = random.Random(row["seed"])
@@ -39,6 +40,9 @@ class Box:
 
     def get_reward(self) -> float:
         return self.hits / self.turns
+
+    def _delay(self) -> float:
+        return self.latency if self.delays.random() >= self.slow_share else 10 * self.latency
 
     def _press(self, digit: int) -> str:
         if self.position < self.turns:
@@ -59,7 +63,7 @@ class SyncBox(Box):
         Args:
             digit: The digit.
         """
-        time.sleep(self.latency)
+        time.sleep(self._delay())
         return self._press(digit)
 
 
@@ -72,7 +76,7 @@ class AsyncBox(Box):
         Args:
             digit: The digit.
         """
-        await asyncio.sleep(self.latency)
+        await asyncio.sleep(self._delay())
         return self._press(digit)
 
 
@@ -141,7 +145,7 @@ def main() -> None:
     """Train until told no more."""
     settings = json.loads(sys.argv[1])
     torch.set_num_threads(1)
-    Box.turns, Box.latency = settings["turns"], settings["latency"]
+    Box.turns, Box.latency, Box.slow_share = settings["turns"], settings["latency"], settings["slow_share"]
     tokenizer = AutoTokenizer.from_pretrained(settings["model"])
     tokenizer.chat_template = qwen3_chat_template  # TRL knows a model by the very text of its template
     model = AutoModelForCausalLM.from_pretrained(settings["model"], dtype=torch.float32)

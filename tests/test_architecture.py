@@ -19,20 +19,32 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 # Each layer may import itself and every layer above it in this list.
 SPINE: list[set[str]] = [
-    {"types", "errors", "seeds", "activity"},
-    {"config", "config_file"},
+    {"types", "errors", "seeds", "activity", "tolerances", "sizes"},
+    {"config", "config_file", "config_section", "engine_config"},
     {"calls", "tooling", "actions", "tasks", "core", "registry", "envcheck"},
     {"content", "replies", "chat", "causal_lm"},
-    {"engines"},
+    {"engines", "endpoint"},
     {"rollout"},
     {"learner"},
     # The stories and their parts.
-    {"training", "evaluate", "evaluate_run", "workbench", "checkpoint", "report", "tracking", "blocking"}
-    | {"watchdog", "sft", "tiny", "demonstrations", "warm_start", "summary", "opening", "trainer_state", "stopping"},
+    {
+        "training",
+        "evaluate",
+        "evaluate_run",
+        "workbench",
+        "engine_kinds",
+        "checkpoint",
+        "report",
+        "tracking",
+        "blocking",
+    }
+    | {"watchdog", "sft", "tiny", "demonstrations", "warm_start", "summary", "opening", "trainer_state", "stopping"}
+    | {"run_state", "gathering", "looks", "ending", "evaluate_endpoint", "good_episodes"},
 ]
 BASE = SPINE[0] | SPINE[1]
 ALLOWED = {area: set[str]().union(*SPINE[: rank + 1]) for rank, layer in enumerate(SPINE) for area in layer}
-for story in ("training", "evaluate_run", "opening", "checkpoint", "summary"):
+STORES = {"training", "run_state", "looks", "ending", "evaluate_run", "evaluate_endpoint", "good_episodes"}
+for story in STORES | {"opening", "checkpoint", "summary"}:
     ALLOWED[story] |= {"store"}
 ALLOWED |= {
     "store": BASE | {"store"},
@@ -44,7 +56,12 @@ ALLOWED |= {
     "agentgrpo": ALLOWED["training"],  # the package itself: its public names, lazily
 }
 LAZY = {"torch", "transformers", "vllm", "matplotlib", "datasets", "wandb", "tensorboard", "trackio", "mcp", "ray"}
-LAZY_OWN = {"agentgrpo", "cli", "registry"}  # areas that may import agentgrpo inside a function, to start fast
+LAZY_OWN = {
+    "agentgrpo",
+    "cli",
+    "registry",
+    "engine_kinds",
+}  # may import agentgrpo in a function: to start fast, or at all
 TORCH_FREE = {"types", "errors", "config", "tooling", "core", "tasks", "store", "viewer"}
 
 

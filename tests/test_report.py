@@ -32,6 +32,14 @@ def test_a_step_is_one_line_under_headings_and_what_is_unknown_is_a_dash() -> No
     assert len({len(line) for line in lines}) == 1
 
 
+def test_how_stale_episodes_were_is_shown_where_they_can_be() -> None:
+    for metrics, is_shown in (({"train/reward": 0.5}, False), ({"train/reward": 0.5, "train/staleness": 1.25}, True)):
+        tell, file = reporter()
+        tell.step(1, 2, metrics)
+        headings, cells = (line.split() for line in file.getvalue().splitlines())
+        assert ("stale" in headings) is ("1.25" in cells) is is_shown
+
+
 def test_progress_shows_in_a_terminal_and_is_silent_elsewhere() -> None:
     tell, file = reporter()
     with tell.progress("rollout", 3) as advance:

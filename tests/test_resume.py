@@ -93,7 +93,7 @@ def killed(lockbox: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
             (Checkpoints, "_discard"),
         ):
             watch(patch, owner, method, take)
-        patch.setattr("agentgrpo.training.draw_curve", watched("curve", take))
+        patch.setattr("agentgrpo.ending.draw_curve", watched("curve", take))
         run = train(settings(lockbox, runs), reporter=SILENT)
     return run.path, taken
 

@@ -3,9 +3,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from agentgrpo.learner.step import LearnResult
-from agentgrpo.summary import train_metrics
+from agentgrpo.rollout.group import GroupResult
+from agentgrpo.summary import cut_metrics, no_survivors, staleness_metrics, train_metrics
 from agentgrpo.tooling import error_result
-from agentgrpo.types import Group, Message, Task, Turn
+from agentgrpo.types import Group, Message, Policy, StopReason, Task, Trajectory, Turn
 from tests.learner.episodes import episode
 
 
@@ -30,3 +31,46 @@ def test_tool_errors_are_counted_by_kind() -> None:
         "train/tool_errors/too_deep": 0.25,
         "train/tool_errors/unknown_tool": 0.25,
     }
+
+
+def sampled(sample: int, version: int = 0, stop_reason: StopReason = StopReason.DONE) -> Trajectory:
+    made = episode(sample, [1, 2, 3], 1.0, sample=sample)
+    return replace(made, policy=Policy(version=version), stop_reason=stop_reason)
+
+
+def test_staleness_is_counted_in_updates() -> None:
+    groups = [
+        Group(task=Task(id="a", row={}), trajectories=(sampled(0, 5), sampled(1, 5), sampled(2, 3))),
+        Group(task=Task(id="b", row={}), trajectories=(sampled(0, 4),)),
+    ]
+    assert staleness_metrics(groups, 5) == {
+        "train/staleness": 0.75,
+        "train/staleness_max": 2.0,
+        "train/staleness/0": 0.5,
+        "train/staleness/1": 0.25,
+        "train/staleness/2": 0.25,
+    }
+
+
+def test_what_groups_lost_is_counted_by_reason() -> None:
+    cut, failed = StopReason.CANCELLED, StopReason.FAILED
+
+    def result(scored: list[int], *lost: tuple[int, StopReason]) -> GroupResult:
+        return GroupResult(
+            group=Group(task=Task(id="a", row={}), trajectories=tuple(sampled(s) for s in scored)),
+            failed=tuple(sampled(s, stop_reason=reason) for s, reason in lost),
+        )
+
+    results = [
+        result([0, 1, 2], (2, failed)),  # tried again with success
+        result([0, 1], (2, cut)),
+        result([0, 1], (2, failed)),
+        result([0], (1, cut), (2, failed), (2, failed)),
+    ]
+    assert cut_metrics(results, 2) == {
+        "train/cut_episodes": 2.0,
+        "train/groups_cut/deadline": 2.0,
+        "train/groups_cut/failed": 2.0,
+        "train/groups_cut/too_few_survivors": 1.0,
+    }
+    assert "2 episodes met rollout.group_seconds: give groups more time" in no_survivors(results)

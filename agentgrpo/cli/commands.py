@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
+from agentgrpo.endpoint.client import Endpoint
+from agentgrpo.evaluate_endpoint import evaluate_endpoint
 from agentgrpo.evaluate_run import evaluate_checkpoint
 from agentgrpo.report import ConsoleReporter
 from agentgrpo.training import train as run_training
@@ -25,6 +27,20 @@ def demo(overrides: Sequence[str], max_hours: float | None) -> None:
 def evaluate_run(run: Path, checkpoint: str, split: str, overrides: Sequence[str]) -> None:
     """Evaluate a checkpoint of a run and print what was found."""
     evaluate_checkpoint(run, checkpoint=checkpoint, split=split, overrides=overrides, reporter=ConsoleReporter())
+
+
+def evaluate_model(
+    target: str,
+    url: str,
+    model: str,
+    api_key_env: str | None,
+    concurrency: int,
+    split: str,
+    overrides: Sequence[str],
+) -> None:
+    """Let a chat model behind an endpoint play an environment and print how it did."""
+    endpoint = Endpoint(url, model, api_key_env=api_key_env, concurrency=concurrency)
+    evaluate_endpoint(target, endpoint, split=split, overrides=overrides, reporter=ConsoleReporter())
 
 
 def _with_hours(overrides: Sequence[str], max_hours: float | None) -> list[str]:

@@ -23,8 +23,10 @@ _ABOUT = "Train tool-use agents by reinforcement learning on multi-turn environm
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=_ABOUT)
 env_app = typer.Typer(no_args_is_help=True, help="Look at environments.")
 model_app = typer.Typer(no_args_is_help=True, help="Make and warm-start models.")
+engine_app = typer.Typer(no_args_is_help=True, help="Start what generates.")
 app.add_typer(env_app, name="env")
 app.add_typer(model_app, name="model")
+app.add_typer(engine_app, name="engine")
 app.command()(show)
 
 Set = Annotated[list[str], typer.Option("--set", help="section.key=value; may be given several times.")]
@@ -62,13 +64,32 @@ def doctor(
 
 @app.command(name="eval")
 def eval_(
-    run: Annotated[Path, typer.Argument(help="A run directory, or a folder of runs (the newest is taken).")],
-    checkpoint: Annotated[str, typer.Option(help="best, last, step-NNNNNN, or base (no adapter).")] = "best",
-    split: Annotated[str, typer.Option(help="Which tasks: the run's held-out ones, or a split of the env.")] = "",
+    target: Annotated[
+        str, typer.Argument(help="A run or a folder of runs; with --endpoint an environment or a TOML file.")
+    ],
+    checkpoint: Annotated[str | None, typer.Option(help="best, last, step-NNNNNN, or base (no adapter).")] = None,
+    split: Annotated[str, typer.Option(help="Which tasks: the held-out ones, or a split of the environment.")] = "",
+    tasks: Annotated[int | None, typer.Option(min=1, help="The first so many of them.")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Episodes of each task.")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, help="Of sampling; 0 is greedy.")] = None,
+    endpoint: Annotated[str | None, typer.Option(help="Evaluate the chat model behind this URL.")] = None,
+    model: Annotated[str | None, typer.Option(help="What the endpoint calls it.")] = None,
+    api_key_env: Annotated[str | None, typer.Option(help="The environment variable that holds its key.")] = None,
+    concurrency: Annotated[int | None, typer.Option(min=1, help="Episodes of an endpoint at once (8).")] = None,
     set_: Set = [],  # noqa: B006
 ) -> None:
-    """Evaluate a run's adapter on held-out tasks."""
-    _load("agentgrpo.cli.commands").evaluate_run(run, checkpoint, split, set_)
+    """Evaluate on held-out tasks: a run's adapter, or any chat model behind an OpenAI-compatible endpoint."""
+    numbers = {"tasks": tasks, "samples": samples, "temperature": temperature}
+    overrides = [*set_, *(f"eval.{key}={value}" for key, value in numbers.items() if value is not None)]
+    commands = _load("agentgrpo.cli.commands")
+    if endpoint is None and (model or api_key_env or concurrency):
+        raise typer.BadParameter("--model, --api-key-env and --concurrency belong to --endpoint URL")
+    if endpoint is None:
+        commands.evaluate_run(Path(target), checkpoint or "best", split, overrides)
+    elif model is None or checkpoint is not None:
+        raise typer.BadParameter("--endpoint takes --model NAME, and no --checkpoint")
+    else:
+        commands.evaluate_model(target, endpoint, model, api_key_env, concurrency or 8, split, overrides)
 
 
 @env_app.command(name="check")
@@ -103,18 +124,52 @@ def model_tiny(
 def model_sft(
     model: Annotated[str, typer.Argument(help="A model folder or hub name to start from.")],
     folder: Annotated[Path, typer.Argument(help="Where to write the fine-tuned model.")],
-    env: Annotated[str, typer.Option(help="The environment whose oracle demonstrates.")] = "shop",
+    env: Annotated[str | None, typer.Option(help="The environment whose oracle demonstrates (shop).")] = None,
+    run: Annotated[Path | None, typer.Option(help="Learn from the successful episodes of this run instead.")] = None,
     steps: int = 600,
-    episodes: int = 2000,
-    quality: Annotated[float, typer.Option(help="Probability that a demonstrated decision is the oracle's.")] = 1.0,
+    episodes: Annotated[int, typer.Option(help="Demonstrations; of a run, the most that are taken.")] = 2000,
+    quality: Annotated[
+        float | None, typer.Option(help="Probability that a demonstrated decision is the oracle's (1).")
+    ] = None,
     learning_rate: float = 1e-3,
     batch_size: int = 16,
     seed: int = 0,
 ) -> None:
-    """Fine-tune a model on oracle demonstrations."""
-    settings = {"steps": steps, "episodes": episodes, "quality": quality, "perfect_fraction": 0.0}
-    settings |= {"learning_rate": learning_rate, "batch_size": batch_size}
-    _load("agentgrpo.cli.models").sft(model, folder, env, settings, seed)
+    """Fine-tune a model on demonstrations: an environment's oracle's, or the good episodes of a run."""
+    if run is not None and (env is not None or quality is not None):
+        raise typer.BadParameter("--env and --quality are about an oracle: leave them out with --run")
+    settings = {"steps": steps, "episodes": episodes, "learning_rate": learning_rate, "batch_size": batch_size}
+    settings |= {"quality": 1.0 if quality is None else quality, "perfect_fraction": 0.0}
+    models = _load("agentgrpo.cli.models")
+    if run is not None:
+        models.sft_from_run(model, folder, run, settings, seed)
+    else:
+        models.sft(model, folder, env or "shop", settings, seed)
+
+
+@engine_app.command(name="serve", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def engine_serve(
+    more: typer.Context,
+    model: Annotated[str, typer.Argument(help="A model folder or hub name.")],
+    host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: int = 8000,
+    max_sequences: Annotated[int, typer.Option(help="Most sequences at once.")] = 128,
+    context_length: Annotated[int | None, typer.Option(help="Most tokens; the model's own by default.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+    lora_rank: Annotated[int, typer.Option(help="Largest rank of an adapter: model.lora.rank.")] = 16,
+    versions: Annotated[int, typer.Option(help="Versions alive at once: train.max_staleness + 2, at least.")] = 2,
+    tensor_parallel_size: int = 1,
+    gpu_memory_utilization: Annotated[float | None, typer.Option(help="Share of a card it may take.")] = None,
+    kv_cache_gib: Annotated[float | None, typer.Option(help="Size of its cache; on the CPU 1 by default.")] = None,
+    quantization: Annotated[str | None, typer.Option(help="Of the base model, in vLLM's words.")] = None,
+    api_key_env: Annotated[str, typer.Option(help="Environment variable with the key it shall ask for.")] = "",
+) -> None:
+    """Start a vLLM server for runs with engine.kind = "vllm_servers"; further flags go to `vllm serve`."""
+    settings: dict[str, Any] = {"max_sequences": max_sequences, "context_length": context_length, "dtype": dtype}
+    settings |= {"lora_rank": lora_rank, "versions": versions, "tensor_parallel_size": tensor_parallel_size}
+    settings |= {"gpu_memory_utilization": gpu_memory_utilization, "kv_cache_gib": kv_cache_gib}
+    settings |= {"quantization": quantization}
+    _load("agentgrpo.cli.servers").serve(model, host, port, settings, api_key_env, more.args)
 
 
 def main() -> None:

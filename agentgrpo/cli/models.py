@@ -11,13 +11,16 @@ from agentgrpo import causal_lm
 from agentgrpo.chat import Chat
 from agentgrpo.config import SftConfig, TinyConfig
 from agentgrpo.config_file import validate
-from agentgrpo.demonstrations import demonstrations, tokenize
+from agentgrpo.demonstrations import demonstration_of, demonstrations, tokenize
 from agentgrpo.errors import UserError
+from agentgrpo.good_episodes import good_episodes
 from agentgrpo.registry import resolve_env
 from agentgrpo.report import ConsoleReporter, Reporter
 from agentgrpo.sft import save_model, whole_folder
+from agentgrpo.store.run import RunDirectory
 from agentgrpo.tasks import load_tasks
 from agentgrpo.tiny import describe, make_tiny
+from agentgrpo.types import Sequence as TokenSequence
 from agentgrpo.warm_start import run_sft
 
 
@@ -36,6 +39,17 @@ def tiny(folder: Path, env: str, episodes: int, seed: int) -> None:
     reporter.message(f"{folder}: {describe(folder)}")
 
 
+def sft_from_run(model: str, folder: Path, run: Path, settings: Mapping[str, Any], seed: int) -> None:
+    """Fine-tune a copy of a model on the successful episodes of a run."""
+    _refuse_existing(folder)
+    config, reporter = validate(SftConfig, settings), ConsoleReporter()
+    chosen = good_episodes(RunDirectory.open(run), limit=config.episodes)
+    reporter.message(str(chosen))
+    chat = Chat.from_folder(model)
+    rows = [tokenize(demonstration_of(trajectory), chat) for trajectory in chosen.trajectories]
+    _fine_tune(model, folder, rows, config, seed, reporter)
+
+
 def sft(model: str, folder: Path, env: str, settings: Mapping[str, Any], seed: int) -> None:
     """Fine-tune a copy of a model on oracle demonstrations."""
     _refuse_existing(folder)
@@ -47,6 +61,12 @@ def sft(model: str, folder: Path, env: str, settings: Mapping[str, Any], seed: i
         for played in demonstrations(source, _tasks(env), count=config.episodes, quality=config.quality, seed=seed):
             rows.append(tokenize(played, chat))
             advance()
+    _fine_tune(model, folder, rows, config, seed, reporter)
+
+
+def _fine_tune(
+    model: str, folder: Path, rows: list[TokenSequence], config: SftConfig, seed: int, reporter: Reporter
+) -> None:
     with whole_folder(folder) as working:
         _copy(model, working)
         run_sft(working, [(config.steps, rows)], config, seed=seed, reporter=reporter)

@@ -80,12 +80,17 @@ class Vocabulary:
                 start = index + 1
 
 
+_SAMPLED_NONE = "The model sampled no tokens in this episode."
+
+
 def token_view(stored: StoredEpisode, vocabulary: Vocabulary, colour: Colour) -> Iterator[RenderableType]:
     """Yield a legend, then every training row of an episode."""
     yield _legend(stored, vocabulary, colour)
     rows = stored.trajectory.sequences()
     if not rows:
-        yield Text("\nThe model sampled no tokens in this episode.", QUIET)
+        is_text = stored.trajectory.is_text
+        why = "A chat endpoint played this episode: it is text, without tokens." if is_text else _SAMPLED_NONE
+        yield Text(f"\n{why}", QUIET)
     for index, row in enumerate(rows):
         trained = f"{len(row.token_ids):,} tokens, {sum(row.loss_mask):,} sampled and trained here"
         title = Text.assemble((f"row {index + 1} of {len(rows)}", "bold"), (f"   {trained}", QUIET))

@@ -62,7 +62,7 @@ def head(stored: StoredEpisode, mates: Sequence[EpisodeRow]) -> RenderableType:
         ("result", _result(row)),
         ("reward", _terms(trajectory)),
         ("group", _group(row, mates)),
-        ("size", _size(row)),
+        ("size", _size(row, trajectory)),
         ("origin", _origin(trajectory)),
     ]
     if row.filter_reason:
@@ -157,17 +157,25 @@ def _group(row: EpisodeRow, mates: Sequence[EpisodeRow]) -> Text:
     return line
 
 
-def _size(row: EpisodeRow) -> Text:
+def _size(row: EpisodeRow, trajectory: Trajectory) -> Text:
     errors = (f"{row.tool_errors} failed", BAD) if row.tool_errors else ("none failed", "")
     parts = [
         Text(f"{row.turns} turns"),
         Text.assemble(f"{row.tool_calls} calls, ", errors),
-        Text(f"{row.sampled_tokens:,} tokens sampled of {row.tokens:,}"),
+        Text(_text_tokens(trajectory) or f"{row.sampled_tokens:,} tokens sampled of {row.tokens:,}"),
         Text(f"{row.seconds:.1f} s"),
     ]
     if row.forks:
         parts.append(Text(f"{row.forks} forks", WARN))
     return dotted(parts)
+
+
+def _text_tokens(trajectory: Trajectory) -> str | None:
+    """Return what is known of the tokens of a chat model's episode."""
+    if not trajectory.is_text:
+        return None
+    count = trajectory.info["endpoint"].get("completion_tokens")
+    return "text only" if count is None else f"text only, {count:,} tokens by the endpoint's count"
 
 
 def _origin(trajectory: Trajectory) -> Text:
@@ -178,7 +186,8 @@ def _origin(trajectory: Trajectory) -> Text:
 
 def _turn_title(index: int, turn: Turn, trajectory: Trajectory) -> Text:
     sampled = sum(len(s.token_ids) for s in trajectory.spans if s.sampled and s.turn == index)
-    parts = [f"{sampled} tokens", f"model {turn.generate_seconds:.2f} s", f"env {turn.env_seconds:.2f} s"]
+    parts = [] if trajectory.is_text else [f"{sampled} tokens"]
+    parts += [f"model {turn.generate_seconds:.2f} s", f"env {turn.env_seconds:.2f} s"]
     if turn.finish_reason != "stop":
         parts.insert(0, f"ended by {turn.finish_reason}")
     if turn.state_hash:

@@ -7,9 +7,6 @@ from collections.abc import Iterator, Sequence
 from agentgrpo.doctor.script import Call
 from agentgrpo.types import Trajectory
 
-# (largest difference of a token, mean difference) between engine and learner, by bytes of a weight.
-TOLERANCES = {4: (1e-4, 1e-4), 2: (5e-2, 1e-2)}
-
 
 def audit(trajectory: Trajectory, calls: Sequence[Call]) -> Iterator[str]:
     """Yield what is wrong with an episode's record, given what its engine was asked and answered, in order."""

@@ -8,13 +8,15 @@ import torch
 
 from agentgrpo import causal_lm
 from agentgrpo.blocking import run_blocking
-from agentgrpo.doctor import duration, machine, memory
+from agentgrpo.doctor import duration, machine, memory, vllm_memory
 from agentgrpo.doctor.duration import say
 from agentgrpo.doctor.memory import Amount, exactly
 from agentgrpo.doctor.report import Finding, fail, need, ok, warn
 from agentgrpo.doctor.rollout import agreement
 from agentgrpo.doctor.subject import Subject
 from agentgrpo.doctor.train_step import expert_shape, measure_step, say_something
+from agentgrpo.engines.card import plan_card
+from agentgrpo.engines.vllm_options import cpu_cache_bytes
 
 _TIGHT = 0.85
 _BAR = 24
@@ -24,15 +26,28 @@ _PROCESS = (30e6, 150e6)  # what a Python process of its own takes, bare and wit
 def check_memory(subject: Subject) -> Iterator[Finding]:
     """Forecast the peak of memory, by part; on a GPU, the host's and the device's apart."""
     host, device = host_parts(subject), model_parts(subject)
-    limit = machine.memory().limit
+    limit, is_vllm = machine.memory().limit, subject.config.engine.kind == "vllm"
     if causal_lm.pick_device(subject.config.model.device).type == "cuda":
         yield _compare(subject, host, limit, "peak")
-        yield _compare(subject, device, torch.cuda.mem_get_info()[1], "on the GPU")
+        total = torch.cuda.mem_get_info()[1]
+        yield from vllm_memory.check_card(subject, vllm_memory.needs_of(subject), total) if is_vllm else ()
+        # vLLM takes what is left on purpose: a full card is not a tight one.
+        yield _compare(subject, _on_card(subject, device, total), total, "on the GPU", tight=1.0 if is_vllm else _TIGHT)
     else:
-        yield _compare(subject, [*host, *device], limit, "peak")
+        yield _compare(subject, [*host, *device, *(vllm_memory.on_cpu(subject) if is_vllm else ())], limit, "peak")
+        yield from vllm_memory.check_room(subject, cpu_cache_bytes(subject.config.engine)) if is_vllm else ()
 
 
-def _compare(subject: Subject, parts: Sequence[Amount], limit: int, what: str) -> Finding:
+def _on_card(subject: Subject, learner: list[Amount], total: int) -> list[Amount]:
+    """Return what is on the card at the peak, vLLM's part included."""
+    if subject.config.engine.kind != "vllm":
+        return learner
+    needs = vllm_memory.needs_of(subject)
+    plan = plan_card(needs, total, may_sleep=not subject.config.train.max_staleness)
+    return learner if plan is None else vllm_memory.on_card(needs, plan, learner)
+
+
+def _compare(subject: Subject, parts: Sequence[Amount], limit: int, what: str, *, tight: float = _TIGHT) -> Finding:
     low, high = sum(a.low for a in parts), sum(a.high for a in parts)
     values = {
         "low": low,
@@ -46,7 +61,7 @@ def _compare(subject: Subject, parts: Sequence[Amount], limit: int, what: str) -
     rows = [(a.name, f"{machine.size(a.middle):>8}  {bar(a.middle, high)}") for a in parts if a.middle > 1e6]
     if low > limit:
         return fail(text, _less(subject, parts, limit), values, rows=rows)
-    if high > _TIGHT * limit:
+    if high > tight * limit:
         return warn(f"{text}: that is tight", _less(subject, parts, limit), values, rows=rows)
     return ok(text, values, rows=rows)
 
@@ -63,7 +78,17 @@ def host_parts(subject: Subject) -> list[Amount]:
 
 
 def model_parts(subject: Subject) -> list[Amount]:
-    """Return what model, engine and learner take at the peak, wherever the model is."""
+    """Return what the model, an engine that shares it, and the learner take at the peak, wherever the model is."""
+    facts, config = need(subject.model, "needs the model"), subject.config
+    return [
+        exactly("base weights", memory.weights(facts)),
+        exactly("adapter, gradient, optimizer", memory.adapter(facts)),
+        *(_embedded(subject) if config.engine.kind == "embedded" else ()),
+        _learner(subject),
+    ]
+
+
+def _embedded(subject: Subject) -> list[Amount]:
     facts, config, step = need(subject.model, "needs the model"), subject.config, subject.step
     prompt, most = subject.longest_prompt or 1, facts.config.get("max_position_embeddings") or 2**20
     context = min(config.engine.context_length or most, most)
@@ -72,11 +97,8 @@ def model_parts(subject: Subject) -> list[Amount]:
     slots = config.engine.max_sequences
     cache = memory.cache(facts.config, slots=slots, columns=columns, dtype_bytes=facts.dtype_bytes)
     return [
-        exactly("base weights", memory.weights(facts)),
-        exactly("adapter, gradient, optimizer", memory.adapter(facts)),
         exactly("engine: merged weights", memory.merged(facts)),
         exactly(f"engine: KV cache, {slots} x {columns}", cache),
-        _learner(subject),
     ]
 
 
@@ -102,6 +124,8 @@ def _learner(subject: Subject) -> Amount:
 def _less(subject: Subject, parts: Sequence[Amount], limit: int) -> str:
     """Return what to lower: the part that takes most."""
     largest = max(parts, key=lambda a: a.middle).name
+    if largest.startswith("vLLM: KV"):
+        return "lower engine.vllm.kv_cache_gib, or remove it"
     if "KV" in largest:
         facts, config = need(subject.model, "needs the model"), subject.config
         rest = sum(a.middle for a in parts if "KV" not in a.name)

@@ -11,10 +11,11 @@ import torch
 from agentgrpo.blocking import run_blocking
 from agentgrpo.config import Config
 from agentgrpo.doctor import machine, memory
-from agentgrpo.doctor.audit import TOLERANCES, audit, differences
+from agentgrpo.doctor.audit import audit, differences
 from agentgrpo.doctor.report import Finding, Missing, fail, need, ok, warn
 from agentgrpo.doctor.script import ListeningEngine
 from agentgrpo.doctor.subject import Subject
+from agentgrpo.engine_kinds import tolerance
 from agentgrpo.learner.batch import Row, pack
 from agentgrpo.rollout.group import GroupResult
 from agentgrpo.rollout.manager import RolloutManager
@@ -105,12 +106,11 @@ def agreement(bench: Workbench, sequences: Sequence[TokenSequence], what: str) -
     if not engine:
         raise Missing("needs sampled tokens: no episode has any")
     most, mean = differences(engine, learner)
-    dtype = bench.policy.causal_lm.dtype
-    allowed_most, allowed_mean = TOLERANCES[min(4, dtype.itemsize)]
+    dtype, allowed = bench.policy.causal_lm.dtype, tolerance(bench.config, bench.policy.causal_lm)
     text = f"engine and learner, {what}: {mean:.0e} apart on average, {most:.0e} at most"
     values = {"tokens": len(engine), "max": most, "mean": mean}
-    if most > allowed_most or mean > allowed_mean:
-        limits = f" ({str(dtype).removeprefix('torch.')} allows {allowed_mean:.0e} and {allowed_most:.0e})"
+    if most > allowed.each or mean > allowed.mean:
+        limits = f" ({str(dtype).removeprefix('torch.')} allows {allowed.mean:.0e} and {allowed.each:.0e})"
         return fail(text + limits, "do not train on this: they are two models. Report it with the model's name", values)
     return ok(text, values)
 
@@ -128,7 +128,7 @@ def too_many(config: Config, context: int) -> Iterator[Finding]:
 
 async def _first_group(bench: Workbench, engine: ListeningEngine, tasks: Sequence[Task]) -> list[GroupResult]:
     config, policy = limited(bench.config), Policy()
-    await bench.engine.publish(bench.policy.adapter(), policy)
+    await bench.publish(bench.policy.adapter(), policy)
     async with RolloutManager(bench.source, bench.chat, engine, config.rollout, seed=config.seed) as manager:
         return await manager.rollout(
             tasks,

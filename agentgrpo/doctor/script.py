@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 
 from agentgrpo.chat import Chat
 from agentgrpo.demonstrations import demonstrate
 from agentgrpo.engines import Engine
+from agentgrpo.engines.proof import Canary, Proof
 from agentgrpo.registry import EnvSource
 from agentgrpo.types import Adapter, Generation, Policy, Sampling, Task
 
@@ -82,11 +84,16 @@ class ListeningEngine:
     async def release(self, session: str) -> None:
         await self._engine.release(session)
 
-    async def publish(self, adapter: Adapter | None, policy: Policy) -> None:
-        await self._engine.publish(adapter, policy)
+    async def publish(
+        self, adapter: Adapter | None, policy: Policy, *, canary: Canary | None = None
+    ) -> tuple[Proof, ...]:
+        return await self._engine.publish(adapter, policy, canary=canary)
 
     async def retire(self, policy: Policy) -> None:
         await self._engine.retire(policy)
+
+    def stand_by(self) -> AbstractAsyncContextManager[None]:
+        return self._engine.stand_by()
 
     async def close(self) -> None:
         await self._engine.close()

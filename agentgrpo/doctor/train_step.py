@@ -156,7 +156,7 @@ async def say_something(bench: Workbench, prompt_ids: Sequence[int]) -> TokenSeq
 
 
 async def _publish(bench: Workbench) -> None:
-    await bench.engine.publish(bench.policy.adapter(), Policy(version=1))
+    await bench.publish(bench.policy.adapter(), Policy(version=1))
     await bench.engine.retire(Policy())
 
 

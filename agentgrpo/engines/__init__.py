@@ -6,8 +6,10 @@ An engine knows neither text nor environments.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+from agentgrpo.engines.proof import Canary, Proof
 from agentgrpo.types import Adapter, Generation, Policy, Sampling
 
 LOGPROB_STEP = 2.0**-16  # logprobs are rounded once, here at the boundary, to multiples of this
@@ -45,12 +47,26 @@ class Engine(Protocol):
         """Drop what is kept for a session; unknown sessions are fine."""
         ...
 
-    async def publish(self, adapter: Adapter | None, policy: Policy) -> None:
-        """Make `policy` answer with this adapter (None: the base model). A policy is published once, never changed."""
+    async def publish(
+        self, adapter: Adapter | None, policy: Policy, *, canary: Canary | None = None
+    ) -> tuple[Proof, ...]:
+        """Make `policy` answer with this adapter (None: the base model). A policy is published once, never changed.
+
+        Returns:
+            Proofs that what was loaded is what the canary was scored with, one per server; none without a canary, or
+            from an engine that has nothing to lose on the way.
+
+        Raises:
+            EngineFailure: it could not be loaded, or does not answer as the learner does. Nothing uses it then.
+        """
         ...
 
     async def retire(self, policy: Policy) -> None:
         """Forget a policy nothing uses any more."""
+        ...
+
+    def stand_by(self) -> AbstractAsyncContextManager[None]:
+        """Hold while a learner works beside it and nothing generates: it may give its memory back meanwhile."""
         ...
 
     async def close(self) -> None:

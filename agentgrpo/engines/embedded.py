@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from agentgrpo import causal_lm
 from agentgrpo.engines import selfcheck
 from agentgrpo.engines.decode import DecodeLoop
+from agentgrpo.engines.proof import Canary, Proof
 from agentgrpo.engines.requests import Request
 from agentgrpo.errors import EngineFailure
 from agentgrpo.types import Adapter, Generation, Policy, Sampling
@@ -101,13 +102,20 @@ class EmbeddedEngine:
         """Free the cache of a session; a closed engine holds none."""
         self._inbox.put(lambda: self._decode.release(session))
 
-    async def publish(self, adapter: Adapter | None, policy: Policy) -> None:
-        """Load an adapter as `policy`."""
+    async def publish(
+        self, adapter: Adapter | None, policy: Policy, *, canary: Canary | None = None
+    ) -> tuple[Proof, ...]:
+        """Load an adapter as `policy`; what is handed over in memory needs no proof."""
         await self._ask(lambda: self._decode.versions.add(policy, adapter))
+        return ()
 
     async def retire(self, policy: Policy) -> None:
         """Forget a policy."""
         await self._ask(lambda: self._decode.retire(policy))
+
+    def stand_by(self) -> contextlib.nullcontext[None]:
+        """Give nothing back: the learner's memory is counted beside this engine's."""
+        return contextlib.nullcontext()
 
     async def close(self) -> None:
         """Stop the thread; generations still open end with EngineFailure."""

@@ -23,6 +23,7 @@ class Row:
     sequence: types.Sequence
     advantage: float
     episode: int
+    old_logprobs: tuple[float, ...] | None = None  # of its tokens, what the ratio is against; None: the engine's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +38,8 @@ class Microbatch:
     row_N: Tensor
     column_N: Tensor
     target_N: Tensor
-    behaviour_N: Tensor
+    behaviour_N: Tensor  # the engine's logprobs
+    old_N: Tensor  # the logprobs the ratio is against
     advantage_N: Tensor
     episode_N: Tensor
     turn_N: Tensor
@@ -69,7 +71,12 @@ def shared_prefix(rows: Sequence[Row]) -> int:
 
 
 def pack(rows: Sequence[Row], *, token_budget: int) -> list[Microbatch]:
-    """Pack rows into microbatches of at most `token_budget` computed tokens (a longer episode gets its own).
+    """Pack rows into microbatches; see `cut`."""
+    return [collate(batch) for batch in cut(rows, token_budget=token_budget)]
+
+
+def cut(rows: Sequence[Row], *, token_budget: int) -> list[list[Row]]:
+    """Cut rows into batches of at most `token_budget` computed tokens (a longer episode gets its own).
 
     Rows of an episode stay together, so that turn and sequence ratios see all of it. Episodes are ordered by length:
     the order, like the packing, is a function of the rows alone.
@@ -85,7 +92,7 @@ def pack(rows: Sequence[Row], *, token_budget: int) -> list[Microbatch]:
             batches[-1] = candidate
         else:
             batches.append(episode)
-    return [collate(batch) for batch in batches]
+    return batches
 
 
 def _cost(rows: Sequence[Row]) -> int:
@@ -99,6 +106,7 @@ def collate(rows: Sequence[Row]) -> Microbatch:
     suffixes = [row.sequence.token_ids[prefix:] for row in rows]
     width = max(map(len, suffixes))
     padded = torch.tensor([[*ids, *([0] * (width - len(ids)))] for ids in suffixes])
+    old = [row.sequence.rollout_logprobs if row.old_logprobs is None else row.old_logprobs for row in rows]
     places = [(b, t) for b, row in enumerate(rows) for t, m in enumerate(row.sequence.loss_mask) if m]
     return Microbatch(
         prefix_ids=torch.tensor(rows[0].sequence.token_ids[:prefix], dtype=torch.long),
@@ -107,6 +115,7 @@ def collate(rows: Sequence[Row]) -> Microbatch:
         column_N=_long(t - 1 - prefix for _, t in places),
         target_N=_long(rows[b].sequence.token_ids[t] for b, t in places),
         behaviour_N=torch.tensor([rows[b].sequence.rollout_logprobs[t] for b, t in places], dtype=torch.float32),
+        old_N=torch.tensor([old[b][t] for b, t in places], dtype=torch.float32),
         advantage_N=torch.tensor([rows[b].advantage for b, _ in places], dtype=torch.float32),
         episode_N=_long(rows[b].episode for b, _ in places),
         turn_N=_long(rows[b].sequence.turns[t] for b, t in places),

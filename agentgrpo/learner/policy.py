@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from functools import cached_property
 from pathlib import Path
 
 import peft
@@ -17,11 +18,15 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from agentgrpo import causal_lm
 from agentgrpo.config import LoraConfig
+from agentgrpo.engines.proof import Canary
 from agentgrpo.errors import ModelError
-from agentgrpo.learner.batch import Microbatch
+from agentgrpo.learner.batch import Microbatch, Row, collate
 from agentgrpo.learner.forward import trained_logprobs
-from agentgrpo.types import Adapter
+from agentgrpo.types import Adapter, Sequence
+
+_CANARY_TOKENS = 48
 
 
 class LoraPolicy:
@@ -84,10 +89,49 @@ class LoraPolicy:
         return trained_logprobs(self.causal_lm, batch, temperature=temperature, share_prefix=self._shares_prefix)
 
     @torch.no_grad()
+    def frozen_logprobs(self, batch: Microbatch, *, temperature: float = 1.0) -> Tensor:
+        """Return the logprobs [N] of the policy as it is, without dropout: as an engine samples."""
+        is_training = self.model.training
+        self.model.eval()
+        try:
+            return self.logprobs(batch, temperature=temperature)[0]
+        finally:
+            self.model.train(is_training)
+
+    @torch.no_grad()
     def reference_logprobs(self, batch: Microbatch, *, temperature: float = 1.0) -> Tensor:
         """Return the logprobs [N] of the base model, the adapter switched off."""
         with self.model.disable_adapter():
             return self.logprobs(batch, temperature=temperature)[0]
+
+    def canary(self) -> Canary:
+        """Return what the policy, as it is now, says of a text of its base model: to compare an engine with."""
+        ids = self._canary_ids
+        count = len(ids)
+        text = Sequence(
+            token_ids=ids, loss_mask=(0, *(1,) * (count - 1)), rollout_logprobs=(0.0,) * count, turns=(0,) * count
+        )
+        batch = collate([Row(sequence=text, advantage=0.0, episode=0)]).to(self.device)
+        return Canary(token_ids=ids, logprobs=tuple(self.frozen_logprobs(batch).tolist()))
+
+    @cached_property
+    @torch.no_grad()
+    def _canary_ids(self) -> tuple[int, ...]:
+        """Sample from the base model: on unlikely text half precision alone would move logprobs too far."""
+        generator, config = torch.Generator().manual_seed(0), self.causal_lm.config
+        start = config.bos_token_id if config.bos_token_id is not None else config.eos_token_id
+        ids = [start[0] if isinstance(start, list) else start or 0]
+        is_training = self.model.training
+        self.model.eval()
+        with self.model.disable_adapter():
+            while len(ids) < _CANARY_TOKENS:
+                hidden = causal_lm.hidden_states(
+                    self.causal_lm, torch.tensor([ids], device=self.device), use_cache=False
+                )
+                shares = causal_lm.logits(self.causal_lm, hidden[0, -1]).softmax(-1)
+                ids.append(int(torch.multinomial(shares.cpu(), 1, generator=generator)))
+        self.model.train(is_training)
+        return tuple(ids)
 
     def adapter(self) -> Adapter:
         """Return a copy of the adapter as it is now."""
@@ -115,13 +159,6 @@ class LoraPolicy:
             set_peft_model_state_dict(self.model, tensors)
         except (OSError, RuntimeError, SafetensorError) as error:
             raise ModelError(f"cannot load the adapter in '{folder}': {error}") from error
-
-
-def save_adapter(adapter: Adapter, folder: Path) -> None:
-    """Write an adapter as a folder that `peft.PeftModel.from_pretrained` and `vllm --lora-modules` load."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "adapter_model.safetensors").write_bytes(save(dict(adapter.tensors), metadata={"format": "pt"}))
-    peft.LoraConfig(**adapter.config).save_pretrained(str(folder))
 
 
 def _json_config(config: dict[str, object]) -> dict[str, object]:

@@ -5,12 +5,14 @@ It does not know what the ratios are used for, and takes the flat layout: traine
 
 from __future__ import annotations
 
+import math
 from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 Level: TypeAlias = Literal["token", "turn", "sequence"]
+Truncation: TypeAlias = Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
 
 LOG_RATIO_LIMIT = 20.0
 """Log-ratios are clamped to +-20 (verl's bound): exp(20) is 4.9e8, so no product of ratios overflows fp32."""
@@ -44,13 +46,38 @@ def log_ratio(logprobs_N: Tensor, behaviour_N: Tensor, episode_N: Tensor, turn_N
     return log_ratio_N.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
 
 
-def truncated_weights(old_logprobs_N: Tensor, behaviour_N: Tensor, *, cap: float = 2.0) -> Tensor:
-    """Return `min(old / behaviour, cap)` per token, detached: truncated importance sampling (TIS).
+def truncated_weights(
+    old_N: Tensor,
+    behaviour_N: Tensor,
+    episode_N: Tensor,
+    *,
+    kind: Truncation = "token_truncate",
+    cap: float = 2.0,
+    floor: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return the importance weight `learner / engine` of each token, bounded and detached, and whether it was bound.
 
-    It corrects for the engine's numbers differing from the learner's when the clip uses the learner's old logprobs.
+    It corrects for the engine's numbers differing from the learner's when the clip uses the learner's old logprobs. The
+    names are those of TRL's `vllm_importance_sampling_mode`:
+
+    - `token_truncate`: `min(rho, cap)` of each token (TIS; verl and slime have it at 2), at least `floor` if given.
+    - `token_mask`: `rho` where `floor <= rho <= cap`, else 0: the token trains nothing but stays in the denominator
+      (IcePop; GLM-5, arXiv 2602.15763, at 1/2 and 2).
+    - `sequence_truncate`, `sequence_mask`: the same with one rho per episode, the *product* of those of its trained
+      tokens as in TRL and verl, and not GSPO's geometric mean. It shrinks with length: over thousands of tokens almost
+      every weight is near 0, without being bound.
+
+    Log-ratios are clamped to +-`LOG_RATIO_LIMIT`, so a weight that is bound by no `cap` is finite all the same.
     """
-    log_ratio_N = (old_logprobs_N - behaviour_N).detach()
-    return log_ratio_N.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp().clamp(max=cap)
+    log_ratio_N = (old_N - behaviour_N).detach()
+    if kind in ("sequence_truncate", "sequence_mask"):
+        sum_S, _, index_N = _segments(log_ratio_N, episode_N)
+        log_ratio_N = sum_S[index_N]
+    ratio_N = log_ratio_N.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
+    bound_N = (ratio_N > cap) | (ratio_N < (floor or 0.0))
+    if kind in ("token_mask", "sequence_mask"):
+        return ratio_N.masked_fill(bound_N, 0.0), bound_N
+    return ratio_N.clamp(min=floor, max=cap), bound_N
 
 
 def kl_k3(logprobs_N: Tensor, behaviour_N: Tensor) -> Tensor:
@@ -63,14 +90,19 @@ def kl_k3(logprobs_N: Tensor, behaviour_N: Tensor) -> Tensor:
     return (log_ratio_N.expm1() - log_ratio_N).mean()
 
 
-def effective_sample_size(logprobs_N: Tensor, behaviour_N: Tensor) -> Tensor:
-    """Return the effective sample size of the token ratios as a fraction of N, a float64 scalar without gradient.
+def ratio_sums(logprobs_N: Tensor, behaviour_N: Tensor) -> tuple[float, float]:
+    """Return the sums of the token ratios learner / behaviour and of their squares, which add up over microbatches."""
+    ratio_N = _mismatch(logprobs_N, behaviour_N).exp()
+    return float(ratio_N.sum()), float(ratio_N.square().sum())
 
-    `mean(r)**2 / mean(r**2)` (Kish): 1 when all ratios are equal, `1 / N` when one outweighs all others. NaN when
+
+def effective_sample_size(total: float, squares: float, count: int) -> float:
+    """Return the effective sample size of `count` tokens as a fraction of them, from `ratio_sums`.
+
+    `mean(r)**2 / mean(r**2)` (Kish): 1 when all ratios are equal, `1 / count` when one outweighs all others. NaN when
     there is no token.
     """
-    ratio_N = _mismatch(logprobs_N, behaviour_N).exp()
-    return ratio_N.mean().square() / ratio_N.square().mean()
+    return total * total / (count * squares) if count else math.nan
 
 
 def _mismatch(logprobs_N: Tensor, behaviour_N: Tensor) -> Tensor:
@@ -79,8 +111,12 @@ def _mismatch(logprobs_N: Tensor, behaviour_N: Tensor) -> Tensor:
 
 
 def _segment_mean(values_N: Tensor, segment_N: Tensor) -> Tensor:
-    """Return, for each token, the mean of the values in its segment; tokens of a segment need not be adjacent."""
+    sum_S, count_S, index_N = _segments(values_N, segment_N)
+    return (sum_S / count_S)[index_N]
+
+
+def _segments(values_N: Tensor, segment_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return sum and size of each segment, and each token's place in them; its tokens need not be adjacent."""
     _, index_N = torch.unique(segment_N, return_inverse=True)
     count_S = torch.bincount(index_N)
-    sum_S = values_N.new_zeros(len(count_S)).index_add(0, index_N, values_N)
-    return (sum_S / count_S)[index_N]
+    return values_N.new_zeros(len(count_S)).index_add(0, index_N, values_N), count_S, index_N

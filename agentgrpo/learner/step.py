@@ -16,13 +16,15 @@ from agentgrpo.config import LearnerConfig
 from agentgrpo.errors import RunError
 from agentgrpo.learner.advantage import advantages
 from agentgrpo.learner.aggregation import token_weights
-from agentgrpo.learner.batch import Microbatch, Row, pack, trained_count
+from agentgrpo.learner.batch import Microbatch, Row, collate, cut, pack, trained_count
 from agentgrpo.learner.filters import Decision, count_reasons, filter_groups, no_signal
 from agentgrpo.learner.loss import kl_penalty, token_loss
+from agentgrpo.learner.mismatch import alarm_text, correct, mismatch_metrics
 from agentgrpo.learner.policy import LoraPolicy
-from agentgrpo.learner.ratio import effective_sample_size, kl_k3, log_ratio
+from agentgrpo.learner.ratio import effective_sample_size, kl_k3, log_ratio, ratio_sums
 from agentgrpo.learner.schedule import learning_rate
 from agentgrpo.seeds import derive_seed
+from agentgrpo.tolerances import MISMATCH_ALARM
 from agentgrpo.types import EpisodeKey, Group
 
 MOST_SKIPPED = 5  # optimizer steps in a row whose gradient is no number, before the run stops
@@ -36,7 +38,7 @@ class LearnResult:
     metrics: dict[str, float]
     advantages: dict[EpisodeKey, float]
     decisions: tuple[Decision, ...]
-    note: str | None = None  # why it trained nothing, or left an optimizer step out
+    note: str | None = None  # why it trained nothing, left an optimizer step out, or is not to be trusted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +50,7 @@ class LearnerState:
     skipped: int
     skipped_in_a_row: int
     idle_in_a_row: int
+    mismatch_alarms: int = 0
 
     @property
     def counters(self) -> dict[str, int]:
@@ -90,6 +93,7 @@ class Learner:
         self.seed = seed
         self.steps = 0  # train steps begun, skipped ones included: drives the schedule
         self.skipped = 0  # optimizer steps refused because a gradient was not finite
+        self.mismatch_alarms = 0  # train steps whose episodes the engine sampled from a policy too far from this one
         self.on_microbatch: Callable[[], None] = lambda: None
         self._skipped_in_a_row = 0
         self._idle_in_a_row = 0  # train steps with nothing to train on
@@ -123,11 +127,23 @@ class Learner:
         )
         by_episode = self._advantages(groups)
         kept = {d.key for d in decisions if d.trains}
-        batches = self._minibatches(groups, by_episode, kept)
-        stats = [self._optimize(rows, stop) for rows in batches if rows]
-        metrics = self._summarize(stats, decisions, groups) | {"learning_rate": rate}
+        batches = [rows for rows in self._minibatches(groups, by_episode, kept) if rows]
+        if self.config.old_logprobs == "learner":
+            batches = [self._with_old_logprobs(rows, stop) for rows in batches]
+        stats = [self._optimize(rows, stop) for rows in batches]
+        mismatch = mismatch_metrics(stats, self.config)
+        alarm = self._alarm(mismatch.get("mismatch_kl", 0.0))
+        metrics = self._summarize(stats, decisions, groups) | mismatch
+        metrics |= {"mismatch_alarms": float(self.mismatch_alarms), "learning_rate": rate}
         note = self._note(groups, decisions, has_trained=bool(stats), skipped=self.skipped - skipped)
-        return LearnResult(metrics=metrics, advantages=by_episode, decisions=decisions, note=note)
+        notes = "; ".join(filter(None, (note, alarm))) or None
+        return LearnResult(metrics=metrics, advantages=by_episode, decisions=decisions, note=notes)
+
+    def _alarm(self, mismatch: float) -> str | None:
+        if not mismatch > MISMATCH_ALARM:
+            return None
+        self.mismatch_alarms += 1
+        return alarm_text(mismatch, self.mismatch_alarms)
 
     def _note(
         self, groups: Sequence[Group], decisions: Sequence[Decision], *, has_trained: bool, skipped: int
@@ -161,6 +177,7 @@ class Learner:
             skipped=self.skipped,
             skipped_in_a_row=self._skipped_in_a_row,
             idle_in_a_row=self._idle_in_a_row,
+            mismatch_alarms=self.mismatch_alarms,
         )
 
     def restore(self, state: LearnerState) -> None:
@@ -173,6 +190,7 @@ class Learner:
         self.optimizer.load_state_dict({"state": tensors, "param_groups": groups})
         self.steps, self.skipped = state.steps, state.skipped
         self._skipped_in_a_row, self._idle_in_a_row = state.skipped_in_a_row, state.idle_in_a_row
+        self.mismatch_alarms = state.mismatch_alarms
 
     def _set_learning_rate(self) -> float:
         rate = learning_rate(
@@ -214,6 +232,20 @@ class Learner:
             for chunk in chunks
         ]
 
+    def _with_old_logprobs(self, rows: Sequence[Row], stop: threading.Event) -> list[Row]:
+        """Return the rows with the logprobs of the policy as it is before the update."""
+        known = []
+        for chunk in cut(rows, token_budget=self.config.tokens_per_microbatch):
+            if stop.is_set():
+                raise Stopped
+            batch = collate(chunk).to(self.policy.device)
+            values = iter(self.policy.frozen_logprobs(batch, temperature=self.temperature).tolist())
+            for row in chunk:
+                old = tuple(next(values) if m else 0.0 for m in row.sequence.loss_mask)
+                known.append(replace(row, old_logprobs=old))
+            self.on_microbatch()
+        return known
+
     def _optimize(self, rows: Sequence[Row], stop: threading.Event) -> dict[str, float]:
         """Accumulate the gradient of all rows and make one optimizer step."""
         self.optimizer.zero_grad(set_to_none=True)
@@ -235,14 +267,16 @@ class Learner:
         else:
             self._skip()
         self.optimizer.zero_grad(set_to_none=True)
+        ratios = effective_sample_size(sums.pop("ratio"), sums.pop("ratio_squared"), totals.tokens)
         means = {name: value if name == "loss" else value / totals.tokens for name, value in sums.items()}
-        return {**means, "grad_norm": float(norm), "tokens": totals.tokens, "episodes": totals.episodes}
+        counts = {"tokens": totals.tokens, "episodes": totals.episodes}
+        return {**means, **counts, "grad_norm": float(norm), "effective_sample_size": ratios}
 
     def _backward(self, batch: Microbatch, totals: _Totals) -> dict[str, float]:
         """Backpropagate a microbatch's share of the loss; return sums over its tokens (the loss is its share)."""
         axes = self.axes
         logprobs, entropy = self.policy.logprobs(batch, temperature=self.temperature)
-        ratio = log_ratio(logprobs, batch.behaviour_N, batch.episode_N, batch.turn_N, axes["importance_level"])
+        ratio = log_ratio(logprobs, batch.old_N, batch.episode_N, batch.turn_N, axes["importance_level"])
         loss, clipped = token_loss(
             logprobs,
             ratio,
@@ -251,6 +285,7 @@ class Learner:
             epsilon=axes["epsilon"],
             epsilon_high=axes["epsilon_high"],
         )
+        loss, told = correct(loss, batch, self.config)
         if axes["beta"]:
             reference = self.policy.reference_logprobs(batch, temperature=self.temperature)
             loss = loss + axes["beta"] * kl_penalty(logprobs, reference, self.config.kl_estimator)
@@ -265,12 +300,15 @@ class Learner:
         total = (loss * weights).sum()
         total.backward()
         count = len(logprobs)
+        ratios, squares = ratio_sums(logprobs, batch.behaviour_N)
         return {
             "loss": float(total.detach()),
             "entropy": float(entropy.sum()),
             "kl": float(kl_k3(logprobs, batch.behaviour_N)) * count,
             "clip_fraction": float(clipped.float().sum()),
-            "effective_sample_size": float(effective_sample_size(logprobs, batch.behaviour_N)) * count,
+            "ratio": ratios,
+            "ratio_squared": squares,
+            **told,
         }
 
     def _summarize(

@@ -1,4 +1,4 @@
-"""One episode, top to bottom: prompt, sample, parse, step, until something ends it. THE loop.
+"""One episode, top to bottom: prompt, speak, step, listen, until something ends it. THE loop.
 
 It knows nothing of groups, stores or learning. Whatever breaks is recorded on the trajectory.
 """
@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from agentgrpo.activity import Activity
-from agentgrpo.chat import Chat, assistant_message
 from agentgrpo.core import StepResult
-from agentgrpo.engines import Engine
 from agentgrpo.errors import EpisodeError
 from agentgrpo.rollout.isolation import EnvHost
 from agentgrpo.rollout.record import Recorder
-from agentgrpo.rollout.turn import Limits, action_text, generate, record_turn, release
+from agentgrpo.rollout.speaker import Speaker
+from agentgrpo.rollout.turn import Limits, action_text, record_turn
 from agentgrpo.tooling import one_line
 from agentgrpo.types import (
     AssistantMessage,
@@ -24,7 +23,6 @@ from agentgrpo.types import (
     Failure,
     JsonObject,
     Message,
-    Sampling,
     StopReason,
     Task,
     Trajectory,
@@ -33,13 +31,11 @@ from agentgrpo.types import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """What an episode is played with. `sampling.seed` is the episode's own."""
+    """What an episode is played with: its environment, who acts in it, and what bounds it."""
 
     host: EnvHost
-    engine: Engine
-    chat: Chat
+    speaker: Speaker
     limits: Limits
-    sampling: Sampling
     activity: Activity = field(default_factory=Activity)
 
 
@@ -54,42 +50,30 @@ async def run_episode(recorder: Recorder, task: Task, stage: Stage) -> Trajector
     except EpisodeError as error:
         stop_reason, failure = StopReason.FAILED, Failure(boundary=error.boundary, cause=str(error))
     finally:
-        await release(stage.engine, str(recorder.key), stage.activity)
+        await stage.speaker.release()
     if stop_reason.is_truncated and recorder.reward is None and failure is None:
         stop_reason, failure = await _score_unfinished(recorder, stage, stop_reason)
     return recorder.freeze(stop_reason, failure)
 
 
 async def _play(recorder: Recorder, task: Task, stage: Stage) -> StopReason:
-    host, chat, limits, key = stage.host, stage.chat, stage.limits, str(recorder.key)
-    sampling = replace(stage.sampling, stop_token_ids=chat.stop_token_ids)
-    with stage.activity.waiting(key, "reset"):
+    host, speaker = stage.host, stage.speaker
+    with stage.activity.waiting(str(recorder.key), "reset"):
         obs, info = await host.reset(seed=recorder.seed, options={"task": {**task.row, "task_id": task.id}})
-    messages: list[Message] = list(info.get("messages") or _as_user(obs))
     tools = info.get("tools") or []
-    prompt_ids = chat.render(messages, tools)
-    recorder.start(messages, tools, prompt_ids)
+    speaker.begin(list(info.get("messages") or _as_user(obs)), tools)
     while True:
-        room, shortage = limits.room(len(prompt_ids), recorder.sampled_count)
-        if not room:
-            return shortage
-        request = replace(sampling, max_tokens=room)
-        with stage.activity.waiting(key, "generate", f"turn {len(recorder.turns)}"):
-            generation, generate_seconds = await generate(
-                stage.engine, recorder, prompt_ids, request, limits.generate_seconds
-            )
-        message = chat.parse(generation.token_ids, prompt_ids, tools, call_prefix=f"call_{len(recorder.turns)}")
-        recorder.sampled(generation)
-        if generation.finish_reason == "length" and not message.calls:
-            return shortage  # cut off in mid-sentence: not an answer
-        clock = time.perf_counter()
+        said = await speaker.speak()
+        if isinstance(said, StopReason):
+            return said
+        message, clock = said.message, time.perf_counter()
         obs, reward, terminated, truncated, info = await _step(recorder, message, stage)
         turn = record_turn(
             message,
-            generation,
+            said.finish_reason,
             reward,
             info,
-            generate_seconds=generate_seconds,
+            generate_seconds=said.seconds,
             env_seconds=time.perf_counter() - clock,
         )
         recorder.turns.append(turn)
@@ -97,19 +81,10 @@ async def _play(recorder: Recorder, task: Task, stage: Stage) -> StopReason:
             recorder.score(sum(t.reward for t in recorder.turns), info.get("reward_terms") or {})
         if terminated:  # also where a TimeLimit says truncated as well: the last turn allowed was enough
             return StopReason.DONE if message.calls else StopReason.ANSWERED
-        if truncated or len(recorder.turns) >= limits.max_turns:
+        if truncated or len(recorder.turns) >= stage.limits.max_turns:
             return StopReason.MAX_TURNS
-        news = list(turn.messages) or _as_user(obs)
-        messages += [assistant_message(turn.action), *news]
-        offered = tools if info.get("tools") is None else info["tools"]
-        known = [*prompt_ids, *generation.token_ids]
-        # Tools stand in the system message: when they change, nothing after them can be extended.
-        extended = chat.extend(prompt_ids, generation.token_ids, news, tools) if offered == tools else None
-        tools, prompt_ids = offered, extended or chat.render(messages, offered)
-        if extended is not None:
-            recorder.extend(prompt_ids[len(known) :])
-        else:
-            recorder.fork(prompt_ids)
+        tools = tools if info.get("tools") is None else info["tools"]
+        speaker.listen(turn.action, list(turn.messages) or _as_user(obs), tools)
 
 
 async def _step(recorder: Recorder, message: AssistantMessage, stage: Stage) -> StepResult:

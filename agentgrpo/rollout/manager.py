@@ -6,10 +6,12 @@ It decides what runs when; what an episode does is `episode.py`'s, what comes of
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from typing import Self
 
 from agentgrpo.activity import Activity
 from agentgrpo.chat import Chat
@@ -17,11 +19,13 @@ from agentgrpo.config import RolloutConfig
 from agentgrpo.engines import Engine
 from agentgrpo.errors import RunError
 from agentgrpo.registry import EnvSource
+from agentgrpo.rollout.admission import Admission, CountsPreemptions
 from agentgrpo.rollout.episode import Stage, run_episode
-from agentgrpo.rollout.group import GroupResult, run_group
+from agentgrpo.rollout.group import GroupClock, GroupResult, run_group
 from agentgrpo.rollout.isolation import EnvHosts
 from agentgrpo.rollout.outage import check_outage
 from agentgrpo.rollout.record import Recorder
+from agentgrpo.rollout.speaker import Speaker, TokenSpeaker
 from agentgrpo.rollout.turn import Limits
 from agentgrpo.seeds import derive_seed
 from agentgrpo.types import EpisodeKey, Phase, Policy, Sampling, StopReason, Task, Trajectory
@@ -35,50 +39,83 @@ class Counts:
 
     dispatched: int = 0
     ends: Counter[StopReason] = field(default_factory=Counter)
+    running: set[EpisodeKey] = field(default_factory=set)
 
     @property
     def open(self) -> int:
         return self.dispatched - sum(self.ends.values())
 
+    def begin(self, key: EpisodeKey) -> None:
+        """Count an episode that is dispatched."""
+        if key in self.running:
+            raise RunError(f"episode {key} was dispatched while it runs: this is a bug")
+        self.dispatched += 1
+        self.running.add(key)
+
+    def end(self, key: EpisodeKey, stop_reason: StopReason) -> None:
+        """Count its end."""
+        self.running.remove(key)
+        self.ends[stop_reason] += 1
+
     def reuse(self, trajectory: Trajectory) -> None:
         """Count an episode that had been dispatched, and had ended, before the run was stopped."""
-        self.dispatched += 1
-        self.ends[trajectory.stop_reason] += 1
+        self.begin(trajectory.key)
+        self.end(trajectory.key, trajectory.stop_reason)
 
     def check(self) -> None:
-        """Raise RunError unless every episode dispatched has ended."""
-        if self.open:
-            raise RunError(f"{self.dispatched} episodes were dispatched but {dict(self.ends)} ended: this is a bug")
+        """Raise RunError unless every episode dispatched has ended or runs."""
+        if self.open != len(self.running):
+            raise RunError(
+                f"{self.dispatched} episodes were dispatched but {dict(self.ends)} ended and {len(self.running)} run: "
+                "this is a bug"
+            )
 
 
-class RolloutManager:
-    """Runs groups of episodes of one environment against one engine. Use as an async context manager."""
+class Rollouts(ABC):
+    """Runs groups of episodes of one environment; who acts in them is a subclass's. Use as an async context manager.
+
+    Args:
+        source: The environment.
+        config: Limits and retries.
+        seed: The run's.
+        places: Episodes at once.
+        context_length: Of the policy; None where only the policy knows.
+        activity: Is told what is waited for.
+    """
 
     def __init__(
         self,
         source: EnvSource,
-        chat: Chat,
-        engine: Engine,
         config: RolloutConfig,
         *,
         seed: int,
+        places: int,
+        context_length: int | None,
         activity: Activity | None = None,
     ) -> None:
-        self.source, self.chat, self.engine, self.config, self.seed = source, chat, engine, config, seed
+        self.source, self.config, self.seed = source, config, seed
         self.counts, self.activity = Counts(), activity or Activity()
-        self._limits = Limits(
+        self.limits = Limits(
             max_turns=config.max_turns,
             max_tokens=config.max_tokens,
             max_turn_tokens=config.max_turn_tokens,
-            context_length=engine.context_length,
+            context_length=context_length,
             episode_seconds=config.episode_seconds,
             generate_seconds=config.generate_seconds,
         )
-        # An episode keeps its slot in the engine from its first turn to its last.
-        self._places = asyncio.Semaphore(min(config.concurrency, engine.max_sequences))
+        self.admission = Admission(places)
         self._hosts: EnvHosts | None = None
 
-    async def __aenter__(self) -> RolloutManager:
+    @property
+    def preemptions(self) -> int:
+        """How often the policy's side has said that so many episodes at once are too many for it."""
+        return 0
+
+    @abstractmethod
+    def speaker(self, recorder: Recorder, sampling: Sampling) -> Speaker:
+        """Return who acts in an episode; `sampling.seed` is the episode's own."""
+
+    async def __aenter__(self) -> Self:
         self._hosts = EnvHosts(
             self.source,
             concurrency=self.config.concurrency,
@@ -118,66 +155,149 @@ class RolloutManager:
         Raises:
             RunError: the counts do not add up, or too many episodes have no score.
         """
+        async with asyncio.TaskGroup() as group:
+            jobs = [
+                group.create_task(
+                    self.group(
+                        task,
+                        policy=policy,
+                        phase=phase,
+                        step=step,
+                        group_size=group_size,
+                        sampling=sampling,
+                        on_episode=on_episode,
+                        finished=finished,
+                    )
+                )
+                for task in tasks
+            ]
+        results = [job.result() for job in jobs]
+        self.check(results)
+        return results
+
+    async def group(
+        self,
+        task: Task,
+        *,
+        policy: Policy,
+        phase: Phase,
+        step: int,
+        group_size: int,
+        sampling: Sampling,
+        on_episode: OnEpisode | None = None,
+        finished: Mapping[EpisodeKey, Trajectory] | None = None,
+    ) -> GroupResult:
+        """Run one group; see `rollout`. A training group has `rollout.group_seconds` from its first episode's start."""
+        clock = GroupClock(self.config.group_seconds if phase == "train" else None)
 
         async def run_one(key: EpisodeKey, task: Task) -> Trajectory:
             known = finished.get(key) if finished else None
-            trajectory = known or await self._run_one(key, task, policy, sampling)
+            trajectory = known or await self._run_one(key, task, policy, sampling, clock)
             if known is not None:
                 self.counts.reuse(known)
             if on_episode is not None:
                 await on_episode(trajectory)
             return trajectory
 
-        async def run(task: Task) -> GroupResult:
-            return await run_group(
-                task, phase=phase, step=step, size=group_size, retries=self.config.retries, run_one=run_one
-            )
+        return await run_group(
+            task,
+            phase=phase,
+            step=step,
+            size=group_size,
+            retries=self.config.retries,
+            run_one=run_one,
+            clock=clock,
+        )
 
-        async with asyncio.TaskGroup() as group:
-            jobs = [group.create_task(run(task)) for task in tasks]
+    def check(self, results: Sequence[GroupResult]) -> None:
+        """Raise RunError when the counts do not add up, or too many episodes of these groups have no score."""
         self.counts.check()
-        results = [job.result() for job in jobs]
         check_outage(results, self.config.max_failed_share)
-        return results
 
-    async def _run_one(self, key: EpisodeKey, task: Task, policy: Policy, sampling: Sampling) -> Trajectory:
-        async with self._place(key):
-            self.counts.dispatched += 1
-            try:
-                trajectory = await self._attempt(key, task, policy, sampling)
-            except BaseException:
-                self.counts.ends[StopReason.CANCELLED] += 1
-                raise
-            self.counts.ends[trajectory.stop_reason] += 1
-            return trajectory
+    async def _run_one(
+        self, key: EpisodeKey, task: Task, policy: Policy, sampling: Sampling, clock: GroupClock
+    ) -> Trajectory:
+        # The start state is the task's: equal for all samples, attempts, steps. What is sampled is the episode's.
+        seed = derive_seed(self.seed, "env", task.id) % 2**31
+        recorder = Recorder(key=key, env_id=self.source.id, seed=seed, policy=policy)
+        trajectory = None
+        try:
+            async with clock.limit(), self._place(key):
+                clock.start()
+                self.counts.begin(key)
+                recorder.begin()
+                trajectory = await self._attempt(recorder, task, sampling)
+        except TimeoutError:  # the group's time is over
+            trajectory = recorder.freeze(StopReason.CANCELLED)
+        finally:
+            self._count_end(key, trajectory)
+        return trajectory
+
+    def _count_end(self, key: EpisodeKey, trajectory: Trajectory | None) -> None:
+        if key not in self.counts.running:
+            if trajectory is None:
+                return  # cancelled before it began
+            self.counts.begin(key)  # cut off in the queue
+        self.counts.end(key, trajectory.stop_reason if trajectory is not None else StopReason.CANCELLED)
+        if self.admission.answer(self.preemptions):
+            self.activity.trouble(
+                "preemptions",
+                "the engine's cache is too small for that many episodes at once, it computes some twice: at most "
+                f"{self.admission.limit} run now; lower rollout.concurrency, or give the engine more memory",
+            )
 
     @asynccontextmanager
     async def _place(self, key: EpisodeKey) -> AsyncIterator[None]:
         with self.activity.waiting(str(key), "place"):
-            await self._places.acquire()
+            await self.admission.enter()
         try:
             yield
         finally:
-            self._places.release()
+            self.admission.leave()
 
-    async def _attempt(self, key: EpisodeKey, task: Task, policy: Policy, sampling: Sampling) -> Trajectory:
-        # The start state is the task's: equal for all samples, attempts, steps. What is sampled is the episode's.
-        recorder = Recorder(
-            key=key, env_id=self.source.id, seed=derive_seed(self.seed, "env", task.id) % 2**31, policy=policy
-        )
+    async def _attempt(self, recorder: Recorder, task: Task, sampling: Sampling) -> Trajectory:
+        key = recorder.key
         episode_seed = derive_seed(self.seed, key.phase, key.step, key.task_id, key.sample, key.attempt)
         if self._hosts is None:
             raise RunError("use the rollout manager as an async context manager: async with manager: ...")
         host = self._hosts.make()
-        stage = Stage(
-            host=host,
-            engine=self.engine,
-            chat=self.chat,
-            limits=self._limits,
-            sampling=replace(sampling, seed=episode_seed),
-            activity=self.activity,
-        )
+        speaker = self.speaker(recorder, replace(sampling, seed=episode_seed))
+        stage = Stage(host=host, speaker=speaker, limits=self.limits, activity=self.activity)
         try:
             return await run_episode(recorder, task, stage)
         finally:
             await host.close()
+
+
+class RolloutManager(Rollouts):
+    """Runs groups of episodes of one environment against one engine. Use as an async context manager."""
+
+    def __init__(
+        self,
+        source: EnvSource,
+        chat: Chat,
+        engine: Engine,
+        config: RolloutConfig,
+        *,
+        seed: int,
+        activity: Activity | None = None,
+    ) -> None:
+        self.chat, self.engine = chat, engine
+        super().__init__(
+            source,
+            config,
+            seed=seed,
+            # An episode keeps its slot in the engine from its first turn to its last.
+            places=min(config.concurrency, engine.max_sequences),
+            context_length=engine.context_length,
+            activity=activity,
+        )
+
+    @property
+    def preemptions(self) -> int:
+        """How often the engine's cache was too small."""
+        return self.engine.preemptions if isinstance(self.engine, CountsPreemptions) else 0
+
+    def speaker(self, recorder: Recorder, sampling: Sampling) -> Speaker:
+        """Return the policy that the recorder names, behind the engine."""
+        return TokenSpeaker(recorder, self.engine, self.chat, self.limits, sampling, self.activity)

@@ -39,9 +39,14 @@ class Recorder:
     reward_terms: dict[str, float] = field(default_factory=dict)
     forks: int = 0
     sampled_count: int = 0
+    info: JsonObject = field(default_factory=dict)
     started_at: float = field(default_factory=time.time)
     _tip: int = -1  # the span the next one follows
     _clock: float = field(default_factory=time.perf_counter)
+
+    def begin(self) -> None:
+        """Let its time begin: until now it waited for a place."""
+        self.started_at, self._clock = time.time(), time.perf_counter()
 
     def start(self, messages: Sequence[Message], tools: Sequence[JsonObject], prompt_ids: Sequence[int]) -> None:
         """Note the first prompt."""
@@ -85,6 +90,7 @@ class Recorder:
             reward_terms=dict(self.reward_terms) if is_scored else {},
             failure=failure,
             forks=self.forks,
+            info=dict(self.info),
             started_at=self.started_at,
             seconds=time.perf_counter() - self._clock,
         )

@@ -15,7 +15,7 @@ from agentgrpo.errors import EngineFailure, EpisodeError
 from agentgrpo.rollout.record import Recorder
 from agentgrpo.seeds import derive_seed
 from agentgrpo.tooling import describe
-from agentgrpo.types import AssistantMessage, Generation, JsonObject, Sampling, StopReason, Turn
+from agentgrpo.types import AssistantMessage, FinishReason, Generation, JsonObject, Sampling, StopReason, Turn
 
 RELEASE_SECONDS = 10.0
 
@@ -27,13 +27,14 @@ class Limits:
     max_turns: int
     max_tokens: int
     max_turn_tokens: int
-    context_length: int
+    context_length: int | None  # None: only the policy knows
     episode_seconds: float
     generate_seconds: float
 
     def room(self, prompt_length: int, sampled_count: int) -> tuple[int, StopReason]:
         """Return how many tokens the next turn may have, and what it means when they do not suffice."""
-        context, episode = self.context_length - prompt_length, self.max_tokens - sampled_count
+        episode = self.max_tokens - sampled_count
+        context = episode + 1 if self.context_length is None else self.context_length - prompt_length
         reason = StopReason.CONTEXT_FULL if context <= min(episode, self.max_turn_tokens) else StopReason.MAX_TOKENS
         return max(0, min(context, episode, self.max_turn_tokens)), reason
 
@@ -99,7 +100,7 @@ def action_text(message: AssistantMessage, action_format: str) -> str:
 
 def record_turn(
     message: AssistantMessage,
-    generation: Generation,
+    finish_reason: FinishReason,
     reward: float,
     info: JsonObject,
     *,
@@ -116,5 +117,5 @@ def record_turn(
         state_diff=None if diff is None else tuple(diff),
         generate_seconds=generate_seconds,
         env_seconds=env_seconds,
-        finish_reason=generation.finish_reason,
+        finish_reason=finish_reason,
     )

@@ -182,7 +182,7 @@ def finish_record(run: RunDirectory, *, status: str, **more: Json) -> JsonObject
     ) as error:  # damaged, or no room to open it: how it ended is known
         counts = {"episodes": None, "spent": None, "episodes_problem": str(error)}
     ends = counts["episodes"]["by_stop_reason"] if counts["episodes"] else {}
-    broken = ends.get(StopReason.DEADLINE, 0) + ends.get(StopReason.FAILED, 0)
+    broken = sum(ends.get(end, 0) for end in (StopReason.DEADLINE, StopReason.FAILED, StopReason.CANCELLED))
     inexact = [reason for reason in record.get("inexact", []) if not reason.endswith(_BROKEN)]
     inexact += [f"{broken} {_BROKEN}"] if broken else []
     record |= {"status": status, "ended_at": time.time(), **counts, "exact": not inexact, "inexact": inexact, **more}

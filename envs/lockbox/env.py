@@ -20,6 +20,7 @@ from agentgrpo.errors import EnvError, TaskError
 from agentgrpo.tooling import Tool, as_tool
 from agentgrpo.types import Json, JsonObject, Message
 
+_DELAYS = random.Random(1)  # of all boxes: how long a press takes is no part of the episode
 SPLITS = {"train": range(1000), "heldout": range(1000, 1200)}
 
 
@@ -29,6 +30,7 @@ class Lockbox(ToolEnv):
     Args:
         turns: Presses until the box says "done".
         latency: Seconds a press takes, to stand in for a slow tool.
+        slow_share: Share of the presses that take ten times as long: the heavy tail of real tools.
         tool_kind: Whether the slow press blocks its thread ("sync") or awaits ("async").
         tasks: Rows with a "seed" each; None means the shipped ones.
         reward_weights: Weight of each reward term.
@@ -43,18 +45,19 @@ class Lockbox(ToolEnv):
         *,
         turns: int = 4,
         latency: float = 0.0,
+        slow_share: float = 0.0,
         tool_kind: Literal["sync", "async"] = "sync",
         tasks: str | Path | Sequence[JsonObject] | None = None,
         reward_weights: Mapping[str, float] | None = None,
         render_mode: str | None = None,
     ) -> None:
-        if turns < 1 or latency < 0 or tool_kind not in ("sync", "async"):
+        if turns < 1 or latency < 0 or not 0 <= slow_share <= 1 or tool_kind not in ("sync", "async"):
             raise EnvError(
-                f"a lockbox needs turns >= 1, latency >= 0 and tool_kind 'sync' or 'async', "
-                f"got {turns}, {latency} and {tool_kind!r}"
+                f"a lockbox needs turns >= 1, latency >= 0, slow_share from 0 to 1 and tool_kind 'sync' or 'async', "
+                f"got {turns}, {latency}, {slow_share} and {tool_kind!r}"
             )
         super().__init__(tasks=tasks, reward_weights=reward_weights, render_mode=render_mode)
-        self.turns, self.latency, self.tool_kind = turns, latency, tool_kind
+        self.turns, self.latency, self.slow_share, self.tool_kind = turns, latency, slow_share, tool_kind
         self.digits: list[int] = []
         self.position = self.hits = 0
         if latency or tool_kind == "async":
@@ -88,12 +91,15 @@ class Lockbox(ToolEnv):
         Returns:
             The next digit, or done.
         """
-        time.sleep(self.latency)
+        time.sleep(self._delay())
         return self._press(digit)
 
     async def _press_async(self, digit: int) -> str:
-        await asyncio.sleep(self.latency)
+        await asyncio.sleep(self._delay())
         return self._press(digit)
+
+    def _delay(self) -> float:
+        return self.latency if _DELAYS.random() >= self.slow_share else 10 * self.latency
 
     def _press(self, digit: int) -> str:
         if self.position < self.turns:

@@ -7,9 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
-from agentgrpo.config import EngineConfig, LearnerConfig, LoraConfig, ModelConfig
+from agentgrpo import sizes
+from agentgrpo.config import LearnerConfig, LoraConfig, ModelConfig
 from agentgrpo.doctor import memory
 from agentgrpo.doctor.subject import ModelFacts
+from agentgrpo.engine_config import EngineConfig
 
 QWEN3_06B = {  # Qwen/Qwen3-0.6B
     "hidden_size": 1024,
@@ -34,13 +36,13 @@ def facts(dtype_bytes: int = 4, linear: int = 440_000_000) -> ModelFacts:
 
 
 def test_the_cache_of_a_known_model() -> None:
-    assert memory.cache_column(QWEN3_06B, 2) == 2 * 28 * 8 * 128 * 2
+    assert sizes.cache_column(QWEN3_06B, 2) == 2 * 28 * 8 * 128 * 2
     assert memory.cache(QWEN3_06B, slots=128, columns=1024, dtype_bytes=2) == 128 * 1024 * 114_688
 
 
 def test_a_config_without_key_heads_or_head_size_has_those_of_its_queries(model: PreTrainedModel) -> None:
     plain = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    assert memory.cache_column(plain, 4) == 2 * 2 * 64 * 4
+    assert sizes.cache_column(plain, 4) == 2 * 2 * 64 * 4
 
 
 @pytest.mark.parametrize(("longest", "expected"), [(20, 32), (64, 64), (65, 96), (300, 320)])
@@ -75,4 +77,4 @@ def test_more_tokens_never_take_less(tokens: int, trained: int) -> None:
 
 
 def test_the_head_is_computed_in_chunks_of_the_vocabulary() -> None:
-    assert memory.head(151_936, 10) == memory.head(8192, 10)
+    assert sizes.head(151_936, 10) == sizes.head(8192, 10)

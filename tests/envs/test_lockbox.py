@@ -80,6 +80,15 @@ def test_a_slow_lockbox_is_the_same_one_in_a_thread(tool_kind: str) -> None:
     assert Lockbox().metadata["isolation"] == "inline"
 
 
+def test_some_presses_take_ten_times_as_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("time.sleep", slept.append)
+    for index in range(100):
+        play(Lockbox(turns=4, latency=1.0, slow_share=0.1), f"train-{index}")
+    assert set(slept) == {1.0, 10.0}
+    assert slept.count(10.0) / len(slept) == pytest.approx(0.1, abs=0.06)
+
+
 def test_it_proves_itself() -> None:
     assert [result for result in check_env(resolve_env("lockbox")) if result.passed is not True] == []
 
@@ -87,6 +96,8 @@ def test_it_proves_itself() -> None:
 def test_misuse_is_told() -> None:
     with pytest.raises(EnvError, match="tool_kind 'sync' or 'async'"):
         Lockbox(tool_kind="slow")  # type: ignore[arg-type]
+    with pytest.raises(EnvError, match="slow_share from 0 to 1"):
+        Lockbox(slow_share=2.0)
     with pytest.raises(TaskError, match="no split 'test', it has train, heldout"):
         Lockbox.tasks("test")
     with pytest.raises(TaskError, match="seed"):

@@ -14,10 +14,11 @@ from transformers import PreTrainedModel
 from agentgrpo.chat import Chat
 from agentgrpo.config import LoraConfig, RolloutConfig
 from agentgrpo.engines import versions
+from agentgrpo.engines.adapters import save_adapter
 from agentgrpo.engines.embedded import EmbeddedEngine
 from agentgrpo.errors import ModelError
 from agentgrpo.learner.batch import Row, pack
-from agentgrpo.learner.policy import LoraPolicy, save_adapter
+from agentgrpo.learner.policy import LoraPolicy
 from agentgrpo.registry import resolve_env
 from agentgrpo.rollout.manager import RolloutManager
 from agentgrpo.types import Policy, Sampling, Task, Trajectory
@@ -117,6 +118,22 @@ def test_a_saved_adapter_loads_in_plain_peft(model: PreTrainedModel, tmp_path: P
         expected, got = made.causal_lm(IDS).logits, theirs(IDS).logits
         assert not torch.allclose(expected, model(IDS).logits, atol=0.1)
     torch.testing.assert_close(got.log_softmax(-1), expected.log_softmax(-1))
+
+
+def test_a_canary_is_what_the_policy_says_of_likely_text(model: PreTrainedModel) -> None:
+    made = policy(model, seed=3, dropout=0.5)
+    before, drawn = made.canary(), torch.random.get_rng_state()
+    ids = torch.tensor(before.token_ids)
+    made.model.eval()
+    with torch.no_grad():
+        said = made.causal_lm(ids[None]).logits[0, :-1].log_softmax(-1).gather(1, ids[1:, None])[:, 0]
+    made.model.train()
+    torch.testing.assert_close(torch.tensor(before.logprobs), said, atol=1e-5, rtol=0)
+    randomize(made, 4)
+    after = made.canary()
+    assert after.token_ids == before.token_ids
+    assert max(abs(a - b) for a, b in zip(after.logprobs, before.logprobs, strict=True)) > 0.1
+    assert made.model.training and torch.equal(drawn, torch.random.get_rng_state())
 
 
 def test_an_adapter_is_a_copy_that_comes_back_bit_by_bit(model: PreTrainedModel, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -12,9 +13,11 @@ from hypothesis import strategies as st
 from agentgrpo.learner.ratio import (
     LOG_RATIO_LIMIT,
     Level,
+    Truncation,
     effective_sample_size,
     kl_k3,
     log_ratio,
+    ratio_sums,
     truncated_weights,
 )
 
@@ -28,6 +31,10 @@ def logprob_pair(size: int = 7) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     behaviour = torch.randn(size, generator=generator, dtype=torch.float64) - 2
     return behaviour + 0.3 * torch.randn(size, generator=generator, dtype=torch.float64), behaviour
+
+
+def sample_size(logprobs: torch.Tensor, behaviour: torch.Tensor) -> float:
+    return effective_sample_size(*ratio_sums(logprobs, behaviour), len(logprobs))
 
 
 def loop_over_segments(difference: torch.Tensor, segments: list[list[int]]) -> torch.Tensor:
@@ -116,14 +123,14 @@ def test_mismatch_figures_have_their_expected_values_under_the_behaviour_policy(
     behaviour, logprobs = (p.double().log().repeat_interleave(counts) for p in (mu, pi))
     assert float(kl_k3(logprobs, behaviour)) == pytest.approx(float((mu * (mu / pi).log()).sum()), abs=1e-6)
     chi2 = float((pi**2 / mu).sum()) - 1
-    assert float(effective_sample_size(logprobs, behaviour)) == pytest.approx(1 / (1 + chi2), rel=1e-6)
+    assert sample_size(logprobs, behaviour) == pytest.approx(1 / (1 + chi2), rel=1e-6)
 
 
 def test_mismatch_figures_of_equal_policies_are_exact_and_carry_no_gradient() -> None:
     logprobs, _ = logprob_pair()
     logprobs.requires_grad_()
     assert float(kl_k3(logprobs, logprobs)) == 0.0
-    assert float(effective_sample_size(logprobs, logprobs)) == 1.0
+    assert sample_size(logprobs, logprobs) == 1.0
     assert not kl_k3(logprobs, logprobs).requires_grad
 
 
@@ -131,27 +138,77 @@ def test_one_dominant_token_is_one_effective_sample() -> None:
     behaviour = torch.full((50,), -19.0)
     logprobs = behaviour.clone()
     logprobs[7] = 0.0
-    assert float(effective_sample_size(logprobs, behaviour)) == pytest.approx(1 / 50, rel=1e-5)
+    assert sample_size(logprobs, behaviour) == pytest.approx(1 / 50, rel=1e-5)
 
 
 @given(st.lists(st.tuples(st.floats(-30, 0), st.floats(-30, 0)), min_size=1, max_size=8))
 def test_k3_is_never_negative_and_the_sample_size_is_a_fraction(pairs: list[tuple[float, float]]) -> None:
     logprobs, behaviour = torch.tensor(pairs).T
     assert float(kl_k3(logprobs, behaviour)) >= 0.0
-    assert 1 / len(pairs) - 1e-9 <= float(effective_sample_size(logprobs, behaviour)) <= 1.0 + 1e-9
+    assert 1 / len(pairs) - 1e-9 <= sample_size(logprobs, behaviour) <= 1.0 + 1e-9
 
 
-def test_truncated_weights_are_one_when_engine_and_learner_agree_capped_above_and_detached() -> None:
-    old = torch.tensor([-1.0, -1.0, -1.0], requires_grad=True)
-    weights = truncated_weights(old, torch.tensor([-1.0, -5.0, -1.0 + math.log(4)]), cap=2.0)
-    assert weights.tolist() == pytest.approx([1.0, 2.0, 0.25])
-    assert weights[0] == 1.0
+def naive_weights(
+    old: list[float], engine: list[float], episodes: list[int], kind: Truncation, cap: float, floor: float | None
+) -> list[float]:
+    """The definition, written out token by token."""
+    log_rho = [a - b for a, b in zip(old, engine, strict=True)]
+    if kind.startswith("sequence"):
+        log_rho = [sum(r for r, f in zip(log_rho, episodes, strict=True) if f == e) for e in episodes]
+    rho = [math.exp(max(-LOG_RATIO_LIMIT, min(LOG_RATIO_LIMIT, r))) for r in log_rho]
+    low = 0.0 if floor is None else floor
+    if kind.endswith("mask"):
+        return [r if low <= r <= cap else 0.0 for r in rho]
+    return [min(max(r, low), cap) for r in rho]
+
+
+TOKENS = st.tuples(st.floats(-30, 0), st.floats(-30, 0), st.integers(0, 2))
+KINDS = get_args(Truncation)
+
+
+@given(st.lists(TOKENS, max_size=9), st.sampled_from(KINDS), st.floats(1, 10), st.none() | st.floats(0.01, 1))
+def test_truncated_weights_equal_the_definition(
+    tokens: list[tuple[float, float, int]], kind: Truncation, cap: float, floor: float | None
+) -> None:
+    old, engine, episodes = ([token[i] for token in tokens] for i in range(3))
+    weights, bound = truncated_weights(
+        torch.tensor(old, dtype=torch.float64),
+        torch.tensor(engine, dtype=torch.float64),
+        torch.tensor(episodes, dtype=torch.long),
+        kind=kind,
+        cap=cap,
+        floor=floor,
+    )
+    expected = naive_weights(old, engine, [int(e) for e in episodes], kind, cap, floor)
+    # Sums in another order may fall on the other side of a bound.
+    free = naive_weights(old, engine, [int(e) for e in episodes], kind, math.inf, None)
+    for weight, is_bound, value, rho in zip(weights.tolist(), bound.tolist(), expected, free, strict=True):
+        if all(abs(rho / bound - 1) > 1e-9 for bound in (cap, floor or cap)):
+            assert weight == pytest.approx(value, rel=1e-9)
+            assert is_bound == (rho > cap or rho < (floor or 0.0))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_are_exactly_one_when_engine_and_learner_agree_and_never_carry_a_gradient(kind: Truncation) -> None:
+    old = torch.tensor([-1.0, -2.5, -0.1], requires_grad=True)
+    weights, bound = truncated_weights(old, old.detach(), torch.tensor([0, 0, 1]), kind=kind, floor=0.5)
+    assert weights.tolist() == [1.0, 1.0, 1.0]
+    assert not bound.any()
     assert not weights.requires_grad
 
 
-def test_untruncated_weights_are_unbiased_under_the_engine() -> None:
+def test_a_product_shrinks_with_length_where_tokens_do_not() -> None:
+    """What makes the sequence kinds a trap for long episodes: no weight is bound, and none is left."""
+    engine, episode = torch.full((5000,), -1.0), torch.zeros(5000, dtype=torch.long)
+    product, bound = truncated_weights(engine - 0.01, engine, episode, kind="sequence_mask")
+    assert float(product.max()) < 1e-8
+    assert not bound.any()
+    assert truncated_weights(engine - 0.01, engine, episode)[0].min() > 0.98
+
+
+def test_unbounded_weights_are_unbiased_under_the_engine() -> None:
     mu, old = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0.4, 0.4, 0.2])
     values = torch.tensor([1.0, -2.0, 5.0])
-    weights = truncated_weights(old.log(), mu.log(), cap=math.inf)
+    weights, _ = truncated_weights(old.log(), mu.log(), torch.arange(3), cap=math.inf)
     assert float((mu * weights).sum()) == pytest.approx(1.0, abs=1e-6)
     assert float((mu * weights * values).sum()) == pytest.approx(float((old * values).sum()), abs=1e-6)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from agentgrpo.activity import Activity
 from agentgrpo.chat import Chat
 from agentgrpo.core import ToolEnv
 from agentgrpo.engines import Engine
@@ -17,6 +18,7 @@ from agentgrpo.registry import EnvSource, resolve_env
 from agentgrpo.rollout.episode import Stage, run_episode
 from agentgrpo.rollout.isolation import EnvHosts
 from agentgrpo.rollout.record import Recorder
+from agentgrpo.rollout.speaker import TokenSpeaker
 from agentgrpo.rollout.turn import Limits
 from agentgrpo.tooling import tool
 from agentgrpo.types import EpisodeKey, JsonObject, Policy, Sampling, Task, Trajectory
@@ -161,13 +163,9 @@ async def play(
     recorder = Recorder(key=key, env_id=source.id, seed=7, policy=policy)
     with hosting(source, env_seconds) as hosts:
         host = hosts.make()
-        stage = Stage(
-            host=host,
-            engine=engine,
-            chat=chat,
-            limits=replace(LIMITS, **limits),
-            sampling=sampling or Sampling(max_tokens=0, seed=11),
-        )
+        bounds, activity = replace(LIMITS, **limits), Activity()
+        speaker = TokenSpeaker(recorder, engine, chat, bounds, sampling or Sampling(max_tokens=0, seed=11), activity)
+        stage = Stage(host=host, speaker=speaker, limits=bounds, activity=activity)
         try:
             return await run_episode(recorder, Task(id=key.task_id, row=row or {}), stage)
         finally:

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
-from agentgrpo.rollout.group import GroupResult, run_group
+from agentgrpo.rollout.group import GroupClock, GroupResult, run_group
 from agentgrpo.rollout.record import Recorder
 from agentgrpo.types import EpisodeKey, Policy, StopReason, Task, Trajectory
 
@@ -71,3 +72,43 @@ async def test_a_cancelled_group_cancels_its_episodes() -> None:
     with pytest.raises(asyncio.CancelledError):
         await job
     assert not running
+
+
+async def test_a_groups_time_runs_from_its_first_start_and_cuts_off_what_is_left() -> None:
+    clock, cut = GroupClock(0.05), StopReason.CANCELLED
+
+    async def run_one(key: EpisodeKey, task: Task) -> Trajectory:
+        try:
+            async with clock.limit():
+                await asyncio.sleep(0.1 * (key.sample > 0))  # all but the first wait for a place
+                clock.start()
+                await asyncio.sleep(60 if key.sample == 2 else 0)
+        except TimeoutError:
+            return end(key, cut)
+        return end(key, StopReason.DONE)
+
+    result = await run_group(TASK, phase="train", step=1, size=4, retries=2, run_one=run_one, clock=clock)
+    assert [t.key.sample for t in result.group.trajectories] == [0]
+    assert [(t.key.sample, t.stop_reason) for t in result.failed] == [(1, cut), (2, cut), (3, cut)]
+    assert result.cut == 3
+    assert clock.left == 0
+
+
+async def test_no_attempt_is_put_off_beyond_a_groups_time() -> None:
+    clock, started = GroupClock(0.05), time.monotonic()
+
+    async def run_one(key: EpisodeKey, task: Task) -> Trajectory:
+        clock.start()
+        return end(key, StopReason.FAILED if clock.left else StopReason.CANCELLED)
+
+    result = await run_group(TASK, phase="train", step=1, size=2, retries=10_000, run_one=run_one, clock=clock)
+    assert time.monotonic() - started < 1.0
+    assert result.cut == 2
+
+
+async def test_without_a_deadline_a_group_has_all_the_time() -> None:
+    clock = GroupClock(None)
+    async with clock.limit():
+        clock.start()
+        await asyncio.sleep(0.01)
+    assert clock.left == float("inf")

@@ -190,3 +190,32 @@ async def test_turns_of_one_episode_share_a_session(tiny_chat: Chat) -> None:
     await roll(manager(tiny_chat, engine), TASKS[:1], size=1)
     assert len({session for _, _, _, session in engine.calls}) == 1
     assert len(engine.calls) == 3
+
+
+async def test_a_group_that_is_late_trains_with_its_survivors_and_every_end_is_counted(tiny_chat: Chat) -> None:
+    """Two places: at the deadline one episode hangs in the engine, and the last has not begun."""
+    engine = acting(tiny_chat, latency=lambda call: 60.0 if call == 1 else 0.001)
+    made = manager(tiny_chat, engine, concurrency=1, group_seconds=0.2)
+    told: list[Trajectory] = []
+
+    async def on_episode(trajectory: Trajectory) -> None:
+        told.append(trajectory)
+
+    (result,) = await roll(made, TASKS[:1], on_episode=on_episode)
+    assert [t.key.sample for t in result.group.trajectories] == [0]
+    assert [(t.key.sample, t.stop_reason) for t in result.failed] == [(1, "cancelled"), (2, "cancelled")]
+    assert [len(t.spans) > 0 for t in result.failed] == [True, False]
+    assert engine.cancelled == 1
+    assert len(told) == made.counts.dispatched == 3
+    assert made.counts.ends[StopReason.CANCELLED] == 2
+    made.counts.check()
+    assert made.admission.inside == made.counts.open == 0
+
+
+async def test_an_evaluation_has_no_group_deadline(tiny_chat: Chat) -> None:
+    made = manager(tiny_chat, acting(tiny_chat, latency=lambda call: 0.1), group_seconds=0.01)
+    async with made:
+        (result,) = await made.rollout(
+            TASKS[:1], policy=POLICY, phase="eval", step=0, group_size=2, sampling=Sampling(max_tokens=0)
+        )
+    assert result.cut == 0

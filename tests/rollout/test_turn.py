@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentgrpo.rollout.turn import action_text, record_turn
-from agentgrpo.types import AssistantMessage, BadCall, Generation, StopReason, ToolCall
+from agentgrpo.types import AssistantMessage, BadCall, StopReason, ToolCall
 from tests.rollout.stages import LIMITS
 
 MESSAGE = AssistantMessage(
@@ -17,7 +17,6 @@ MESSAGE = AssistantMessage(
         BadCall(id="b", raw="{", error_type="unclosed", error_message="cut"),
     ),
 )
-GENERATION = Generation(token_ids=(1,), logprobs=(-1.0,), finish_reason="length")
 
 
 @given(st.integers(1, 50), st.integers(1, 50), st.integers(1, 50), st.integers(0, 60), st.integers(0, 60))
@@ -48,7 +47,7 @@ def test_a_turn_keeps_what_the_environment_told() -> None:
         "state_hash": "h",
         "state_diff": [{"op": "add", "path": "/a", "value": 1}],
     }
-    turn = record_turn(MESSAGE, GENERATION, 0.5, info, generate_seconds=1.0, env_seconds=2.0)
+    turn = record_turn(MESSAGE, "length", 0.5, info, generate_seconds=1.0, env_seconds=2.0)
     assert (turn.call_count, turn.error_count, turn.reward) == (2, 1, 0.5)
     assert (turn.state_hash, turn.state_diff, turn.finish_reason) == (
         "h",
@@ -59,7 +58,7 @@ def test_a_turn_keeps_what_the_environment_told() -> None:
 
 
 def test_what_the_environment_did_not_tell_is_unknown_and_not_empty() -> None:
-    silent = record_turn(MESSAGE, GENERATION, 0.0, {}, generate_seconds=0.0, env_seconds=0.0)
+    silent = record_turn(MESSAGE, "length", 0.0, {}, generate_seconds=0.0, env_seconds=0.0)
     assert (silent.messages, silent.state_hash, silent.state_diff) == ((), None, None)
-    unchanged = record_turn(MESSAGE, GENERATION, 0.0, {"state_diff": []}, generate_seconds=0.0, env_seconds=0.0)
+    unchanged = record_turn(MESSAGE, "length", 0.0, {"state_diff": []}, generate_seconds=0.0, env_seconds=0.0)
     assert unchanged.state_diff == ()

@@ -1,0 +1,27 @@
+"""Processes that must not outlive this one, however it ends: a killed run would leave a card full."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterable
+
+# Waits for the end of its input, which comes when whoever holds the other end is gone.
+_SCRIPT = 'read _; kill -9 "$@" 2>/dev/null'
+
+
+class Guard:
+    """Kills processes as soon as this one is gone. Linux and macOS.
+
+    Args:
+        pids: The processes.
+    """
+
+    def __init__(self, pids: Iterable[int]) -> None:
+        command = ["/bin/sh", "-c", _SCRIPT, "agentgrpo-guard", *map(str, pids)]
+        # A session of its own: Ctrl-C in the terminal is not for it.
+        self._watcher = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+
+    def stop(self) -> None:
+        """Watch no longer: the processes have ended in peace."""
+        self._watcher.kill()
+        self._watcher.communicate()

@@ -1,0 +1,124 @@
+"""(d) Asynchronous against synchronous training when learning takes as long as a rollout.
+
+Both train the same episodes: the same tasks, lengths of replies and seconds of tools (a heavy tail). The engine's time
+is modelled and learning is a sleep in a thread, since here both would share two cores; the rest is the real thing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import sys
+import time
+from dataclasses import dataclass
+from random import Random
+
+from agentgrpo.blocking import in_daemon
+from agentgrpo.chat import Chat
+from agentgrpo.config import RolloutConfig
+from agentgrpo.registry import resolve_env
+from agentgrpo.rollout.manager import RolloutManager
+from agentgrpo.rollout.pacing import Pacing
+from agentgrpo.rollout.stream import GroupStream
+from agentgrpo.tasks import TaskSampler, load_tasks
+from agentgrpo.types import Policy, Sampling, Trajectory
+from bench.common import last_line
+from bench.lockbox_model import lockbox_model
+from bench.workplace import Cost, ModelledEngine, Script, Workplace, heavy_tailed
+
+TASKS_PER_STEP, GROUP, TURNS = 8, 8, 4
+PLACES = TASKS_PER_STEP * GROUP
+STALENESS = 1
+SCALE = 0.1  # of the other parts' seconds, the engine's and the tools': shorter, nothing else
+COST = Cost(step=SCALE * Cost().step, sequence=SCALE * Cost().sequence)
+SAMPLING = Sampling(max_tokens=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timed:
+    """Seconds of some train steps, and how many of them were spent waiting for episodes."""
+
+    total: float
+    waiting: float
+
+
+def measure(*, quick: bool) -> float:
+    """Return how many times the synchronous throughput the asynchronous one is."""
+    chat = Chat.from_folder(lockbox_model(), enable_thinking=False)
+    return round(async_vs_sync(chat, steps=6 if quick else 16, rounds=1 if quick else 3), 3)
+
+
+def async_vs_sync(chat: Chat, *, steps: int, rounds: int, staleness: int = STALENESS) -> float:
+    """Return the median of the ratios of what was measured in the same round."""
+    ratios = []
+    for _ in range(rounds):
+        rollout = asyncio.run(_synchronous(chat, steps, learn=0.0)).waiting / steps
+        synchronous = asyncio.run(_synchronous(chat, steps, learn=rollout))
+        asynchronous = asyncio.run(_asynchronous(chat, steps, staleness, learn=rollout))
+        ratios.append(synchronous.total / asynchronous.total)
+        print(
+            f"rollout = learning = {rollout:.2f} s; {steps} steps: synchronous {synchronous.total:.1f} s, asynchronous "
+            f"(max_staleness = {staleness}) {asynchronous.total:.1f} s: {ratios[-1]:.2f} x"
+        )
+    return statistics.median(ratios)
+
+
+async def _synchronous(chat: Chat, steps: int, *, learn: float) -> Timed:
+    manager, sampler = _parts(chat)
+    started, waiting = time.perf_counter(), 0.0
+    async with manager:
+        for version in range(steps):
+            clock = time.perf_counter()
+            await manager.rollout(
+                sampler.next(TASKS_PER_STEP),
+                policy=Policy(version=version),
+                phase="train",
+                step=version + 1,
+                group_size=GROUP,
+                sampling=SAMPLING,
+            )
+            waiting += time.perf_counter() - clock
+            await _learn(learn)
+    await manager.engine.close()
+    return Timed(total=time.perf_counter() - started, waiting=waiting)
+
+
+async def _asynchronous(chat: Chat, steps: int, staleness: int, *, learn: float) -> Timed:
+    manager, sampler = _parts(chat)
+    pacing = Pacing(batch=TASKS_PER_STEP, group_size=GROUP, max_staleness=staleness, steps=steps)
+
+    async def keep(trajectory: Trajectory) -> None:
+        """Keep nothing."""
+
+    started, waiting = time.perf_counter(), 0.0
+    async with manager, GroupStream(manager, pacing, sampler, sampling=SAMPLING, on_episode=keep) as stream:
+        await stream.go_on(Policy(version=0))
+        for version in range(steps):
+            clock = time.perf_counter()
+            await stream.take()
+            waiting += time.perf_counter() - clock
+            await _learn(learn)
+            await stream.go_on(Policy(version=version + 1))
+    await manager.engine.close()
+    return Timed(total=time.perf_counter() - started, waiting=waiting)
+
+
+def _parts(chat: Chat) -> tuple[RolloutManager, TaskSampler]:
+    script = Script(chat, _latency, turns=TURNS)
+    engine = ModelledEngine(script=script, cost=COST)
+    source = resolve_env(Workplace)
+    config = RolloutConfig(concurrency=PLACES, max_turns=TURNS, tool_seconds=300.0)
+    return RolloutManager(source, chat, engine, config, seed=0), TaskSampler(load_tasks(source.tasks("train")), seed=0)
+
+
+def _latency(rng: Random) -> float:
+    return SCALE * heavy_tailed(rng)
+
+
+async def _learn(seconds: float) -> None:
+    if seconds:
+        await in_daemon(lambda: time.sleep(seconds), "learner")
+
+
+if __name__ == "__main__":
+    last_line({"async_vs_sync": measure(quick="--quick" in sys.argv)})

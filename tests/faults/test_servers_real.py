@@ -1,0 +1,223 @@
+"""A real vLLM server, killed, stalled behind a healthy front, given half an adapter: what was begun ends rightly."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+
+from agentgrpo.config import LoraConfig
+from agentgrpo.engine_config import ServersConfig
+from agentgrpo.engines.adapters import WEIGHTS
+from agentgrpo.engines.vllm_remote import RemoteEngine
+from agentgrpo.errors import EngineFailure
+from agentgrpo.learner.policy import LoraPolicy
+from agentgrpo.tolerances import LOGPROB_TOLERANCE
+from agentgrpo.types import Generation, Policy, Sampling
+from tests.engines.stubs import settled
+from tests.faults.conftest import Ledger
+from tests.learner.episodes import randomize
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900), pytest.mark.filterwarnings("ignore")]
+CONTEXT, VOCABULARY, TOKENS, AT_ONCE = 512, 500, 400, 16
+FIRST_TOKEN, CONNECT, START = 3.0, 2.0, 150.0  # seconds
+V1 = Policy(version=1)
+
+
+class RealServer:
+    """One process of `agentgrpo engine serve`, and those it starts; on the same port again after a kill."""
+
+    def __init__(self, model: Path, folder: Path) -> None:
+        with closing(socket.socket()) as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.model, self.log = model, folder / "server.log"
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        serve = ["engine", "serve", str(self.model), "--port", str(self.port), "--max-sequences", str(AT_ONCE)]
+        more = ["--lora-rank", "4", "--versions", "2", "--kv-cache-gib", "0.25"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "agentgrpo.cli.main", *serve, *more],
+                stdout=log,
+                stderr=log,
+                env=environment,
+                start_new_session=True,
+            )
+
+    def wait(self) -> None:
+        end = time.monotonic() + START
+        while not self.answers("/v1/models"):
+            assert self.process.poll() is None and time.monotonic() < end, self.log.read_text()[-3000:]
+            time.sleep(0.5)
+
+    def answers(self, path: str) -> bool:
+        try:
+            with urllib.request.urlopen(self.url + path, timeout=CONNECT) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    def workers(self) -> list[int]:
+        """Return the processes behind the one that answers: the others of its group."""
+        states = [(int(path.parent.name), path.read_text()) for path in Path("/proc").glob("[0-9]*/stat")]
+        groups = {pid: int(state.rsplit(")", 1)[1].split()[2]) for pid, state in states}
+        return [pid for pid, group in groups.items() if group == self.process.pid != pid]
+
+    def kill(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a random model whose attention heads are as large as vLLM's kernels on the CPU want them."""
+    config = Qwen3Config(
+        vocab_size=VOCABULARY,
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=32,
+        intermediate_size=128,
+        max_position_embeddings=CONTEXT,
+        initializer_range=0.125,
+    )
+    folder = tmp_path_factory.mktemp("model")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        Qwen3ForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
+    started = RealServer(model, tmp_path_factory.mktemp("server"))
+    try:
+        started.wait()
+        yield started
+    finally:
+        started.kill()
+
+
+@pytest.fixture
+def learner(model: Path) -> LoraPolicy:
+    base: PreTrainedModel = Qwen3ForCausalLM.from_pretrained(model, dtype=torch.float32)
+    trained = LoraPolicy(base, LoraConfig(rank=4, alpha=8), seed=0, model_path=str(model))
+    randomize(trained, 1)
+    return trained
+
+
+def open_pool(server: RealServer) -> RemoteEngine:
+    config = ServersConfig(
+        urls=[server.url], connect_seconds=CONNECT, first_token_seconds=FIRST_TOKEN, outage_seconds=START, retries=6
+    )
+    tolerance = LOGPROB_TOLERANCE["float32"]
+    return RemoteEngine(config, context_length=CONTEXT, max_sequences=AT_ONCE, tolerance=tolerance)
+
+
+async def begin(engine: RemoteEngine) -> list[tuple[tuple[int, ...], asyncio.Task[Generation]]]:
+    """Begin generations and wait until all are under way."""
+    prompts = [tuple(random.Random(i).randrange(VOCABULARY) for _ in range(5 + i)) for i in range(AT_ONCE)]
+    asked = [
+        asyncio.create_task(engine.generate(ids, Sampling(max_tokens=TOKENS, seed=i), V1, session=str(i)))
+        for i, ids in enumerate(prompts)
+    ]
+    await settled(lambda: engine.servers[0].open == AT_ONCE)
+    await asyncio.sleep(0.5)
+    assert not all(task.done() for task in asked)
+    return list(zip(prompts, asked, strict=True))
+
+
+async def end(learner: LoraPolicy, asked: list[tuple[tuple[int, ...], asyncio.Task[Generation]]]) -> None:
+    """Wait for all; fail unless each is whole and every logprob is the learner's after what stood before."""
+    for prompt, task in asked:
+        said = await task
+        assert len(said.token_ids) == TOKENS
+        ids = torch.tensor([[*prompt, *said.token_ids]])
+        with torch.no_grad():
+            shares = learner.causal_lm(ids).logits[0].log_softmax(-1)
+        expected = shares[len(prompt) - 1 : -1].gather(1, ids[0, len(prompt) :, None])[:, 0]
+        assert float((expected - torch.tensor(said.logprobs)).abs().max()) <= 1e-4
+
+
+async def test_half_an_adapter_is_refused_and_the_version_before_goes_on(
+    server: RealServer, learner: LoraPolicy, ledger: Ledger, is_full: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, rng = open_pool(server), random.Random(0)
+    await engine.publish(learner.adapter(), V1, canary=learner.canary())
+    write = engine._folders.write
+
+    def half(adapter: Any, name: str) -> Path:
+        folder = write(adapter, name)
+        content = (folder / WEIGHTS).read_bytes()
+        (folder / WEIGHTS).write_bytes(content[: rng.randrange(len(content))])
+        return folder
+
+    for number in range(2, 5 if is_full else 3):
+        monkeypatch.setattr(engine._folders, "write", half)
+        with pytest.raises(EngineFailure, match=f"127.0.0.1:{server.port} could not load policy-v{number}"):
+            await engine.publish(learner.adapter(), Policy(version=number), canary=learner.canary())
+        monkeypatch.undo()
+        await end(learner, await begin(engine))
+    await engine.close()
+    ledger.record("real vLLM: adapter truncated", injected=number - 1, survived=number - 1)
+
+
+async def test_a_stall_behind_a_healthy_front_is_seen_and_ends(
+    server: RealServer, learner: LoraPolicy, ledger: Ledger, is_full: bool
+) -> None:
+    engine, injected = open_pool(server), 3 if is_full else 1
+    await engine.publish(learner.adapter(), V1, canary=learner.canary())
+    for _ in range(injected):
+        asked = await begin(engine)
+        workers, clock = server.workers(), time.monotonic()
+        for pid in workers:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            await settled(lambda: not engine.servers[0].is_up, FIRST_TOKEN + CONNECT + 1)
+            assert time.monotonic() - clock < FIRST_TOKEN + CONNECT + 1
+            assert "stalled" in (engine.servers[0].reason or "") or "within" in (engine.servers[0].reason or "")
+            assert await asyncio.to_thread(server.answers, "/health")  # which would have told nothing
+        finally:
+            for pid in workers:
+                os.kill(pid, signal.SIGCONT)
+        await end(learner, asked)
+        assert engine.servers[0].is_up
+    await engine.close()
+    ledger.record("real vLLM: stalled", injected=injected, survived=injected)
+
+
+async def test_a_killed_server_comes_back_proves_again_and_what_was_begun_goes_on(
+    server: RealServer, learner: LoraPolicy, ledger: Ledger, is_full: bool
+) -> None:
+    engine, injected = open_pool(server), 3 if is_full else 1
+    await engine.publish(learner.adapter(), V1, canary=learner.canary())
+    for _ in range(injected):
+        asked = await begin(engine)
+        server.kill()
+        server.start()
+        await end(learner, asked)
+    assert len(engine._versions[V1].proofs) > injected
+    await engine.close()
+    ledger.record("real vLLM: killed", injected=injected, survived=injected)
