@@ -103,18 +103,6 @@ class WarmStartConfig(Section):
     sft: SftConfig = SftConfig()
 
 
-<<<<<<< HEAD
-class EngineConfig(Section):
-    """Where tokens come from."""
-
-    kind: Literal["embedded"] = "embedded"
-    max_sequences: int = Field(128, gt=0)
-    context_length: int | None = Field(None, gt=0)
-    prefill_tokens: int = Field(1024, gt=0)
-
-
-=======
->>>>>>> next
 class RolloutConfig(Section):
     """How episodes are run and sampled."""
 
