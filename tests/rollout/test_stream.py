@@ -121,18 +121,20 @@ async def test_unfinished_groups_are_carried_over_and_a_step_waits_for_the_oldes
     assert waited[3] > 0.1 > max(waited[:3] + waited[4:])
 
 
-async def test_with_every_place_taken_no_group_starts_to_queue(tiny_chat: Chat) -> None:
+async def test_with_every_place_taken_no_group_starts_to_queue(
+    tiny_chat: Chat, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = acting(tiny_chat, latency=lambda call: 0.003)
     run = Run(tiny_chat, engine, staleness=5, steps=5, concurrency=3)
     most = 0
-    start = run.stream._start
+    start = GroupStream._start
 
-    def counted(*args: Any) -> None:
+    def counted(self: GroupStream, *args: Any) -> None:
         nonlocal most
-        start(*args)
-        most = max(most, sum(group.left for group in run.stream._held.values()))
+        start(self, *args)
+        most = max(most, sum(group.left for group in self._held.values()))
 
-    run.stream._start = counted  # type: ignore[method-assign]
+    monkeypatch.setattr(GroupStream, "_start", counted)
     await run.train()
     assert most <= 3 + SIZE - 1
 
