@@ -29,6 +29,10 @@ def evaluate_checkpoint(
         UserError: no such run, checkpoint or split.
     """
     run = RunDirectory.open(path)
+    record = run.read_record()
+    if "endpoint" in record:
+        what = f"'{run.path}' is an evaluation of {record['endpoint']['model']}"
+        raise UserError(f"{what}: repeat it with agentgrpo eval {run.config} --endpoint URL --model NAME")
     changed = {override.partition("=")[0].strip() for override in overrides}
     here = run.model_folder() if "model.path" not in changed else None
     config = load_config(run.config, overrides=[*([f"model.path={here}"] if here else []), *overrides])

@@ -144,6 +144,8 @@ def reopen(path: str | Path, given: Given, reporter: Reporter) -> Opened:
         record = run.read_record()
         if not record or not run.config.is_file():
             raise UserError(f"'{run.path}' was stopped before it began, there is nothing to go on with: train anew.")
+        if "endpoint" in record:
+            raise UserError(f"'{run.path}' is an evaluation of {record['endpoint']['model']}: it trains nothing")
         config = _config(run, given)
         check_trackers(config.train.track)
         checkpoints = Checkpoints(folder=run.checkpoints, keep=config.train.keep_checkpoints)

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,23 +25,19 @@ import torch
 
 from agentgrpo.chat import Chat
 from agentgrpo.config import RolloutConfig
-from agentgrpo.registry import EnvSource, resolve_env
+from agentgrpo.registry import resolve_env
 from agentgrpo.rollout.manager import RolloutManager
 from agentgrpo.store.episodes import EpisodeStore
 from agentgrpo.tasks import load_tasks
-from agentgrpo.types import Policy, Sampling, Task, Trajectory
+from agentgrpo.types import Policy, Sampling, Trajectory
 from bench import train
 from bench.common import last_line, report
 from bench.ideal import makespan
 from bench.lockbox_model import lockbox_model
 from bench.workplace import Cost, Desk, Draw, ModelledEngine, Script, Workplace, at_once, constant, heavy_tailed
 
-TURNS = 6
 GROUP = 8
-CROWD = 512  # episodes at once, for the CPU time of a turn
-PLACES = 64  # episodes at once, beside the ideal
 QUICK_ENGINE = Cost(step=0.001, sequence=0.0)  # for the CPU time of a turn: the less it waits, the sooner it is known
-LATENCIES: dict[str, Draw] = {"none": at_once, "constant": constant, "heavy": heavy_tailed}
 TAIL = train.Case(groups=2, group_size=8, turns=4, latency=0.05, slow_share=0.1, rounds=3)
 # Measured by a module of their own: `measure(quick: bool) -> float | None`.
 ELSEWHERE = {
@@ -53,26 +49,53 @@ HEADINGS = ("part", "episodes", "at once", "turns", "seconds", "ideal s", "CPU m
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """A rollout to be measured."""
+
+    env: type[Workplace] = Workplace
+    draw: Draw = at_once
+    cost: Cost = field(default_factory=Cost)
+    episodes: int = 384
+    places: int = 64
+    turns: int = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """One rollout."""
+    """One rollout that was measured."""
 
     seconds: float
     cpu: float  # without the engine's
     turns: int
     ideal: float
 
+    @property
+    def fraction(self) -> float:
+        """Episodes per second, of the ideal's."""
+        return self.ideal / self.seconds
+
+    @property
+    def cpu_ms(self) -> float:
+        """CPU milliseconds per turn."""
+        return 1000 * self.cpu / self.turns
+
+
+CROWD = Work(cost=QUICK_ENGINE, episodes=512, places=512)
+CPU = {"CPU, env in the loop": replace(CROWD, env=Desk), "CPU, env in threads": CROWD}
+LATENCIES = {"none": Work(), "constant": Work(draw=constant), "heavy": Work(draw=heavy_tailed)}
+
 
 def main(arguments: Sequence[str] = ()) -> None:
     """Print and write what was found."""
     parser = argparse.ArgumentParser(prog="python -m bench rollout")
-    parser.add_argument("--quick", action="store_true", help="fewer episodes, one round, without TRL")
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter episodes, one round, without TRL")
     parser.add_argument("--trl-python", default=sys.executable, help="the Python that has TRL")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     chat, quick = Chat.from_folder(lockbox_model(), enable_thinking=False), bool(options.quick)
     rows: list[Sequence[Any]] = []
-    cpu = _cpu_per_turn(chat, rows, rounds=1 if quick else 3)
-    fractions = _fractions(chat, rows, episodes=PLACES + PLACES // 2 if quick else 6 * PLACES, rounds=1 if quick else 3)
+    cpu = _cpu_per_turn(chat, rows, quick=quick)
+    fractions = _fractions(chat, rows, quick=quick)
     summary: dict[str, Any] = {"vs_bare_vllm": None, "cpu_ms_per_turn": cpu, "ideal_fraction": fractions}
     summary["vs_trl_heavy"] = None if quick else _against_trl(options.trl_python)
     summary |= {name: _elsewhere(module, quick=quick) for name, module in ELSEWHERE.items()}
@@ -80,59 +103,49 @@ def main(arguments: Sequence[str] = ()) -> None:
     last_line(summary)
 
 
-def _cpu_per_turn(chat: Chat, rows: list[Sequence[Any]], *, rounds: int) -> float:
+def _cpu_per_turn(chat: Chat, rows: list[Sequence[Any]], *, quick: bool) -> float:
     """Return CPU milliseconds per turn, the engine's left out, of an environment in the event loop.
 
-    The table has those of one with `async def` tools as well, whose steps change threads four times a turn. The first
-    round warms up and is not counted.
+    The table has those of one with `async def` tools as well, whose steps change threads four times a turn.
     """
-    medians = []
-    for name, env in (("CPU, env in the loop", Desk), ("CPU, env in threads", Workplace)):
-        found = [
-            _roll_out(chat, env, at_once, QUICK_ENGINE, episodes=CROWD, places=CROWD, step=n) for n in range(rounds + 1)
-        ]
-        median = statistics.median(1000 * m.cpu / m.turns for m in found[1:])
-        rows.append((name, CROWD, CROWD, found[-1].turns, found[-1].seconds, "", median, ""))
-        medians.append(median)
-    return round(medians[0], 3)
+    _roll_out(chat, replace(CROWD, episodes=64), 0)  # warms up
+    found = {}
+    for name, work in list(CPU.items())[: 1 if quick else None]:
+        measured = [_roll_out(chat, work, step) for step in range(1, 2 if quick else 4)]
+        found[name] = statistics.median(m.cpu_ms for m in measured)
+        rows.append((name, work.episodes, work.places, measured[-1].turns, measured[-1].seconds, "", found[name], ""))
+    return round(next(iter(found.values())), 3)
 
 
-def _fractions(chat: Chat, rows: list[Sequence[Any]], *, episodes: int, rounds: int) -> dict[str, float]:
+def _fractions(chat: Chat, rows: list[Sequence[Any]], *, quick: bool) -> dict[str, float]:
     """Return how near episodes per second come to the ideal, for each kind of tool latency."""
     fractions = {}
-    for name, draw in LATENCIES.items():
-        found = [
-            _roll_out(chat, Workplace, draw, Cost(), episodes=episodes, places=PLACES, step=number)
-            for number in range(rounds)
-        ]
-        middle = sorted(found, key=lambda m: m.ideal / m.seconds)[len(found) // 2]
-        fraction = middle.ideal / middle.seconds
-        cpu = 1000 * middle.cpu / middle.turns
-        rows.append((name, episodes, PLACES, middle.turns, middle.seconds, middle.ideal, cpu, fraction))
-        fractions[name] = round(fraction, 3)
+    for name, work in LATENCIES.items():
+        work = replace(work, episodes=96, turns=3) if quick else work
+        measured = [_roll_out(chat, work, step) for step in range(1 if quick else 3)]
+        middle = sorted(measured, key=lambda m: m.fraction)[len(measured) // 2]
+        timing = (middle.turns, middle.seconds, middle.ideal, middle.cpu_ms, middle.fraction)
+        rows.append((name, work.episodes, work.places, *timing))
+        fractions[name] = round(middle.fraction, 3)
     return fractions
 
 
-def _roll_out(
-    chat: Chat, env: type[Workplace], draw: Draw, cost: Cost, *, episodes: int, places: int, step: int
-) -> Measured:
+def _roll_out(chat: Chat, work: Work, step: int) -> Measured:
     """Run episodes through the whole path, the store included, and simulate them without overhead."""
-    script = Script(chat, draw, turns=TURNS, seed=step)
-    engine = ModelledEngine(script=script, cost=cost)
-    source = resolve_env(env)
-    tasks = load_tasks(source.tasks("train"))[: episodes // GROUP]
+    script = Script(chat, work.draw, turns=work.turns, seed=step)
+    engine = ModelledEngine(script=script, cost=work.cost)
     gc.collect()
     cpu, clock = time.process_time(), time.perf_counter()
-    turns = asyncio.run(_play(source, chat, engine, tasks, places, step))
+    turns = asyncio.run(_play(chat, engine, work, step))
     seconds, cpu = time.perf_counter() - clock, time.process_time() - cpu
-    ideal = makespan(script.plans.values(), cost, places)
+    ideal = makespan(script.plans.values(), work.cost, work.places)
     return Measured(seconds=seconds, cpu=cpu - engine.cpu, turns=turns, ideal=ideal)
 
 
-async def _play(
-    source: EnvSource, chat: Chat, engine: ModelledEngine, tasks: Sequence[Task], places: int, step: int
-) -> int:
-    config = RolloutConfig(concurrency=places, max_turns=TURNS, tool_seconds=300.0)
+async def _play(chat: Chat, engine: ModelledEngine, work: Work, step: int) -> int:
+    source = resolve_env(work.env)
+    tasks = load_tasks(source.tasks("train"))[: work.episodes // GROUP]
+    config = RolloutConfig(concurrency=work.places, max_turns=work.turns, tool_seconds=300.0)
     turns = 0
     with (
         tempfile.TemporaryDirectory(prefix="agentgrpo-bench-") as folder,
@@ -155,7 +168,7 @@ async def _play(
                 on_episode=keep,
             )
     await engine.close()
-    expected = len(tasks) * GROUP * TURNS
+    expected = work.episodes * work.turns
     assert turns == expected, f"{turns} turns were played, expected {expected}"
     return turns
 

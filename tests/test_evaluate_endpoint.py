@@ -22,12 +22,14 @@ from agentgrpo.endpoint.wire import action_to_wire
 from agentgrpo.errors import RunError, TaskError, UserError
 from agentgrpo.evaluate import Evaluation
 from agentgrpo.evaluate_endpoint import evaluate_endpoint
+from agentgrpo.evaluate_run import evaluate_checkpoint
 from agentgrpo.good_episodes import good_episodes
 from agentgrpo.learner.filters import FilterReason, filter_groups
 from agentgrpo.registry import resolve_env
 from agentgrpo.report import SilentReporter
 from agentgrpo.store import EpisodeReader, RunDirectory
 from agentgrpo.tasks import load_tasks
+from agentgrpo.training import train
 from agentgrpo.types import Group, JsonObject, StopReason, Task, Trajectory
 
 SEED = 0
@@ -177,6 +179,17 @@ def test_a_refused_key_ends_it_at_once_and_is_written_nowhere(tmp_path: Path, mo
         assert len(stub.requests) <= 8
     written = b"".join(p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
     assert b"secret-of-mine" not in written
+
+
+def test_its_run_is_no_training_and_says_how_to_repeat_it(tmp_path: Path) -> None:
+    with serve(oracle_answers()) as stub:
+        _, run, _ = play(stub, tmp_path)
+        with pytest.raises(UserError, match="is an evaluation of stub/model 1: repeat it with agentgrpo eval"):
+            evaluate_checkpoint(run.path, reporter=SilentReporter())
+        with pytest.raises(UserError, match="is an evaluation of stub/model 1: it trains nothing"):
+            train(resume=run.path, reporter=SilentReporter())
+        again, _, _ = play(stub, tmp_path / "again", target=str(run.config), overrides=["eval.tasks=2"])
+    assert again.tasks == 2
 
 
 def test_tasks_that_are_not_there_are_named(tmp_path: Path) -> None:

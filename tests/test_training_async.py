@@ -123,8 +123,8 @@ def test_whatever_the_moment(finished: tuple[ag.Run, dict[str, Path]]) -> None:
 def go_on(copy: Path, run: ag.Run) -> None:
     """Resume a copy of a run and hold it against the run that was not stopped."""
     checkpoint = copy / "checkpoints" / "last" / "trainer.json"
-    progress = json.loads(checkpoint.read_text())["progress"] if checkpoint.exists() else {"step": 0}
-    step, stream = progress["step"], progress.get("stream") or {"started": 0, "held": []}
+    progress: Any = json.loads(checkpoint.read_text())["progress"] if checkpoint.exists() else {"step": 0}
+    step, stream = progress["step"], progress.get("stream", {"started": 0, "held": []})
     assert stream["started"] == step * BATCH + len(stream["held"])
     with EpisodeReader(copy / "episodes.sqlite") as reader:
         before = {str(row.key): row.id for row in reader.list(limit=1000) if row.policy_version <= step}

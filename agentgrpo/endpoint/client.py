@@ -172,13 +172,13 @@ class Endpoint:
         except (aiohttp.ClientError, OSError) as error:
             raise _Later("connection", self._hide(describe(error))) from error
         if status != 200:
-            raise self._refusal(status, headers, data.decode("utf-8", "replace"))
+            raise self._refusal(status, headers, data.decode("utf-8", "replace"), body)
         try:
             return json.loads(data)
         except (ValueError, RecursionError) as error:
             raise _Later("broken JSON", f"an answer that is not JSON ({describe(error)})") from error
 
-    def _refusal(self, status: int, headers: Mapping[str, str], text: str) -> Exception:
+    def _refusal(self, status: int, headers: Mapping[str, str], text: str, body: JsonObject) -> Exception:
         """Return the error that a status other than 200 stands for."""
         told = f"{self.model}: the endpoint answered {status}: {self._quote(text)}"
         if status in _REFUSED or "insufficient_quota" in text:
@@ -187,7 +187,7 @@ class Endpoint:
             return _Later(f"status {status}", f"status {status}: {self._quote(text)}", _retry_after(headers))
         if any(words in text.lower() for words in _FULL):
             return PromptTooLong(told)
-        if status == 400 and "max_completion_tokens" in text and self._limit == "max_tokens":
+        if status == 400 and "max_completion_tokens" in text and "max_tokens" in body:
             self._limit = "max_completion_tokens"  # OpenAI's newer models know the limit by this name only
             return _Later("max_tokens", "max_tokens is called max_completion_tokens here")
         return EngineFailure(told)

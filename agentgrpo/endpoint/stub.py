@@ -13,11 +13,17 @@ from aiohttp import web
 
 from agentgrpo.types import JsonObject
 
-Fault: TypeAlias = Literal["none", "500", "429", "reset", "half", "empty", "stall", "refused", "long"]
+Fault: TypeAlias = Literal["none", "500", "429", "reset", "half", "empty", "stall", "refused", "long", "renamed"]
 Answer: TypeAlias = Callable[[JsonObject], JsonObject]  # a request's body -> the assistant message
 
 FAULTS: tuple[Fault, ...] = ("500", "429", "reset", "half", "empty", "stall")  # those a repetition mends
 _STALL_SECONDS = 3600.0
+_TOLD = {
+    "500": "no",
+    "refused": "no",
+    "long": "This model's maximum context length is 8192 tokens.",
+    "renamed": "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.",
+}
 
 
 def says(text: str) -> JsonObject:
@@ -94,10 +100,8 @@ class StubEndpoint:
         if fault == "429":
             headers = {} if self.retry_after is None else {"Retry-After": f"{self.retry_after:g}"}
             return web.json_response({"error": {"message": "slow down"}}, status=429, headers=headers)
-        if fault in ("500", "refused", "long"):
-            status = 500 if fault == "500" else 400
-            told = "maximum context length is 8192 tokens" if fault == "long" else "no"
-            return web.json_response({"error": {"message": told}}, status=status)
+        if fault in _TOLD:
+            return web.json_response({"error": {"message": _TOLD[fault]}}, status=500 if fault == "500" else 400)
         text = json.dumps({} if fault == "empty" else _completion(self.answer(body)))
         return web.Response(text=text[: len(text) // 2] if fault == "half" else text, content_type="application/json")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,6 +82,7 @@ class StubServer:
     open: int = 0  # generations under way
     _stalled: asyncio.Event = field(default_factory=asyncio.Event)
     _runner: web.AppRunner | None = None
+    _socket: socket.socket | None = None
     _jobs: set[asyncio.Task[None]] = field(default_factory=set)
 
     @property
@@ -110,14 +112,18 @@ class StubServer:
         self._stalled.clear()
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0, access_log=None)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True).start()
-        self.port = self._runner.addresses[0][1]
+        self._socket = socket.create_server(("127.0.0.1", self.port), backlog=1024)
+        self.port = self._socket.getsockname()[1]
+        await web.SockSite(self._runner, self._socket).start()
 
     async def kill(self) -> None:
         """Die as a killed process does: connections are reset, nothing is answered any more."""
         runner, self._runner = self._runner, None
-        if runner is None:
+        if runner is None or self._socket is None:
             return
+        asyncio.get_running_loop().remove_reader(self._socket.fileno())
+        for _ in range(3):  # asyncio loses the sockets of connections it is about to accept when the server closes
+            await asyncio.sleep(0)
         if runner.server is not None:
             for connection in runner.server.connections:
                 if connection.transport is not None:
@@ -134,12 +140,18 @@ class StubServer:
 
     def _later(self, fault: Fault) -> None:
         async def die() -> None:
+            if self._runner is None:
+                return  # it is dead already
+            self.fired += 1
             await self.kill()
             self.restarts += 1
             await asyncio.sleep(self.fault_seconds)
             await self.start()
 
         async def stall() -> None:
+            if self._stalled.is_set():
+                return
+            self.fired += 1
             self.stall()
             await asyncio.sleep(self.fault_seconds)
             self.recover()
@@ -224,7 +236,7 @@ class StubServer:
     async def _streamed(self, request: web.Request, told: JsonObject, weights: str) -> web.StreamResponse:
         fault = self.faults.get(len(self.generations))
         self.generations.append(told)
-        self.fired += fault is not None
+        self.fired += fault not in (None, "die", "stall")  # which may be what it does already
         if fault == "500" or fault == "429":
             return _error(int(fault), "InternalServerError", "scripted")
         if fault == "stall" or fault == "die":

@@ -88,12 +88,12 @@ class TokenSpeaker:
     def listen(self, action: JsonObject, news: Sequence[Message], tools: Sequence[JsonObject]) -> None:
         """Extend the prompt by what is new, or render it anew and fork."""
         self._messages += [assistant_message(action), *news]
-        known, before = [*self._prompt_ids, *self._said_ids], self._tools
+        known, before = len(self._prompt_ids) + len(self._said_ids), self._tools
         # Tools stand in the system message: when they change, nothing after them can be extended.
         extended = self.chat.extend(self._prompt_ids, self._said_ids, news, before) if tools == before else None
         self._tools, self._prompt_ids = tools, extended or self.chat.render(self._messages, tools)
         if extended is not None:
-            self.recorder.extend(extended[len(known) :])
+            self.recorder.extend(extended[known:])
         else:
             self.recorder.fork(self._prompt_ids)
 

@@ -12,7 +12,7 @@ KILLED = "import os, sys; from agentgrpo.engines.guard import Guard; Guard([int(
 def test_processes_end_with_a_program_that_was_killed() -> None:
     with subprocess.Popen(["sleep", "60"]) as watched:
         subprocess.run([sys.executable, "-c", KILLED, str(watched.pid)], cwd=ROOT, timeout=30)
-        assert watched.wait(10) == -9
+        assert watched.wait(10) < 0
 
 
 def test_a_guard_that_is_stopped_harms_nothing() -> None:

@@ -56,15 +56,15 @@ class Rollouts:
             max_turns=3, max_tokens=200, max_turn_tokens=60, retries=3, generate_seconds=TURN_SECONDS
         )
         async with RolloutManager(resolve_env(Desk), self.chat, self.engine, config, seed=self.step) as manager:
-            clock = time.monotonic()
             results: list[GroupResult] = await manager.rollout(
                 TASKS, policy=policy, phase="train", step=self.step, group_size=SIZE, sampling=ASK
             )
-            assert time.monotonic() - clock < 2 * (TURN_SECONDS + 1)
         scored = [t for result in results for t in result.group.trajectories]
         assert len(scored) == len(TASKS) * SIZE and manager.counts.open == 0
         assert manager.counts.dispatched == sum(len(result.trajectories) for result in results)
-        assert all(t.failure is not None and str(t.failure.cause) for result in results for t in result.failed)
+        for failed in (t for result in results for t in result.failed):
+            assert failed.failure is not None and failed.failure.cause
+            assert failed.seconds < (len(failed.turns) + 1) * (TURN_SECONDS + 1)
         for trajectory in scored:
             self.seen.append(trajectory.key)
             assert trajectory.reward_terms["heard"] > 0 and trajectory.policy == policy

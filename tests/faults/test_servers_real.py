@@ -33,7 +33,7 @@ from tests.faults.conftest import Ledger
 from tests.learner.episodes import randomize
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900), pytest.mark.filterwarnings("ignore")]
-CONTEXT, VOCABULARY, TOKENS, AT_ONCE = 512, 500, 400, 16
+CONTEXT, VOCABULARY, TOKENS, AT_ONCE = 2048, 500, 1500, 16
 FIRST_TOKEN, CONNECT, START = 3.0, 2.0, 150.0  # seconds
 V1 = Policy(version=1)
 
@@ -137,15 +137,15 @@ def open_pool(server: RealServer) -> RemoteEngine:
 
 
 async def begin(engine: RemoteEngine) -> list[tuple[tuple[int, ...], asyncio.Task[Generation]]]:
-    """Begin generations and wait until all are under way."""
+    """Begin generations and wait until most are under way."""
     prompts = [tuple(random.Random(i).randrange(VOCABULARY) for _ in range(5 + i)) for i in range(AT_ONCE)]
     asked = [
         asyncio.create_task(engine.generate(ids, Sampling(max_tokens=TOKENS, seed=i), V1, session=str(i)))
         for i, ids in enumerate(prompts)
     ]
-    await settled(lambda: engine.servers[0].open == AT_ONCE)
+    await settled(lambda: engine.servers[0].open > AT_ONCE // 2)
     await asyncio.sleep(0.5)
-    assert not all(task.done() for task in asked)
+    assert not any(task.done() for task in asked)
     return list(zip(prompts, asked, strict=True))
 
 

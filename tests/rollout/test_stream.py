@@ -21,7 +21,7 @@ from agentgrpo.rollout.pacing import Pacing
 from agentgrpo.rollout.record import Recorder
 from agentgrpo.rollout.stream import GroupStream
 from agentgrpo.tasks import TaskSampler
-from agentgrpo.types import EpisodeKey, Group, Policy, Sampling, StopReason, Task, Trajectory
+from agentgrpo.types import EpisodeKey, Generation, Group, Policy, Sampling, StopReason, Task, Trajectory
 from tests.rollout.stages import Desk, acting
 
 TASKS = [Task(id=f"{'slow' if i % 4 == 0 else 'fast'}-{i}", row={}) for i in range(40)]
@@ -101,38 +101,54 @@ async def test_the_episodes_are_those_of_a_synchronous_run_each_taken_once(tiny_
     assert list(run.engine.live) == [Policy(version=6)]
 
 
+class Gated(ScriptedEngine):
+    """Answers its first call when the gate opens."""
+
+    gate: asyncio.Event
+
+    async def generate(self, *args: Any, **kwargs: Any) -> Generation:
+        is_first = not self.calls
+        answer = await ScriptedEngine.generate(self, *args, **kwargs)
+        if is_first:
+            await self.gate.wait()
+        return answer
+
+
 async def test_unfinished_groups_are_carried_over_and_a_step_waits_for_the_oldest(tiny_chat: Chat) -> None:
-    """The first call of all takes five times as long as a step."""
-    engine = acting(tiny_chat, latency=lambda call: 0.3 if call == 0 else 0.001)
+    engine = Gated(reply=acting(tiny_chat).reply)
+    engine.gate = asyncio.Event()
     run = Run(tiny_chat, engine, staleness=3, steps=6)
     carried: list[float] = []
-    waited: list[float] = []
     async with run.manager, run.stream:
         await run.publish(0)
         for version in range(6):
+            if version == 3:  # its bound: three updates were made without it
+                assert not engine.gate.is_set()
+                asyncio.get_running_loop().call_later(0.2, engine.gate.set)
             batch = await run.stream.take()
             carried.append(run.stream.metrics["rollout/carried_over"])
-            waited.append(run.stream.metrics["time/wait_oldest"])
             if version == 3:
+                assert run.stream.metrics["time/wait_oldest"] > 0.1
                 assert min(t.policy.version for r in batch for t in r.trajectories) == 0
             await asyncio.sleep(0.01)
             await run.publish(version + 1)
     assert min(carried[:3]) >= 1
-    assert waited[3] > 0.1 > max(waited[:3] + waited[4:])
 
 
-async def test_with_every_place_taken_no_group_starts_to_queue(tiny_chat: Chat) -> None:
+async def test_with_every_place_taken_no_group_starts_to_queue(
+    tiny_chat: Chat, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = acting(tiny_chat, latency=lambda call: 0.003)
     run = Run(tiny_chat, engine, staleness=5, steps=5, concurrency=3)
     most = 0
-    start = run.stream._start
+    start = GroupStream._start
 
-    def counted(*args: Any) -> None:
+    def counted(self: GroupStream, *args: Any) -> None:
         nonlocal most
-        start(*args)
-        most = max(most, sum(group.left for group in run.stream._held.values()))
+        start(self, *args)
+        most = max(most, sum(group.left for group in self._held.values()))
 
-    run.stream._start = counted  # type: ignore[method-assign]
+    monkeypatch.setattr(GroupStream, "_start", counted)
     await run.train()
     assert most <= 3 + SIZE - 1
 
