@@ -99,14 +99,24 @@ class VllmApi:
             raise BadAnswer(f"{METRICS} gave no number for {PREEMPTIONS}") from error
 
     async def score(self, model: str, token_ids: Sequence[int]) -> list[float]:
-        """Return the logprob of each of `token_ids[1:]` given those before, at temperature 1."""
-        params = {"max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0, "detokenize": False}
-        answer = await self._generate(model, token_ids, params)
+        """Return the logprob of each of `token_ids[1:]` given those before, at temperature 1.
+
+        A question per token, all at once: with `prompt_logprobs` one would do, but vLLM 0.32's CPU build dies of it
+        while others generate with an adapter (its LoRA indices of a batch know one row per request).
+        """
+        ends = range(1, len(token_ids))
+        return list(await asyncio.gather(*(self._score(model, token_ids[:end], token_ids[end]) for end in ends)))
+
+    async def _score(self, model: str, prefix: Sequence[int], token: int) -> float:
+        # Of the two asked for, this and any other, the answer leaves out what does not fit beside what was sampled.
+        wanted = [token, 0 if token else 1]
+        params = {"max_tokens": 1, "logprob_token_ids": wanted, "logprobs": 2, "detokenize": False, "ignore_eos": True}
+        answer = await self._generate(model, prefix, params)
         try:
-            told = answer["prompt_logprobs"][1:]
-            return [float(one[str(token)]["logprob"]) for token, one in zip(token_ids[1:], told, strict=True)]
-        except (KeyError, TypeError, ValueError) as error:
-            raise BadAnswer("it gave no logprob for each token of a prompt") from error
+            told = answer["choices"][0]["logprobs"]["content"][0]
+            return next(float(one["logprob"]) for one in (told, *told["top_logprobs"]) if one["token_id"] == token)
+        except (KeyError, IndexError, TypeError, ValueError, StopIteration) as error:
+            raise BadAnswer("it gave no logprob of a token that was asked for") from error
 
     async def first_choice(self, model: str, token_ids: Sequence[int]) -> float:
         """Generate one token where there is no choice (top_k = 1); return its logprob under what was sampled from."""
