@@ -18,7 +18,7 @@ from agentgrpo.blocking import have_daemons_ended, in_daemon, run_blocking
 from agentgrpo.checkpoint import Checkpoints
 from agentgrpo.config import Config
 from agentgrpo.ending import Run, finish, stop
-from agentgrpo.errors import ConfigError, RunError
+from agentgrpo.errors import ConfigError, EngineFailure, RunError
 from agentgrpo.gathering import gather, open_stream, pace_metrics
 from agentgrpo.learner.step import LearnResult
 from agentgrpo.looks import look
@@ -133,6 +133,10 @@ async def _train(opened: Opened, reporter: Reporter, stopping: Stopping, started
             stack.callback(state.trackers.close)
             async with watchdog:
                 return await _steps(state)
+        except EngineFailure as error:  # outside any episode: of a version retired, or memory given back
+            failed = RunError(f"the engine broke: {error}")
+            stop(state, failed)
+            raise failed from error
         except BaseException as error:
             stop(state, error)
             raise
