@@ -18,6 +18,7 @@ from agentgrpo.blocking import have_daemons_ended, in_daemon, run_blocking
 from agentgrpo.checkpoint import Checkpoints
 from agentgrpo.config import Config
 from agentgrpo.ending import Run, finish, stop
+from agentgrpo.engines.proof import Proof, proof_metrics
 from agentgrpo.errors import ConfigError, EngineFailure, RunError
 from agentgrpo.gathering import gather, open_stream, pace_metrics
 from agentgrpo.learner.step import LearnResult
@@ -164,7 +165,7 @@ async def _train_step(state: RunState) -> None:
         raise RunError(no_survivors(results))
     learned, adapter = await _learn(state, groups)
     await state.store.set_training(training_rows(learned))
-    await _publish(state, adapter, step)
+    proofs = await _publish(state, adapter, step)
     learn = time.perf_counter() - clock - rollout
     state.progress.step = step
     metrics = train_metrics([t for r in results for t in r.trajectories], groups, learned) | {
@@ -172,7 +173,7 @@ async def _train_step(state: RunState) -> None:
         "time/learn": learn,
         "time/elapsed": state.elapsed,
     }
-    metrics |= pace_metrics(state, results, step - 1) | state.manager.activity.metrics()
+    metrics |= proof_metrics(proofs) | pace_metrics(state, results, step - 1) | state.manager.activity.metrics()
     state.write(metrics)
     _keep_state(state, adapter)
     state.reporter.step(step, config.train.steps, metrics)
@@ -195,18 +196,19 @@ async def _learn(state: RunState, groups: Sequence[Group]) -> tuple[LearnResult,
         is_over.set()
 
 
-async def _publish(state: RunState, adapter: Adapter, step: int) -> None:
+async def _publish(state: RunState, adapter: Adapter, step: int) -> tuple[Proof, ...]:
     """Make the adapter the policy of the next step."""
     new, activity = Policy(name=state.policy.name, version=step), state.manager.activity
     activity.enter("publish")
     with activity.waiting(str(new), "publish"):
-        await state.bench.publish(adapter, new)
+        proofs = await state.bench.publish(adapter, new)
     if state.stream is not None:
         await state.stream.go_on(new)
     else:
         with activity.waiting(str(state.policy), "retire"):
             await state.bench.engine.retire(state.policy)
     state.policy = new
+    return proofs
 
 
 def _keep_state(state: RunState, adapter: Adapter) -> None:
