@@ -193,6 +193,10 @@ def test_a_group_deadline_works_without_asynchrony_and_is_no_longer_exact(
     assert record["exact"] is False
     assert record["inexact"] == ["8 episodes met a deadline of the clock or failed"]
     assert record["episodes"]["by_stop_reason"]["cancelled"] == 8
+    # What was cut off is tried again, with more time, or the run could never go on.
+    again = train(resume=run, overrides=["rollout.group_seconds=600"], reporter=SILENT)
+    assert len(trained(again.path)) == BATCH * SIZE
+    assert "cancelled" not in again.summary["stop_reasons"]
 
 
 def test_too_few_versions_for_the_staleness_are_refused() -> None:
