@@ -17,6 +17,7 @@ import agentgrpo as ag
 from agentgrpo import training
 from agentgrpo.checkpoint import Checkpoints
 from agentgrpo.errors import ConfigError, RunError
+from agentgrpo.learner.step import Learner, LearnerState
 from agentgrpo.report import SilentReporter
 from agentgrpo.rollout.stream import GroupStream
 from agentgrpo.run_state import RunState
@@ -176,8 +177,16 @@ def test_learning_does_not_starve_the_event_loop(
             job.cancel()
             seconds += time.perf_counter() - clock
 
+    copied, copy = [], Learner.state
+
+    def copying(self: Learner) -> LearnerState:
+        copied.append(threading.current_thread().name)
+        return copy(self)
+
     monkeypatch.setattr(training, "_learn", watched)
+    monkeypatch.setattr(Learner, "state", copying)
     train(settings(lockbox, tmp_path, steps=6), reporter=SILENT)
+    assert copied[1:] == ["agentgrpo-learner"] * 6, "the optimizer's state is large: not in the loop"
     assert beats > 0.05 * seconds / tick, f"{beats} beats in {seconds} s"  # the machine may be busy
 
 
