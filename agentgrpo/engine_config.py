@@ -49,6 +49,8 @@ class ServersConfig(Section):
         for url in urls:
             if not url.startswith(("http://", "https://")):
                 raise ValueError(f"'{url}' is no server's address: expected one like http://10.0.0.5:8000")
+            if "@" in url:
+                raise ValueError("an address names no user and no password: set api_key_env to a variable with the key")
         if len({url.rstrip("/") for url in urls}) < len(urls):
             raise ValueError("one server is named twice: name each once")
         return urls

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from dataclasses import replace
 
 import torch
 from transformers import PreTrainedModel
@@ -16,7 +15,7 @@ from agentgrpo import causal_lm
 from agentgrpo.blocking import run_blocking
 from agentgrpo.config import Config
 from agentgrpo.engines import Engine
-from agentgrpo.engines.card import CardPlan, card_needs, plan_card, say_no
+from agentgrpo.engines.card import CardPlan, at_share, card_needs, plan_card, say_no
 from agentgrpo.engines.embedded import EmbeddedEngine
 from agentgrpo.engines.vllm_api import Card
 from agentgrpo.engines.vllm_options import SPARE_VERSIONS, check_heads, engine_environment, engine_options
@@ -114,11 +113,8 @@ def _share_card(config: Config, base: PreTrainedModel) -> CardPlan:
         context_length=config.engine.context_length or causal_lm.context_length(base),
         versions=live_versions(config) + SPARE_VERSIONS,
     )
-    share = config.engine.vllm.gpu_memory_utilization
     total, may_sleep = torch.cuda.get_device_properties(base.device).total_memory, not config.train.max_staleness
-    if share is not None:
-        cache = max(needs.least, share * total - needs.engine)
-        needs = replace(needs, wanted=cache, least=cache)
+    needs = at_share(needs, config.engine.vllm.gpu_memory_utilization, total)
     plan = plan_card(needs, total, may_sleep=may_sleep)
     if plan is None:
         raise ConfigError(say_no(needs, total, may_sleep=may_sleep))

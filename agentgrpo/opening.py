@@ -55,6 +55,7 @@ from agentgrpo.workbench import (
 FREE = {
     *("train.steps", "train.max_hours", "train.checkpoint_every", "train.keep_checkpoints", "train.track"),
     *("train.stall_seconds", "train.stop_stalled_seconds", "rollout.concurrency", "rollout.max_failed_share"),
+    "rollout.group_seconds",
 }
 # What only says where something is: the thing itself is compared by its hash.
 PLACES = {"env", "tasks", "heldout", "model.path"}
@@ -330,7 +331,7 @@ def _episodes(
 ) -> dict[EpisodeKey, Trajectory]:
     """Return the finished episodes that may still be trained; those of later policies are made again.
 
-    A run that failed tries again what had failed in it: as it was it would only fail once more.
+    A run that failed tries again what had failed, or been cut off, in it: as it was it would only fail once more.
     """
     told = mend(run.episodes)
     if told:
@@ -340,8 +341,8 @@ def _episodes(
     with EpisodeReader(run.episodes) as reader:
         versions = range(progress.oldest_version, progress.step + 1)
         found = {key: t for version in versions for key, t in reader.of_policy(version).items()}
-    is_failed = record["status"] == "failed"
-    return {k: t for k, t in found.items() if not (is_failed and t.stop_reason is StopReason.FAILED)}
+    again = (StopReason.FAILED, StopReason.CANCELLED) if record["status"] == "failed" else ()
+    return {k: t for k, t in found.items() if t.stop_reason not in again}
 
 
 def _is_unreachable(reference: str) -> bool:

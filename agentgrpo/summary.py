@@ -59,11 +59,10 @@ def staleness_metrics(groups: Sequence[Group], version: int) -> dict[str, float]
 
 def cut_metrics(results: Sequence[GroupResult], min_survivors: int) -> dict[str, float]:
     """Return what was lost of a step's groups by reason; a group with too few survivors does not train."""
-    broken = [{t.key.sample for t in r.failed} - {t.key.sample for t in r.group.trajectories} for r in results]
     return {
         "train/cut_episodes": float(sum(r.cut for r in results)),
         "train/groups_cut/deadline": float(sum(bool(r.cut) for r in results)),
-        "train/groups_cut/failed": float(sum(len(b) > r.cut for b, r in zip(broken, results, strict=True))),
+        "train/groups_cut/failed": float(sum(bool(r.broken) for r in results)),
         "train/groups_cut/too_few_survivors": float(sum(len(r.group.trajectories) < min_survivors for r in results)),
     }
 

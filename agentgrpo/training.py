@@ -18,9 +18,10 @@ from agentgrpo.blocking import have_daemons_ended, in_daemon, run_blocking
 from agentgrpo.checkpoint import Checkpoints
 from agentgrpo.config import Config
 from agentgrpo.ending import Run, finish, stop
-from agentgrpo.errors import ConfigError, RunError
+from agentgrpo.engines.proof import Proof, proof_metrics
+from agentgrpo.errors import ConfigError, EngineFailure, RunError
 from agentgrpo.gathering import gather, open_stream, pace_metrics
-from agentgrpo.learner.step import LearnResult
+from agentgrpo.learner.step import LearnerState, LearnResult
 from agentgrpo.looks import look
 from agentgrpo.opening import Given, Opened, begin, reopen
 from agentgrpo.report import ConsoleReporter, Reporter
@@ -133,13 +134,17 @@ async def _train(opened: Opened, reporter: Reporter, stopping: Stopping, started
             stack.callback(state.trackers.close)
             async with watchdog:
                 return await _steps(state)
+        except EngineFailure as error:  # outside any episode: of a version retired, or memory given back
+            failed = RunError(f"the engine broke: {error}")
+            stop(state, failed)
+            raise failed from error
         except BaseException as error:
             stop(state, error)
             raise
 
 
 async def _steps(state: RunState) -> Run:
-    _keep_state(state, state.kept.adapter)
+    _keep_state(state, state.kept.adapter, state.kept.learner)
     await state.bench.publish(state.kept.adapter, state.policy)
     if state.stream is not None:
         await state.stream.go_on(state.policy)
@@ -158,9 +163,9 @@ async def _train_step(state: RunState) -> None:
     groups = [r.group for r in results if r.group.trajectories]
     if all(len(group.trajectories) < config.rollout.min_survivors for group in groups):
         raise RunError(no_survivors(results))
-    learned, adapter = await _learn(state, groups)
+    learned, adapter, learner = await _learn(state, groups)
     await state.store.set_training(training_rows(learned))
-    await _publish(state, adapter, step)
+    proofs = await _publish(state, adapter, step)
     learn = time.perf_counter() - clock - rollout
     state.progress.step = step
     metrics = train_metrics([t for r in results for t in r.trajectories], groups, learned) | {
@@ -168,20 +173,20 @@ async def _train_step(state: RunState) -> None:
         "time/learn": learn,
         "time/elapsed": state.elapsed,
     }
-    metrics |= pace_metrics(state, results, step - 1) | state.manager.activity.metrics()
+    metrics |= proof_metrics(proofs) | pace_metrics(state, results, step - 1) | state.manager.activity.metrics()
     state.write(metrics)
-    _keep_state(state, adapter)
+    _keep_state(state, adapter, learner)
     state.reporter.step(step, config.train.steps, metrics)
     if learned.note is not None:
         state.reporter.message(f"step {step}: {learned.note}")
 
 
-async def _learn(state: RunState, groups: Sequence[Group]) -> tuple[LearnResult, Adapter]:
-    """Make the train step, in a thread that stops at the next microbatch when the run is stopped."""
+async def _learn(state: RunState, groups: Sequence[Group]) -> tuple[LearnResult, Adapter, LearnerState]:
+    """Make the train step and copy what came of it, in a thread that stops at the next microbatch of a stopped run."""
     is_over, bench = threading.Event(), state.bench
 
-    def learn() -> tuple[LearnResult, Adapter]:
-        return bench.learner.step(groups, is_over), bench.policy.adapter()
+    def learn() -> tuple[LearnResult, Adapter, LearnerState]:
+        return bench.learner.step(groups, is_over), bench.policy.adapter(), bench.learner.state()
 
     state.manager.activity.enter("learn")
     try:
@@ -191,24 +196,25 @@ async def _learn(state: RunState, groups: Sequence[Group]) -> tuple[LearnResult,
         is_over.set()
 
 
-async def _publish(state: RunState, adapter: Adapter, step: int) -> None:
+async def _publish(state: RunState, adapter: Adapter, step: int) -> tuple[Proof, ...]:
     """Make the adapter the policy of the next step."""
     new, activity = Policy(name=state.policy.name, version=step), state.manager.activity
     activity.enter("publish")
     with activity.waiting(str(new), "publish"):
-        await state.bench.publish(adapter, new)
+        proofs = await state.bench.publish(adapter, new)
     if state.stream is not None:
         await state.stream.go_on(new)
     else:
         with activity.waiting(str(state.policy), "retire"):
             await state.bench.engine.retire(state.policy)
     state.policy = new
+    return proofs
 
 
-def _keep_state(state: RunState, adapter: Adapter) -> None:
+def _keep_state(state: RunState, adapter: Adapter, learner: LearnerState) -> None:
     """Copy what the run is now, at the end of a step: whatever happens next, this is what is not lost."""
     progress = state.progress
     progress.sampler, progress.metrics_bytes = state.sampler.state(), state.metrics.size
     progress.stream = state.stream.state() if state.stream is not None else None
     progress.elapsed = state.elapsed
-    state.kept = TrainerState(progress=progress.copy(), adapter=adapter, learner=state.bench.learner.state())
+    state.kept = TrainerState(progress=progress.copy(), adapter=adapter, learner=learner)

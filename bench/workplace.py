@@ -187,11 +187,13 @@ class ModelledEngine:
         running: list[_Request] = []
         until = time.perf_counter()
         while True:
-            clock = time.thread_time()
+            clock, was_idle = time.thread_time(), not running and self._queue.empty()
             if not self._admit(running):
                 return
-            # Time goes on from the end of the last tick: sleeping too long once is made up for.
-            until = max(until, time.perf_counter() - self.cost.step) + self.cost.seconds(len(running))
+            # Time goes on from the end of the last tick, so that sleeping too long is made up for; waiting to be
+            # asked is not: that is what the rollout took.
+            now = time.perf_counter()
+            until = (now if was_idle else max(until, now - self.cost.step)) + self.cost.seconds(len(running))
             time.sleep(max(0.0, until - time.perf_counter()))
             for request in running:
                 request.ticks -= 1

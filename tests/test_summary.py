@@ -66,11 +66,12 @@ def test_what_groups_lost_is_counted_by_reason() -> None:
         result([0, 1], (2, cut)),
         result([0, 1], (2, failed)),
         result([0], (1, cut), (2, failed), (2, failed)),
+        result([0, 1], (2, failed), (2, cut)),  # broke, and was cut off when it was tried again
     ]
     assert cut_metrics(results, 2) == {
-        "train/cut_episodes": 2.0,
-        "train/groups_cut/deadline": 2.0,
-        "train/groups_cut/failed": 2.0,
+        "train/cut_episodes": 3.0,
+        "train/groups_cut/deadline": 3.0,
+        "train/groups_cut/failed": 3.0,
         "train/groups_cut/too_few_survivors": 1.0,
     }
-    assert "2 episodes met rollout.group_seconds: give groups more time" in no_survivors(results)
+    assert "3 episodes met rollout.group_seconds: give groups more time" in no_survivors(results)

@@ -21,13 +21,15 @@ from transformers import AutoModelForCausalLM
 import agentgrpo as ag
 from agentgrpo.checkpoint import Checkpoints
 from agentgrpo.config import load_config
-from agentgrpo.errors import ConfigError, EnvError, ModelError, RunError, TaskError, UserError
+from agentgrpo.engines.embedded import EmbeddedEngine
+from agentgrpo.errors import ConfigError, EngineFailure, EnvError, ModelError, RunError, TaskError, UserError
 from agentgrpo.evaluate_run import evaluate_checkpoint
 from agentgrpo.report import SilentReporter
 from agentgrpo.store import EpisodeReader, EpisodeStore
 from agentgrpo.store.episodes import TrainingRow
 from agentgrpo.store.run import read_metrics
 from agentgrpo.training import train
+from agentgrpo.types import Policy
 from agentgrpo.workbench import env_reference, open_env, open_tasks
 from tests.small import EXAMPLE, ROOT, small_model, small_run
 
@@ -327,6 +329,19 @@ def test_what_breaks_in_a_task_group_comes_out_as_itself(
     with pytest.raises(RunError, match="the disk is full"):
         train(small_run(lockbox, tmp_path), reporter=SILENT)
     assert record_of(only_run(tmp_path))["cause"] == "the disk is full"
+
+
+def test_an_engine_that_breaks_between_episodes_is_the_runs_failure(
+    lockbox: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(self: EmbeddedEngine, policy: Policy) -> None:
+        raise EngineFailure("its process has died")
+
+    monkeypatch.setattr(EmbeddedEngine, "retire", broken)
+    with pytest.raises(RunError, match="the engine broke: its process has died"):
+        train(small_run(lockbox, tmp_path), reporter=SILENT)
+    record = record_of(only_run(tmp_path))
+    assert (record["status"], record["cause"]) == ("failed", "the engine broke: its process has died")
 
 
 # What is wrong is said before anything is made

@@ -17,6 +17,7 @@ import agentgrpo as ag
 from agentgrpo import training
 from agentgrpo.checkpoint import Checkpoints
 from agentgrpo.errors import ConfigError, RunError
+from agentgrpo.learner.step import Learner, LearnerState
 from agentgrpo.report import SilentReporter
 from agentgrpo.rollout.stream import GroupStream
 from agentgrpo.run_state import RunState
@@ -157,16 +158,14 @@ def test_hours_end_it_and_what_was_not_trained_is_counted(
 def test_learning_does_not_starve_the_event_loop(
     lockbox: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A heartbeat of 5 ms keeps beating while the learner works in its thread."""
-    beats, seconds, lags, learn = 0, 0.0, [0.0], training._learn
+    """A heartbeat of 5 ms goes on while the learner works in its thread; in the loop's it would stop for each step."""
+    beats, seconds, learn = 0, 0.0, training._learn
     tick = 0.005
 
     async def heart() -> None:
         nonlocal beats
         while True:
-            clock = time.perf_counter()
             await asyncio.sleep(tick)
-            lags.append(time.perf_counter() - clock - tick)
             beats += 1
 
     async def watched(state: RunState, groups: Sequence[Group]) -> Any:
@@ -178,10 +177,17 @@ def test_learning_does_not_starve_the_event_loop(
             job.cancel()
             seconds += time.perf_counter() - clock
 
+    copied, copy = [], Learner.state
+
+    def copying(self: Learner) -> LearnerState:
+        copied.append(threading.current_thread().name)
+        return copy(self)
+
     monkeypatch.setattr(training, "_learn", watched)
+    monkeypatch.setattr(Learner, "state", copying)
     train(settings(lockbox, tmp_path, steps=6), reporter=SILENT)
-    assert beats > 0.2 * seconds / tick, (beats, seconds, max(lags))
-    assert max(lags) < max(0.25, 0.5 * seconds)
+    assert copied[1:] == ["agentgrpo-learner"] * 6, "the optimizer's state is large: not in the loop"
+    assert beats > 0.05 * seconds / tick, f"{beats} beats in {seconds} s"  # the machine may be busy
 
 
 def test_a_group_deadline_works_without_asynchrony_and_is_no_longer_exact(
@@ -196,6 +202,10 @@ def test_a_group_deadline_works_without_asynchrony_and_is_no_longer_exact(
     assert record["exact"] is False
     assert record["inexact"] == ["8 episodes met a deadline of the clock or failed"]
     assert record["episodes"]["by_stop_reason"]["cancelled"] == 8
+    # What was cut off is tried again, with more time, or the run could never go on.
+    again = train(resume=run, overrides=["rollout.group_seconds=600"], reporter=SILENT)
+    assert len(trained(again.path)) == BATCH * SIZE
+    assert "cancelled" not in again.summary["stop_reasons"]
 
 
 def test_too_few_versions_for_the_staleness_are_refused() -> None:

@@ -30,7 +30,7 @@ def check_memory(subject: Subject) -> Iterator[Finding]:
     if causal_lm.pick_device(subject.config.model.device).type == "cuda":
         yield _compare(subject, host, limit, "peak")
         total = torch.cuda.mem_get_info()[1]
-        yield from vllm_memory.check_card(subject, vllm_memory.needs_of(subject), total) if is_vllm else ()
+        yield from vllm_memory.check_card(subject, vllm_memory.needs_of(subject, total), total) if is_vllm else ()
         # vLLM takes what is left on purpose: a full card is not a tight one.
         yield _compare(subject, _on_card(subject, device, total), total, "on the GPU", tight=1.0 if is_vllm else _TIGHT)
     else:
@@ -42,7 +42,7 @@ def _on_card(subject: Subject, learner: list[Amount], total: int) -> list[Amount
     """Return what is on the card at the peak, vLLM's part included."""
     if subject.config.engine.kind != "vllm":
         return learner
-    needs = vllm_memory.needs_of(subject)
+    needs = vllm_memory.needs_of(subject, total)
     plan = plan_card(needs, total, may_sleep=not subject.config.train.max_staleness)
     return learner if plan is None else vllm_memory.on_card(needs, plan, learner)
 

@@ -9,17 +9,17 @@ from agentgrpo.doctor.memory import Amount, exactly, weights
 from agentgrpo.doctor.report import Finding, fail, need, ok, warn
 from agentgrpo.doctor.subject import Subject
 from agentgrpo.engine_kinds import live_versions
-from agentgrpo.engines.card import CardNeeds, CardPlan, card_needs, plan_card, say_no
+from agentgrpo.engines.card import CardNeeds, CardPlan, at_share, card_needs, plan_card, say_no
 from agentgrpo.engines.vllm_options import SPARE_VERSIONS, cpu_cache_bytes
 from agentgrpo.sizes import cache_column
 
 _PROCESSES = (1.2e9, 2.0e9)  # vLLM's scheduler and its worker, as programs, on the CPU
 
 
-def needs_of(subject: Subject) -> CardNeeds:
-    """Return what learner and vLLM need, from the model's files."""
+def needs_of(subject: Subject, total: float) -> CardNeeds:
+    """Return what learner and vLLM need of a card of `total` bytes, from the model's files."""
     facts, config = need(subject.model, "needs the model"), subject.config
-    return card_needs(
+    needs = card_needs(
         config,
         facts.config,
         weights=weights(facts),
@@ -28,6 +28,7 @@ def needs_of(subject: Subject) -> CardNeeds:
         context_length=_context(subject),
         versions=live_versions(config) + SPARE_VERSIONS,
     )
+    return at_share(needs, config.engine.vllm.gpu_memory_utilization, total)
 
 
 def on_cpu(subject: Subject) -> list[Amount]:

@@ -10,6 +10,7 @@ import asyncio
 import email.utils
 import json
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -37,6 +38,7 @@ MOST_BYTES = 8 << 20  # of one answer
 _REFUSED = {301, 302, 303, 307, 308, 401, 403, 404, 405}  # asking again, or anything else, changes nothing
 _LATER = {408, 409, 425, 429}
 _FULL = ("context_length_exceeded", "maximum context length", "context length", "too many tokens", "prompt is too long")
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")  # what the name of one looks like
 _jitter = wait_random_exponential(multiplier=FIRST_PAUSE, max=LONGEST_PAUSE)  # full jitter
 
 
@@ -125,7 +127,8 @@ class Endpoint:
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(_Later),
             stop=stop_after_attempt(self.retries + 1) | stop_before_delay(seconds),
-            wait=self._pause,
+            wait=_pause,
+            before_sleep=self._count,
             reraise=True,
         )
         attempts = 0
@@ -142,11 +145,8 @@ class Endpoint:
             raise EngineFailure(f"{self.model}: {error}; asked {attempts} times{wanted}") from error
         raise EngineFailure(f"{self.model} was not asked")
 
-    def _pause(self, state: RetryCallState) -> float:
-        error = state.outcome.exception() if state.outcome is not None else None
-        assert isinstance(error, _Later)
-        self.repeated[error.kind] += 1
-        return max(error.seconds, float(_jitter(state)))
+    def _count(self, state: RetryCallState) -> None:
+        self.repeated[_reason(state).kind] += 1
 
     async def _ask(
         self, messages: Sequence[Message], tools: Sequence[JsonObject], sampling: Sampling, call_prefix: str
@@ -209,6 +209,16 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
     return bytes(data)
 
 
+def _pause(state: RetryCallState) -> float:
+    return max(_reason(state).seconds, float(_jitter(state)))
+
+
+def _reason(state: RetryCallState) -> _Later:
+    error = state.outcome.exception() if state.outcome is not None else None
+    assert isinstance(error, _Later)
+    return error
+
+
 def _retry_after(headers: Mapping[str, str]) -> float:
     """Return the seconds a server wants to be left alone: a number, or a date."""
     value = headers.get("Retry-After", "").strip()
@@ -234,6 +244,8 @@ def _key(variable: str | None) -> str | None:
     if variable is None:
         return None
     key = os.environ.get(variable, "").strip()
+    if not key and not _VARIABLE.fullmatch(variable):  # likely the key itself: it is not repeated
+        raise ConfigError("--api-key-env takes the name of an environment variable that is set, such as BIG_ONE_KEY")
     if not key:
         raise ConfigError(f"--api-key-env {variable}: the environment variable is not set; export {variable}=...")
     return key

@@ -25,6 +25,7 @@ WEIGHTS = "adapter_model.safetensors"
 _PREFIX, _LOCK = "agentgrpo-adapters-", ".lock"
 _NEW_SECONDS = 60.0  # a folder younger than this may not be locked yet
 _MEMORY = Path("/dev/shm")  # memory-backed on Linux: an adapter that lives for a step need not reach a disk
+_ENOUGH = 1 << 30  # bytes free there; containers have 64 MB by default, less than an adapter of a model of some size
 
 
 def save_adapter(adapter: Adapter, folder: Path) -> str:
@@ -50,7 +51,7 @@ class AdapterFolders:
         self.root = where or self._own()
 
     def _own(self) -> Path:
-        parent = _MEMORY if _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) else Path(tempfile.gettempdir())
+        parent = _MEMORY if _has_room(_MEMORY) else Path(tempfile.gettempdir())
         _sweep(parent)
         root = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
         self._lock = (root / _LOCK).open("w")
@@ -83,6 +84,10 @@ class AdapterFolders:
         shutil.rmtree(self.root, ignore_errors=True)
         if self._lock is not None:
             self._lock.close()
+
+
+def _has_room(folder: Path) -> bool:
+    return folder.is_dir() and os.access(folder, os.W_OK) and shutil.disk_usage(folder).free >= _ENOUGH
 
 
 def _sweep(parent: Path) -> None:

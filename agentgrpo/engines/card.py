@@ -5,7 +5,7 @@ Pure: sizes in bytes in, a plan out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from agentgrpo.config import Config
@@ -82,6 +82,14 @@ def card_needs(
         wanted=config.engine.max_sequences * one if given is None else given,
         least=one if given is None else given,
     )
+
+
+def at_share(needs: CardNeeds, share: float | None, total: float) -> CardNeeds:
+    """Return the needs where vLLM is given a share of the card (`engine.vllm.gpu_memory_utilization`), if it is."""
+    if share is None:
+        return needs
+    cache = max(needs.least, share * total - needs.engine)
+    return replace(needs, wanted=cache, least=cache)
 
 
 def plan_card(needs: CardNeeds, total: float, *, may_sleep: bool = True) -> CardPlan | None:

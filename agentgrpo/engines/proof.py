@@ -88,6 +88,18 @@ def prove(
     )
 
 
+def proof_metrics(proofs: Sequence[Proof]) -> dict[str, float]:
+    """Return what a step's metrics say of a delivery; nothing where none had to be proved."""
+    if not proofs:
+        return {}
+    return {
+        "publish/difference": max(proof.difference for proof in proofs),
+        "publish/proved": float(sum(proof.verdict == "proved" for proof in proofs)),
+        "publish/indistinguishable": float(sum(proof.verdict == "indistinguishable" for proof in proofs)),
+        "time/publish": max(proof.seconds for proof in proofs),
+    }
+
+
 def _gaps(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
     return [abs(a - b) for a, b in zip(ours, theirs, strict=True)]
 

@@ -16,7 +16,7 @@ from itertools import count
 from pathlib import Path
 
 from agentgrpo.engines.proof import Canary, Proof, prove
-from agentgrpo.engines.vllm_api import Card, Chunk, LostAdapter, TokenStream, Trouble, Unreachable, VllmApi
+from agentgrpo.engines.vllm_api import Card, Chunk, Late, LostAdapter, TokenStream, Trouble, Unreachable, VllmApi
 from agentgrpo.errors import EngineFailure
 from agentgrpo.tolerances import Tolerance
 from agentgrpo.types import Policy, Sampling
@@ -119,8 +119,9 @@ class Server:
             for name in card.adapters - set(known.values()):
                 await self._unload(name)
             await self._check_generation(card)
-            await self._match(wanted, card, known)
             self._counted = await self.api.preemptions()
+            await self._match(wanted, card, known)
+            # Nothing is awaited from here on: a version published or retired meanwhile would be missed.
             self._failures, self._last_token = 0, time.monotonic()
             if self._has_served:
                 logger.warning("the server %s serves again, %d versions proved", self, len(self.names))
@@ -187,11 +188,12 @@ class Server:
                 await self._unload(name or "")
             raise
         self.names[version.policy] = name
+        version.refusals.pop(str(self), None)
 
     async def _load(self, name: str, version: Version) -> None:
         try:
             await self.api.load(name, str(version.folder))
-        except Unreachable:
+        except (Unreachable, Late):  # which says nothing of the adapter
             raise
         except (Trouble, EngineFailure) as error:
             raise EngineFailure(
@@ -278,7 +280,8 @@ class Server:
                     self._last_token, self._failures = time.monotonic(), 0
                     take(chunk)
         except Trouble as error:
-            self._blame(error)
+            if not isinstance(error, LostAdapter) or self.names.get(policy) == name:  # else it was retired meanwhile
+                self._blame(error)
             raise
         finally:
             self.open -= 1

@@ -223,15 +223,11 @@ class StubServer:
         if self._stalled.is_set():
             await asyncio.Event().wait()
         params, prompt = told["sampling_params"], told["token_ids"]
-        answer: JsonObject = {"request_id": "0", "output_mode": "tokens", "prompt_logprobs": None}
-        if params.get("prompt_logprobs") is not None:
-            scores = stub_logprobs(weights, prompt)
-            answer["prompt_logprobs"] = [None] + [
-                {str(token): {"logprob": score, "rank": 1, "decoded_token": None}}
-                for token, score in zip(prompt[1:], scores, strict=True)
-            ]
         choice = _choice(*self._sample(prompt, params, weights))
-        return web.json_response(answer | {"choices": [choice]})
+        for token in params.get("logprob_token_ids") or []:
+            told = {"token_id": token, "logprob": stub_logprob(weights, prompt, token), "rank": 1}
+            choice["logprobs"]["content"][0]["top_logprobs"].append(told)
+        return web.json_response({"request_id": "0", "output_mode": "tokens", "choices": [choice]})
 
     async def _streamed(self, request: web.Request, told: JsonObject, weights: str) -> web.StreamResponse:
         fault = self.faults.get(len(self.generations))

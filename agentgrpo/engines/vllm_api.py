@@ -35,6 +35,10 @@ class Unreachable(Trouble):
     """Nobody listens there, or the connection broke."""
 
 
+class Late(Trouble):
+    """No answer within its deadline."""
+
+
 class LostAdapter(Trouble):
     """The server does not know an adapter it was given: it has restarted."""
 
@@ -75,7 +79,7 @@ class VllmApi:
             base = next(card for card in cards if card["parent"] is None)
             adapters = frozenset(card["id"] for card in cards if card["parent"] is not None)
             return Card(model=base["id"], context_length=int(base["max_model_len"]), adapters=adapters)
-        except (KeyError, TypeError, StopIteration) as error:
+        except (KeyError, TypeError, ValueError, StopIteration) as error:
             raise BadAnswer(f"{MODELS} gave no list of models as vLLM does: {str(answer)[:200]}") from error
 
     async def load(self, name: str, path: str) -> None:
@@ -89,17 +93,30 @@ class VllmApi:
     async def preemptions(self) -> int:
         """Ask how often its cache was too small and a sequence had to be computed again, since it started."""
         lines = (await self._ask("GET", METRICS, None, self._seconds)).splitlines()
-        return int(sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(PREEMPTIONS)))
+        try:
+            return int(sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(PREEMPTIONS)))
+        except (IndexError, ValueError) as error:
+            raise BadAnswer(f"{METRICS} gave no number for {PREEMPTIONS}") from error
 
     async def score(self, model: str, token_ids: Sequence[int]) -> list[float]:
-        """Return the logprob of each of `token_ids[1:]` given those before, at temperature 1."""
-        params = {"max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0, "detokenize": False}
-        answer = await self._generate(model, token_ids, params)
+        """Return the logprob of each of `token_ids[1:]` given those before, at temperature 1.
+
+        A question per token, all at once: with `prompt_logprobs` one would do, but vLLM 0.32's CPU build dies of it
+        while others generate with an adapter (its LoRA indices of a batch know one row per request).
+        """
+        ends = range(1, len(token_ids))
+        return list(await asyncio.gather(*(self._score(model, token_ids[:end], token_ids[end]) for end in ends)))
+
+    async def _score(self, model: str, prefix: Sequence[int], token: int) -> float:
+        # Of the two asked for, this and any other, the answer leaves out what does not fit beside what was sampled.
+        wanted = [token, 0 if token else 1]
+        params = {"max_tokens": 1, "logprob_token_ids": wanted, "logprobs": 2, "detokenize": False, "ignore_eos": True}
+        answer = await self._generate(model, prefix, params)
         try:
-            told = answer["prompt_logprobs"][1:]
-            return [float(one[str(token)]["logprob"]) for token, one in zip(token_ids[1:], told, strict=True)]
-        except (KeyError, TypeError, ValueError) as error:
-            raise BadAnswer("it gave no logprob for each token of a prompt") from error
+            told = answer["choices"][0]["logprobs"]["content"][0]
+            return next(float(one["logprob"]) for one in (told, *told["top_logprobs"]) if one["token_id"] == token)
+        except (KeyError, IndexError, TypeError, ValueError, StopIteration) as error:
+            raise BadAnswer("it gave no logprob of a token that was asked for") from error
 
     async def first_choice(self, model: str, token_ids: Sequence[int]) -> float:
         """Generate one token where there is no choice (top_k = 1); return its logprob under what was sampled from."""
@@ -144,9 +161,9 @@ class VllmApi:
         try:
             async with asyncio.timeout(seconds), self._http.request(method, self._url + path, json=body) as response:
                 await _check(response)
-                return await response.text()
+                return await response.text(errors="replace")
         except TimeoutError as error:
-            raise Trouble(f"no answer to {path} within {seconds:g} s") from error
+            raise Late(f"no answer to {path} within {seconds:g} s") from error
         except (aiohttp.ClientError, ConnectionError) as error:
             raise _unreachable(error) from error
 
@@ -217,7 +234,7 @@ async def _check(response: aiohttp.ClientResponse) -> None:
     status = response.status
     if status == 200:
         return
-    text = await response.text()
+    text = await response.text(errors="replace")
     said = f"it answered {status}: {_message_of(text)}"
     if status >= 500 or status in _PASSING:
         raise Trouble(said)
@@ -239,7 +256,7 @@ def _message_of(text: str) -> str:
 
 def _message(told: Json) -> str:
     error = told["error"]
-    return str(error["message"] if isinstance(error, dict) else error)[:300]
+    return str(error.get("message", error) if isinstance(error, dict) else error)[:300]
 
 
 def _json(text: str | bytes) -> Json:

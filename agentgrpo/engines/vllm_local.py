@@ -297,12 +297,10 @@ class VllmEngine:
         return version
 
     async def _prove(self, version: _Version, policy: Policy, canary: Canary, started: float) -> Proof:
-        params = SamplingParams(
-            max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False, flat_logprobs=True, ignore_eos=True
-        )
-        output = await self._ask(canary.token_ids, params, version.lora)
+        ids = canary.token_ids
+        ends = range(1, len(ids))
         proof = prove(
-            output.prompt_logprobs.logprobs,
+            await asyncio.gather(*(self._score(ids[:end], ids[end], version.lora) for end in ends)),
             canary,
             self._proved.get(policy.name),
             tolerance=self._tolerance,
@@ -312,6 +310,16 @@ class VllmEngine:
         )
         self._proved[policy.name] = canary
         return proof
+
+    async def _score(self, prefix: Sequence[int], token: int, lora: Any) -> float:
+        """Return the logprob of a token after a prefix.
+
+        `prompt_logprobs` would give all of a text at once, but the CPU build dies of it while others generate with an
+        adapter: its LoRA indices of a batch know one row per request.
+        """
+        params = SamplingParams(max_tokens=1, logprob_token_ids=[token], detokenize=False, ignore_eos=True)
+        output = await self._ask(prefix, params, lora)
+        return float(output.outputs[0].logprobs[0][token].logprob)
 
     async def _retire(self, policy: Policy) -> None:
         version = self._versions.pop(policy, None)

@@ -32,6 +32,7 @@ from agentgrpo.types import Adapter, Generation, Policy, Sampling
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 10.0  # seconds, at most, before a generation is tried again
 _LOOK_SECONDS = 1.0  # between two looks at a server that serves; one that refuses is looked at ever less often
 _LOOKS_APART = 8
+_KEEP_ALIVE_SECONDS = 4.0
 
 
 async def survey(config: ServersConfig, *, api_key: str = "") -> dict[str, Card | str]:
@@ -50,7 +51,8 @@ async def survey(config: ServersConfig, *, api_key: str = "") -> dict[str, Card 
 
 def _http(config: ServersConfig, api_key: str) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0),  # the rollout bounds how much is asked
+        # The rollout bounds how much is asked. vLLM ends connections idle for 5 s: nothing shall be asked just then.
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_SECONDS),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=config.connect_seconds),
         headers={"Authorization": f"Bearer {api_key}"} if api_key else None,
     )

@@ -34,6 +34,12 @@ class GroupResult:
         """How many episodes the group's deadline cut off."""
         return sum(t.stop_reason is StopReason.CANCELLED for t in self.failed)
 
+    @property
+    def broken(self) -> int:
+        """How many episodes broke and were never scored; also those the deadline cut off when they were tried again."""
+        broken = {t.key.sample for t in self.failed if t.stop_reason is not StopReason.CANCELLED}
+        return len(broken - {t.key.sample for t in self.group.trajectories})
+
 
 class GroupClock:
     """The time a group has, from when its first episode starts; None: as long as it takes."""

@@ -16,8 +16,7 @@ def check_outage(results: Sequence[GroupResult], limit: float) -> None:
         RunError: with the most frequent cause.
     """
     total = sum(len({t.key.sample for t in result.trajectories}) for result in results)
-    # What a group's deadline cut off did not break.
-    lost = total - sum(len(result.group.trajectories) + result.cut for result in results)
+    lost = sum(result.broken for result in results)  # what a group's deadline alone cut off did not break
     if not lost or lost <= limit * total:
         return
     causes = Counter(

@@ -71,7 +71,11 @@ class GroupStream:
         self.policy: Policy | None = None  # that new groups begin under
         self.started = 0
         self._on_episode, self._finished = on_episode, finished or {}
-        self._begun = {(key.step, key.task_id) for key in self._finished if key.phase == "train"}
+        self._begun: dict[tuple[int, str], int] = {}  # the oldest version of what had ended of each group
+        for key, known in self._finished.items():
+            if key.phase == "train":
+                oldest = self._begun.get((key.step, key.task_id), known.policy.version)
+                self._begun[key.step, key.task_id] = min(oldest, known.policy.version)
         self._drawn: deque[Task] = deque()
         self._held: dict[int, _Held] = {}
         self._users: Counter[Policy] = Counter()  # groups that run, by policy
@@ -90,8 +94,8 @@ class GroupStream:
         """Begin new groups under a policy that was published, and retire the one before if nothing uses it any more."""
         before, self.policy = self.policy, policy
         while self._left_over:
-            number, task, version = self._left_over.pop(0)
-            self._start(number, task, policy, version)
+            number, task, _ = self._left_over.pop(0)
+            self._start(number, task, policy)
         self._fill()
         if before is not None:
             await self._retire_unused(before)
@@ -150,13 +154,13 @@ class GroupStream:
         for _ in range(self.pacing.room(self.policy.version, self.started, idle=idle)):
             if not self._drawn:
                 self._drawn.extend(self.sampler.next(self.pacing.batch))
-            self._start(self.started, self._drawn.popleft(), self.policy, self.policy.version)
+            self._start(self.started, self._drawn.popleft(), self.policy)
             self.started += 1
 
-    def _start(self, number: int, task: Task, policy: Policy, version: int) -> None:
+    def _start(self, number: int, task: Task, policy: Policy) -> None:
         step = number // self.pacing.batch + 1
-        if (step, task.id) not in self._begun:
-            version = policy.version  # nothing in it is older
+        # Also a group that no checkpoint knows may have begun before the run was stopped, under an older policy.
+        version = self._begun.get((step, task.id), policy.version)
         group = _Held(number=number, step=step, task=task, policy=policy, version=version, left=self.pacing.group_size)
         self._held[number] = group
         self._users[policy] += 1

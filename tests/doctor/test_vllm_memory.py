@@ -40,8 +40,17 @@ def subject(tmp_path: Path, **more: Any) -> Subject:
 )
 def test_it_says_who_holds_the_card(tmp_path: Path, total: float, said: str) -> None:
     examined = subject(tmp_path)
-    finding, *_ = vllm_memory.check_card(examined, vllm_memory.needs_of(examined), total)
+    finding, *_ = vllm_memory.check_card(examined, vllm_memory.needs_of(examined, total), total)
     assert said in finding.text
+
+
+def test_it_counts_with_the_share_vllm_is_given(tmp_path: Path) -> None:
+    vllm = {"kind": "vllm", "context_length": 4096, "max_sequences": 32, "vllm": {"gpu_memory_utilization": 0.2}}
+    examined = subject(tmp_path, engine=vllm)
+    needs = vllm_memory.needs_of(examined, 80 * GB)
+    assert needs.wanted == needs.least == pytest.approx(16 * GB - needs.engine)
+    finding, *_ = vllm_memory.check_card(examined, needs, 80 * GB)
+    assert finding.values["cache"] == needs.wanted
 
 
 def test_episodes_that_the_cache_cannot_hold_are_counted(tmp_path: Path) -> None:
@@ -54,7 +63,7 @@ def test_episodes_that_the_cache_cannot_hold_are_counted(tmp_path: Path) -> None
 
 
 def test_those_that_take_turns_are_not_added_up(tmp_path: Path) -> None:
-    needs = vllm_memory.needs_of(subject(tmp_path))
+    needs = vllm_memory.needs_of(subject(tmp_path), 80 * GB)
     both, turns = plan_card(needs, 80 * GB), plan_card(needs, 24 * GB)
     assert both is not None and turns is not None and turns.mode == "sleep"
     assert [a.name for a in vllm_memory.on_card(needs, both, LEARNER)][2:] == [

@@ -53,9 +53,11 @@ async def test_what_may_pass_is_asked_again(fault: Fault) -> None:
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_what_does_not_pass_is_given_up_with_its_cause(fault: Fault) -> None:
     async with StubEndpoint(lambda body: says("yes"), faults=[fault] * 9) as stub:
-        with pytest.raises(EngineFailure, match=r"m: .*asked 3 times"):
-            await ask(stub, retries=2, attempt_seconds=0.2)
+        async with Endpoint(stub.url, "m", retries=2, attempt_seconds=0.2) as endpoint:
+            with pytest.raises(EngineFailure, match=r"m: .*asked 3 times"):
+                await endpoint.chat(ASK, sampling=SAMPLING)
         assert len(stub.requests) == 3
+        assert endpoint.repeated.total() == 2
 
 
 async def test_a_servers_wish_to_be_left_alone_is_honoured() -> None:
@@ -155,6 +157,12 @@ def test_a_url_may_be_short(url: str) -> None:
 def test_a_variable_that_is_not_set_is_named() -> None:
     with pytest.raises(ConfigError, match="NO_SUCH_VARIABLE: the environment variable is not set"):
         Endpoint("http://h", "m", api_key_env="NO_SUCH_VARIABLE")
+
+
+def test_a_key_in_place_of_its_variable_is_not_repeated() -> None:
+    with pytest.raises(ConfigError, match="takes the name of an environment variable") as raised:
+        Endpoint("http://h", "m", api_key_env="sk-secret0of0mine")
+    assert "secret" not in str(raised.value)
 
 
 @given(st.text(max_size=20))

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,18 @@ def test_what_a_killed_program_left_is_swept(tmp_path: Path, monkeypatch: pytest
     alive.close()
     new.close()
     assert not list(tmp_path.iterdir())
+
+
+def test_memory_too_small_for_an_adapter_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory, disk = tmp_path / "memory", tmp_path / "disk"
+    memory.mkdir()
+    disk.mkdir()
+    monkeypatch.setattr(adapters, "_MEMORY", memory)
+    monkeypatch.setattr(tempfile, "tempdir", str(disk))
+    monkeypatch.setattr(adapters, "_ENOUGH", shutil.disk_usage(memory).total + 1)
+    folders = AdapterFolders()
+    assert folders.root.parent == disk
+    folders.close()
 
 
 def test_folders_of_their_own_go_with_the_engine(model: PreTrainedModel) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentgrpo.engines.proof import Canary, Proof, prove
+from agentgrpo.engines.proof import Canary, Proof, proof_metrics, prove
 from agentgrpo.errors import EngineFailure
 from agentgrpo.tolerances import LOGPROB_TOLERANCE, Tolerance
 from agentgrpo.types import Policy
@@ -80,3 +80,13 @@ def test_only_what_is_within_tolerance_passes(said: tuple[float, ...], data: st.
     else:
         with pytest.raises(EngineFailure):
             judge(measured, canary, None)
+
+
+def test_a_step_says_how_its_version_was_delivered() -> None:
+    assert proof_metrics(()) == {}
+    assert proof_metrics((judge((-1.0, -2.00005)), judge((-1.0, -2.0), before=None))) == {
+        "publish/difference": pytest.approx(5e-5),
+        "publish/proved": 1.0,
+        "publish/indistinguishable": 1.0,
+        "time/publish": 0.5,
+    }

@@ -130,6 +130,17 @@ async def publish(engine: VllmEngine, trained: LoraPolicy, which: Policy) -> Non
     assert proof.difference <= TOLERANCE.each
 
 
+async def test_a_version_is_proved_while_others_generate(engine: VllmEngine, base: PreTrainedModel) -> None:
+    first, second = Policy(name="amid", version=1), Policy(name="amid", version=2)
+    await publish(engine, learner(base, 1), first)
+    asked = asyncio.create_task(say(engine, first, 16, tokens=150))
+    await asyncio.sleep(0.1)
+    await publish(engine, learner(base, 2), second)
+    assert distance(learner(base, 1), await asked) <= 1e-4
+    await engine.retire(first)
+    await engine.retire(second)
+
+
 @pytest.mark.parametrize("count", [10, pytest.param(100, marks=pytest.mark.slow)])
 async def test_engine_and_learner_agree_over_ten_versions(
     engine: VllmEngine, base: PreTrainedModel, count: int

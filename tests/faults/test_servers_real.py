@@ -221,3 +221,15 @@ async def test_a_killed_server_comes_back_proves_again_and_what_was_begun_goes_o
     assert len(engine._versions[V1].proofs) > injected
     await engine.close()
     ledger.record("real vLLM: killed", injected=injected, survived=injected)
+
+
+async def test_a_version_is_proved_while_others_generate(server: RealServer, learner: LoraPolicy) -> None:
+    engine = open_pool(server)
+    await engine.publish(learner.adapter(), V1, canary=learner.canary())
+    asked = await begin(engine)
+    randomize(learner, 2)
+    (proof,) = await engine.publish(learner.adapter(), Policy(version=2), canary=learner.canary())
+    assert proof.verdict == "proved" and not any(task.done() for _, task in asked)
+    randomize(learner, 1)
+    await end(learner, asked)
+    await engine.close()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -54,6 +56,14 @@ def test_the_most_frequent_cause_is_told() -> None:
     made = result(*[attempt(i, n, "asleep" if i else "odd") for i in range(3) for n in range(2)])
     with pytest.raises(RunError, match=r"Most frequent cause \(4 of 6 failed attempts\), tool: asleep\. Mend it"):
         check_outage([made], 0.5)
+
+
+def test_a_deadline_that_ends_the_tries_hides_no_outage() -> None:
+    broke = [attempt(sample, 0, "down") for sample in range(3)]
+    cut = [replace(attempt(sample, 1, "x"), stop_reason=StopReason.CANCELLED, failure=None) for sample in range(3)]
+    with pytest.raises(RunError, match=r"^3 of 4 episodes .*tool: down"):
+        check_outage([result(*broke, *cut, attempt(3, 0, None))], 0.5)
+    check_outage([result(*cut, attempt(3, 0, None))], 0.5)
 
 
 def test_nothing_rolled_out_is_no_outage() -> None:

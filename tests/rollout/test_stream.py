@@ -6,7 +6,8 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import pytest
 
@@ -166,6 +167,34 @@ class Timed(RolloutManager):
             made.append(recorder.freeze(StopReason.DONE))
             await options["on_episode"](made[-1])
         return GroupResult(group=Group(task=task, trajectories=tuple(made)), failed=())
+
+
+class Resumed(Timed):
+    """One of its groups is late, and had partly ended before the run was stopped."""
+
+    late: ClassVar[EpisodeKey]
+
+    async def group(self, task: Task, **options: Any) -> GroupResult:
+        if task.id == self.late.task_id:
+            await asyncio.sleep(0.1)
+        result = await super().group(task, **options)
+        known = options["finished"]
+        trajectories = tuple(known.get(t.key, t) for t in result.trajectories)
+        return GroupResult(group=Group(task=task, trajectories=trajectories), failed=())
+
+
+async def test_a_group_that_no_checkpoint_knew_is_as_old_as_what_had_ended_of_it(tiny_chat: Chat) -> None:
+    """It began under version 0 in the run that was killed and begins again under version 1."""
+    sampler = TaskSampler(TASKS, seed=3)
+    sampler.next(BATCH)
+    key = EpisodeKey(phase="train", step=2, task_id=sampler.next(BATCH)[-1].id, sample=0)
+    recorder = Recorder(key=key, env_id="e", seed=0, policy=Policy(version=0))
+    recorder.score(1.0, {})
+    run = Run(tiny_chat, staleness=1, steps=4, concurrency=2 * SIZE, finished={key: recorder.freeze(StopReason.DONE)})
+    run.manager.__class__, Resumed.late = Resumed, key
+    batches = await run.train(learn=lambda version: 0.0)  # which asserts that the bound holds
+    made = {t.key: t for batch in batches for result in batch for t in result.trajectories}
+    assert [made[replace(key, sample=sample)].policy.version for sample in range(SIZE)] == [0, 1]
 
 
 @pytest.mark.parametrize("staleness", [1, 3])
