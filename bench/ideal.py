@@ -15,7 +15,7 @@ def makespan(plans: Iterable[Plan], cost: Cost, places: int) -> float:
     next one, whose length depends on how many there are; nothing else takes time.
     """
     waiting_episodes = list(plans)[::-1]
-    turns: dict[int, list[tuple[int, float]]] = {}  # episode -> its turns still to come
+    turns: dict[int, list[tuple[int, float]]] = {}  # the turns of each episode that are still to come
     tools: list[tuple[float, int]] = []  # when a tool call ends, and whose
     asking: list[int] = []
     running: dict[int, int] = {}  # episode -> ticks left

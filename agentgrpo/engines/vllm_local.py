@@ -165,11 +165,13 @@ class VllmEngine:
         if not self._sleeps:
             yield
             return
-        await self._there(self._llm.sleep(level=1))  # the weights to the machine's memory, the cache away
+        with _failures("sleep"):
+            await self._there(self._llm.sleep(level=1))  # the weights to the machine's memory, the cache away
         try:
             yield
         finally:
-            await self._there(self._llm.wake_up())
+            with _failures("wake up"):
+                await self._there(self._llm.wake_up())
 
     async def close(self) -> None:
         """Stop the engine's processes; generations still open are cancelled. Safe to call twice."""
@@ -298,9 +300,14 @@ class VllmEngine:
 
     async def _prove(self, version: _Version, policy: Policy, canary: Canary, started: float) -> Proof:
         ids = canary.token_ids
-        ends = range(1, len(ids))
+        asked = (self._score(ids[:end], ids[end], version.lora) for end in range(1, len(ids)))
+        # All of them have ended, also when one fails: the adapter may go only then.
+        told = await asyncio.gather(*asked, return_exceptions=True)
+        for one in told:
+            if isinstance(one, BaseException):
+                raise one
         proof = prove(
-            await asyncio.gather(*(self._score(ids[:end], ids[end], version.lora) for end in ends)),
+            [one for one in told if isinstance(one, float)],
             canary,
             self._proved.get(policy.name),
             tolerance=self._tolerance,
@@ -319,7 +326,8 @@ class VllmEngine:
         """
         params = SamplingParams(max_tokens=1, logprob_token_ids=[token], detokenize=False, ignore_eos=True)
         output = await self._ask(prefix, params, lora)
-        return float(output.outputs[0].logprobs[0][token].logprob)
+        with _failures("score a canary"):
+            return float(output.outputs[0].logprobs[0][token].logprob)
 
     async def _retire(self, policy: Policy) -> None:
         version = self._versions.pop(policy, None)

@@ -327,6 +327,14 @@ async def test_it_sleeps_while_the_learner_works_where_both_do_not_fit(
             raise RuntimeError("the learner failed")
     assert done == ["asleep at level 1", "awake"]
 
+    async def insomnia(level: int) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(engine._llm, "sleep", insomnia)
+    with pytest.raises(EngineFailure, match="vLLM could not sleep: out of memory"):
+        async with engine.stand_by():
+            pass
+
 
 def test_any_event_loop_may_ask(engine: VllmEngine) -> None:
     which = Policy(name="loops")
