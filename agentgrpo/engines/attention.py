@@ -83,13 +83,18 @@ class Feed:
     def __init__(self, cache: SlotCache, slots: Ints, positions: Ints) -> None:
         """Lay out N tokens; those of one sequence follow each other."""
         self.cache, self.count = cache, len(slots)
+        self.parts: list[_Queries]
         self.positions = torch.from_numpy(positions).to(cache.device)
         cache.reserve(slots, positions)
         self.rows = cache.rows(slots, positions)
+        if (slots[1:] != slots[:-1]).all():  # a token each: most passes are like this
+            runs = _Runs(np.arange(len(slots)), np.ones(len(slots), dtype=np.int64), slots, positions)
+            self.parts = [_queries(cache, runs, 1)]
+            return
         first = np.flatnonzero(np.concatenate([[True], slots[1:] != slots[:-1]]))
         ends = np.concatenate([first[1:], [len(slots)]])
         runs = _Runs(first, ends - first, slots[first], positions[first])
-        self.parts: list[_Queries] = []
+        self.parts = []
         for is_in, size in ((runs.counts == 1, 1), ((runs.counts > 1) & (runs.counts <= _SHORT), _SHORT)):
             if is_in.any():
                 self.parts.append(_queries(cache, runs[is_in], min(size, int(runs.counts[is_in].max()))))

@@ -123,8 +123,10 @@ class DecodeLoop:
 
     def _sample(self, model: PreTrainedModel, hidden: Tensor, places: Ints, slots: Ints, positions: Ints) -> None:
         """Sample what follows these positions of the sequences in `slots`, from the hidden states at `places`."""
-        padded = np.concatenate([places, np.zeros(-len(places) % attention.ROWS, dtype=np.int64)])
-        logits = causal_lm.logits(model, hidden[torch.from_numpy(padded).to(self._device)])[: len(places)]
+        if len(places) < len(hidden):  # not a token each, and no padding
+            padded = np.concatenate([places, np.zeros(-len(places) % attention.ROWS, dtype=np.int64)])
+            hidden = hidden[torch.from_numpy(padded).to(self._device)]
+        logits = causal_lm.logits(model, hidden)[: len(places)]
         seats = self._seats
         temperature = torch.from_numpy(seats.temperature[slots]).to(self._device)
         cuts = [torch.from_numpy(a[slots]).to(self._device) for a in (seats.top_k, seats.top_p)]
