@@ -82,7 +82,10 @@ async def run_group(
     run_one: RunOne,
     clock: GroupClock | None = None,
 ) -> GroupResult:
-    """Run `size` episodes of a task concurrently; one that failed is run again, `retries` times at most."""
+    """Run `size` episodes of a task concurrently; one that failed is run again, `retries` times at most.
+
+    The clock runs on while `run_one` queues for a place, as every episode that is tried again does anew.
+    """
     clock = clock or GroupClock(None)
     async with asyncio.TaskGroup() as tasks:
         samples = [
