@@ -52,6 +52,7 @@ class PolicyVersions:
         self._linears: dict[str, VersionedLinear] = {}
         self._deltas: dict[Policy, dict[str, tuple[Tensor, Tensor]]] = {}
         self._merged: dict[Policy, dict[str, Tensor]] = {}
+        self._in_use: Policy | None = None  # what the layers are set to
 
     def __contains__(self, policy: Policy) -> bool:
         return policy in self._deltas
@@ -64,6 +65,7 @@ class PolicyVersions:
         deltas = low_rank_pairs(adapter) if adapter is not None else {}
         for name in deltas.keys() - self._linears.keys():
             self._linears[name] = self._wrap(name)
+            self._in_use = None
         placed = {n: (a.to(self._weight(n)), b.to(self._weight(n))) for n, (a, b) in deltas.items()}
         size = sum(self._weight(n).numel() * self._weight(n).itemsize for n in placed)
         # In half precision a merge would round the adapter away: an update of 1e-5 on a weight of 0.03 is lost.
@@ -76,17 +78,24 @@ class PolicyVersions:
         """Forget a version; unknown ones are fine."""
         self._deltas.pop(policy, None)
         self._merged.pop(policy, None)
+        if policy == self._in_use:
+            self._in_use = None
 
     @contextmanager
     def use(self, policy: Policy) -> Iterator[PreTrainedModel]:
         """Yield the model answering as `policy`."""
         if policy not in self._deltas:
             raise EngineFailure(f"{policy} is not published; live: {', '.join(map(str, self._deltas)) or 'none'}")
+        if policy != self._in_use:
+            self._switch(policy)
+        yield self._model
+
+    def _switch(self, policy: Policy) -> None:
         merged = self._merged.get(policy)
         for name, linear in self._linears.items():
             linear.merged = merged.get(name) if merged is not None else None
             linear.low_rank = None if merged is not None else self._deltas[policy].get(name)
-        yield self._model
+        self._in_use = policy
 
     def _weight(self, name: str) -> Tensor:
         return self._linears[name].base.weight
