@@ -13,6 +13,7 @@ from agentgrpo.engines.card import CardNeeds, CardPlan, at_share, card_needs, pl
 from agentgrpo.engines.vllm_options import SPARE_VERSIONS, cpu_cache_bytes
 from agentgrpo.sizes import cache_column
 
+_DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _PROCESSES = (1.2e9, 2.0e9)  # vLLM's scheduler and its worker, as programs, on the CPU
 
 
@@ -70,8 +71,9 @@ def check_card(subject: Subject, needs: CardNeeds, total: float) -> Iterator[Fin
 def check_room(subject: Subject, cache: float) -> Iterator[Finding]:
     """Find episodes that would wait for room in the cache."""
     facts, context = need(subject.model, "needs the model"), _context(subject)
-    held = int(cache / (context * cache_column(facts.config, facts.dtype_bytes)))
-    rollout = subject.config.rollout
+    own, rollout = subject.config.engine.vllm.dtype, subject.config.rollout
+    column = cache_column(facts.config, facts.dtype_bytes if own is None else _DTYPE_BYTES[own])
+    held = int(cache / (context * column))
     wanted = min(rollout.concurrency, rollout.tasks_per_step * rollout.group_size)
     text = f"the cache of {machine.size(cache)} holds {held} episodes of {context} tokens"
     if held < wanted:

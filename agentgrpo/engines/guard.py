@@ -23,6 +23,10 @@ class Guard:
             command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
         )
 
+    def kill(self) -> None:
+        """End the processes now; returns once they have been made to."""
+        self._watcher.communicate()
+
     def stop(self) -> None:
         """Watch no longer: the processes have ended in peace."""
         self._watcher.kill()

@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 PATIENCE = 3  # silences a request may have while its server works for others
 BREAKER = 5  # requests in a row that failed: the server is taken out until it has answered a canary
+_LOAD_PAUSE = 0.25  # seconds before a load that failed is tried once more
 _PROBE = (1, 2, 3)  # any tokens: what is asked of a server to see whether it generates at all
 
 
@@ -179,27 +180,37 @@ class Server:
             if version.folder is None:
                 name = card.model
             elif name is None:
-                name = f"{version.policy}-{self.terms.tag}-{next(self._numbers)}"
-                await self._load(name, version)
+                name = await self._load(version)
             await self._prove(version, name, clock)
         except EngineFailure as error:
             version.refusals[str(self)] = str(error)
-            with contextlib.suppress(Trouble, EngineFailure):  # it may never have been loaded
-                await self._unload(name or "")
+            await self._discard(name or "")
             raise
         self.names[version.policy] = name
         version.refusals.pop(str(self), None)
 
-    async def _load(self, name: str, version: Version) -> None:
+    async def _load(self, version: Version, *, is_last: bool = False) -> str:
+        """Load a version under a new name and return that; what a server could not do this time is tried once more."""
+        name = f"{version.policy}-{self.terms.tag}-{next(self._numbers)}"
         try:
             await self.api.load(name, str(version.folder))
         except (Unreachable, Late):  # which says nothing of the adapter
             raise
         except (Trouble, EngineFailure) as error:
+            await self._discard(name)
+            if isinstance(error, Trouble) and not is_last:
+                await asyncio.sleep(_LOAD_PAUSE)
+                return await self._load(version, is_last=True)
             raise EngineFailure(
                 f"{self} could not load {version.policy} from '{version.folder}', which it must be able to read "
                 f"(engine.servers.adapter_folder): {error}"
             ) from error
+        return name
+
+    async def _discard(self, name: str) -> None:
+        """Unload an adapter that may never have been loaded."""
+        with contextlib.suppress(Trouble, EngineFailure):
+            await self._unload(name)
 
     async def _prove(self, version: Version, name: str, clock: float) -> None:
         if version.canary is None:

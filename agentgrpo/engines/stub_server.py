@@ -55,6 +55,7 @@ class StubServer:
     Args:
         reply: What it says to a prompt instead of hashed tokens.
         faults: Number of a streamed generation (from 0) -> what happens to it.
+        refused: Numbers of loads (from 0) that are answered 500.
         misapplied: Numbers of loads (from 0) that silently keep the weights loaded before.
         fault_seconds: How long a stall, a slow first token, or being dead takes.
         token_seconds: Time between two events.
@@ -63,6 +64,7 @@ class StubServer:
 
     reply: Reply | None = None
     faults: dict[int, Fault] = field(default_factory=dict)
+    refused: set[int] = field(default_factory=set)
     misapplied: set[int] = field(default_factory=set)
     fault_seconds: float = 0.5
     token_seconds: float = 0.0
@@ -188,6 +190,8 @@ class StubServer:
         number, self.loads = self.loads, self.loads + 1
         if name in self.adapters:
             return _error(400, "InvalidUserInput", f"The lora adapter '{name}' has already been loaded.")
+        if number in self.refused:
+            return _error(500, "InternalServerError", "scripted")
         if self._stalled.is_set():
             await asyncio.Event().wait()
         try:

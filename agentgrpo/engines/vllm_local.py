@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import os
-import threading
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -20,7 +20,9 @@ from typing import Any, TypeVar
 from agentgrpo.engines import round_logprob
 from agentgrpo.engines.adapters import AdapterFolders
 from agentgrpo.engines.guard import Guard
+from agentgrpo.engines.loop_thread import LoopThread
 from agentgrpo.engines.proof import Canary, Proof, prove
+from agentgrpo.engines.vllm_options import more_environment
 from agentgrpo.errors import ConfigError, EngineFailure, ModelError, first_line
 from agentgrpo.tolerances import Tolerance
 from agentgrpo.types import Adapter, FinishReason, Generation, Policy, Sampling
@@ -37,9 +39,13 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
 _SERVER = "vLLM in this process"
 _CLOSE_SECONDS = 30.0
+_ADAPTER_SECONDS = 120.0  # to load and prove an adapter, or to forget one
+_SLEEP_SECONDS = 300.0  # to give the card's memory away, or to take it again
 
 
 @dataclass(slots=True)
@@ -102,17 +108,16 @@ class VllmEngine:
         self._numbers = itertools.count(1)
         self._preemptions = _Preemptions()
         self._is_closed = False
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="agentgrpo-vllm", daemon=True)
-        self._thread.start()
+        self._folders = AdapterFolders()
+        self._thread = LoopThread("agentgrpo-vllm")
         try:
-            with _environment(environment or {}):
-                self._llm = self._submit(self._start(dict(options))).result()
+            with more_environment(environment or {}):
+                self._llm = self._thread.wait(self._start(dict(options)))
         except BaseException:
-            self._end_loop()
+            self._thread.close(_CLOSE_SECONDS)
+            self._folders.close()
             raise
         self._guard = Guard(process.pid for process in self._llm.engine_core.resources.engine_manager.processes)
-        self._folders = AdapterFolders()
         self._context_length = int(self._llm.model_config.max_model_len)
         cache = self._llm.vllm_config.cache_config
         self.cache_tokens = int(cache.num_gpu_blocks) * int(cache.block_size)
@@ -153,11 +158,15 @@ class VllmEngine:
         self, adapter: Adapter | None, policy: Policy, *, canary: Canary | None = None
     ) -> tuple[Proof, ...]:
         """Load an adapter as `policy` and prove it; nothing is sampled with it before. See `Engine.publish`."""
-        return await self._there(self._publish(adapter, policy, canary))
+        return await self._there(
+            self._publish(adapter, policy, canary), f"load and prove {policy}", seconds=_ADAPTER_SECONDS
+        )
 
     async def retire(self, policy: Policy) -> None:
         """Forget a policy, once the generations under way with it have ended."""
-        await self._there(self._retire(policy))
+        version = await self._there(self._leave(policy))  # as long as its generations may take
+        if version is not None:
+            await self._there(self._unload(version), f"forget {policy}", seconds=_ADAPTER_SECONDS)
 
     @asynccontextmanager
     async def stand_by(self) -> AsyncIterator[None]:
@@ -165,13 +174,13 @@ class VllmEngine:
         if not self._sleeps:
             yield
             return
-        with _failures("sleep"):
-            await self._there(self._llm.sleep(level=1))  # the weights to the machine's memory, the cache away
+        with _failures("sleep"):  # the weights to the machine's memory, the cache away
+            await self._there(self._llm.sleep(level=1), "sleep", seconds=_SLEEP_SECONDS)
         try:
             yield
         finally:
             with _failures("wake up"):
-                await self._there(self._llm.wake_up())
+                await self._there(self._llm.wake_up(), "wake up", seconds=_SLEEP_SECONDS)
 
     async def close(self) -> None:
         """Stop the engine's processes; generations still open are cancelled. Safe to call twice."""
@@ -188,33 +197,32 @@ class VllmEngine:
                 task.cancel()
             await asyncio.gather(*open_tasks, return_exceptions=True)
 
-        self._submit(stop()).result(_CLOSE_SECONDS)
-        self._guard.stop()
-        del self._llm  # else it would try again when Python ends
-        self._end_loop()
-        self._folders.close()
+        try:
+            self._thread.wait(stop(), _CLOSE_SECONDS)
+            self._guard.stop()
+        except TimeoutError:
+            logger.warning("vLLM did not stop within %g s: its processes are killed", _CLOSE_SECONDS)
+            self._guard.kill()
+        finally:
+            del self._llm  # else it would try again when Python ends
+            self._thread.close(_CLOSE_SECONDS)
+            self._folders.close()
 
-    def _end_loop(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(_CLOSE_SECONDS)
-        self._loop.close()
-
-    def _submit(self, work: Coroutine[Any, Any, T]) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
-
-    async def _there(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine on the engine's loop; when the caller is cancelled, so is it."""
+    async def _there(self, work: Coroutine[Any, Any, T], what: str = "generate", *, seconds: float | None = None) -> T:
+        """Run a coroutine on the engine's loop; when the caller is cancelled or its time is over, so is it."""
         if self._is_closed:
             work.close()
             raise EngineFailure("the engine is closed")
         try:
-            result: T = await asyncio.wrap_future(self._submit(work))
+            async with asyncio.timeout(seconds):
+                return await asyncio.wrap_future(self._thread.submit(work))
+        except TimeoutError as error:
+            raise EngineFailure(f"vLLM did not {what} within {seconds or 0:g} s") from error
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if self._is_closed and task is not None and not task.cancelling():
                 raise EngineFailure("the engine was closed") from None
             raise
-        return result
 
     async def _start(self, options: dict[str, Any]) -> Any:
         try:
@@ -329,13 +337,12 @@ class VllmEngine:
         with _failures("score a canary"):
             return float(output.outputs[0].logprobs[0][token].logprob)
 
-    async def _retire(self, policy: Policy) -> None:
+    async def _leave(self, policy: Policy) -> _Version | None:
+        """Let nothing new begin with a policy; return its version once what was under way has ended."""
         version = self._versions.pop(policy, None)
-        if version is None:
-            return
-        if version.open:
+        if version is not None and version.open:
             await version.idle.wait()
-        await self._unload(version)
+        return version
 
     async def _unload(self, version: _Version) -> None:
         """Let vLLM forget an adapter, then delete its folder: a request naming one without a folder ends the engine."""
@@ -343,21 +350,6 @@ class VllmEngine:
             with _failures("forget an adapter"):
                 await self._llm.remove_lora(version.lora.lora_int_id)
             self._folders.delete(version.folder)
-
-
-@contextmanager
-def _environment(more: Mapping[str, str]) -> Iterator[None]:
-    """Let processes started meanwhile find these variables."""
-    before = {name: os.environ.get(name) for name in more}
-    os.environ.update(more)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name)
-            else:
-                os.environ[name] = value
 
 
 def _params(sampling: Sampling, room: int) -> Any:

@@ -1,7 +1,10 @@
-"""vLLM's engine arguments from [engine], [engine.vllm] and [model]: pure, without importing vllm."""
+"""vLLM's engine arguments and environment from [engine], [engine.vllm] and [model], without importing vllm."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from agentgrpo.engine_config import EngineConfig
@@ -70,6 +73,21 @@ def engine_environment(device: str) -> dict[str, str]:
     quiet = {"PYTHONWARNINGS": "ignore::FutureWarning"}  # of what vLLM is made of
     # On the CPU all that would be compiled is one small kernel of logprobs, for 10 to 20 seconds.
     return quiet | ({"TORCHDYNAMO_DISABLE": "1"} if device == "cpu" else {})
+
+
+@contextmanager
+def more_environment(more: Mapping[str, str]) -> Iterator[None]:
+    """Let processes started meanwhile find these variables."""
+    before = {name: os.environ.get(name) for name in more}
+    os.environ.update(more)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name)
+            else:
+                os.environ[name] = value
 
 
 def cpu_cache_bytes(engine: EngineConfig) -> int:

@@ -193,13 +193,14 @@ class RemoteEngine:
                 if session:
                     chosen.sessions.add(session)
                 return chosen
-            self._check_outage(clock)
+            self._check_outage(clock, policy)
             await asyncio.sleep(self._tick)
 
-    def _check_outage(self, since: float) -> None:
+    def _check_outage(self, since: float, policy: Policy) -> None:
         seconds = self._config.outage_seconds
         if time.monotonic() - since > seconds:
-            reasons = "; ".join(f"{server}: {server.reason}" for server in self.servers)
+            lacks = f"it serves, but has not proved {policy}"
+            reasons = "; ".join(f"{server}: {server.reason or lacks}" for server in self.servers)
             raise EngineFailure(f"no server has served for {seconds:g} s: {reasons}")
 
     async def release(self, session: str) -> None:
@@ -239,7 +240,7 @@ class RemoteEngine:
         while not any(version.policy in server.names for server in self.servers if server.is_up):
             if len(version.refusals) == len(self.servers):
                 raise EngineFailure(f"no server answers with {version.policy}: {'; '.join(version.refusals.values())}")
-            self._check_outage(clock)
+            self._check_outage(clock, version.policy)
             await asyncio.sleep(self._tick)
 
     async def _deliver(self, server: Server, version: Version) -> None:
@@ -284,18 +285,20 @@ class RemoteEngine:
         """Unload what was loaded and stop; generations still open end with EngineFailure."""
         if self._is_closed:
             return
-        if any(server.names for server in self.servers):
-            await self._start()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._config.connect_seconds):
-                    await self._withdraw(*self._versions)
-        self._is_closed = True
-        for server in self.servers:
-            server.close()
-        if self._keeper is not None and self._loop is asyncio.get_running_loop():
-            self._keeper.cancel()
-            await asyncio.wait([self._keeper])
-        self._folders.close()
+        try:
+            if any(server.names for server in self.servers):
+                await self._start()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._config.connect_seconds):
+                        await self._withdraw(*self._versions)
+        finally:
+            self._is_closed = True
+            for server in self.servers:
+                server.close()
+            self._folders.close()
+            if self._keeper is not None and self._loop is asyncio.get_running_loop():
+                self._keeper.cancel()
+                await asyncio.wait([self._keeper])
 
     async def _start(self) -> None:
         """Talk to the servers and look after them, in the loop that runs now."""

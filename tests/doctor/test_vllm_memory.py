@@ -62,6 +62,12 @@ def test_episodes_that_the_cache_cannot_hold_are_counted(tmp_path: Path) -> None
     assert "rollout.concurrency = 10" in short.fix
 
 
+def test_the_cache_is_of_the_numbers_vllm_computes_in(tmp_path: Path) -> None:
+    examined = subject(tmp_path, engine={"kind": "vllm", "context_length": 4096, "vllm": {"dtype": "float32"}})
+    (finding,) = vllm_memory.check_room(examined, 10 * 4096 * 114_688)
+    assert finding.values["held"] == 5
+
+
 def test_those_that_take_turns_are_not_added_up(tmp_path: Path) -> None:
     needs = vllm_memory.needs_of(subject(tmp_path), 80 * GB)
     both, turns = plan_card(needs, 80 * GB), plan_card(needs, 24 * GB)

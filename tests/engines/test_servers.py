@@ -49,6 +49,16 @@ async def test_a_server_too_slow_to_load_a_version_is_waited_for() -> None:
         assert list(server.adapters.values()) == [NOW.sha256]
 
 
+async def test_a_load_that_fails_once_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    async with pool(1, options={"refused": {0, 2, 3}}) as ((server,), engine):
+        (proof,) = await engine.publish(NOW, V1, canary=canary(NOW.sha256))
+        assert proof.verdict == "indistinguishable" and server.loads == 2
+        assert server.adapters == {engine.servers[0].names[V1]: NOW.sha256} and not caplog.records
+        with pytest.raises(EngineFailure, match=r"no server answers with policy-v2: .* could not load policy-v2 .*500"):
+            await engine.publish(adapter(2), Policy(version=2))
+        assert len(server.adapters) == 1
+
+
 async def test_a_server_that_was_mended_no_longer_refuses() -> None:
     async with pool(2) as (servers, engine):
         await engine.publish(None, V0, canary=canary())

@@ -15,6 +15,7 @@ from agentgrpo.config import load_config
 from agentgrpo.engine_config import ServersConfig
 from agentgrpo.engine_kinds import open_engine
 from agentgrpo.engines.partial import Partial
+from agentgrpo.engines.servers import Server
 from agentgrpo.engines.stub_server import BASE, StubServer, stub_logprobs
 from agentgrpo.engines.vllm_api import BadAnswer, Card, Chunk
 from agentgrpo.engines.vllm_remote import RemoteEngine, survey
@@ -223,6 +224,14 @@ async def test_without_any_server_there_is_a_reason_not_a_wait() -> None:
         assert time.monotonic() - clock < 4.0
 
 
+async def test_a_server_that_serves_without_a_version_says_so() -> None:
+    async with pool(1, outage_seconds=0.3) as ((_,), engine):
+        await engine.publish(adapter(1), V1)
+        del engine.servers[0].names[V1]
+        with pytest.raises(EngineFailure, match=r"127\.0\.0\.1:\d+: it serves, but has not proved policy-v1"):
+            await engine.generate(PROMPT, ASK, V1)
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
@@ -290,6 +299,24 @@ async def test_closing_ends_what_is_open_and_may_be_repeated(caplog: pytest.LogC
         with pytest.raises(EngineFailure, match="closed"):
             await engine.generate(PROMPT, ASK, V0)
     assert not caplog.records
+
+
+async def test_an_engine_whose_watch_broke_closes_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(server: Server) -> None:
+        raise RuntimeError("a bug")
+
+    async with StubServer() as server:
+        engine = engine_on(server)
+        await engine.publish(adapter(1), V1)
+        monkeypatch.setattr(Server, "check", fail)
+        engine.servers[0].suspect.set()
+        await settled(lambda: engine._keeper is not None and engine._keeper.done())
+        with pytest.raises(ExceptionGroup):
+            await engine.close()
+        assert not engine._folders.root.exists()
+        await engine.close()
+        with pytest.raises(EngineFailure, match="the engine is closed"):
+            await engine.generate(PROMPT, ASK, V1)
 
 
 def test_one_event_loop_after_the_other() -> None:

@@ -1,0 +1,177 @@
+"""vLLM in this process when vLLM hangs or does not start: what is left then, on a fake of the names that are used."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from agentgrpo.engines import adapters, guard
+from agentgrpo.errors import EngineFailure, ModelError
+from agentgrpo.tolerances import LOGPROB_TOLERANCE
+from agentgrpo.types import Policy
+from tests.engines.stubs import adapter, settled
+
+V1 = Policy(version=1)
+
+
+@dataclass
+class FakeLora:
+    """As vLLM's `LoRARequest`."""
+
+    lora_name: str
+    lora_int_id: int
+    lora_path: str
+
+
+class FakeLlm:
+    """As vLLM's `AsyncLLM`, with a process of its own; what is in `hung` never ends."""
+
+    def __init__(self) -> None:
+        self.hung: set[str] = set()
+        self.loaded: set[int] = set()
+        self.process = subprocess.Popen(["sleep", "60"])
+        manager = SimpleNamespace(processes=[self.process])
+        self.engine_core = SimpleNamespace(resources=SimpleNamespace(engine_manager=manager))
+        self.model_config = SimpleNamespace(max_model_len=64)
+        self.vllm_config = SimpleNamespace(cache_config=SimpleNamespace(num_gpu_blocks=64, block_size=16))
+
+    async def _do(self, name: str) -> None:
+        if name in self.hung:
+            await asyncio.Event().wait()
+
+    async def add_lora(self, lora: FakeLora) -> None:
+        await self._do("add_lora")
+        self.loaded.add(lora.lora_int_id)
+
+    async def list_loras(self) -> set[int]:
+        return self.loaded
+
+    async def remove_lora(self, number: int) -> None:
+        await self._do("remove_lora")
+        self.loaded.discard(number)
+
+    async def sleep(self, level: int) -> None:
+        await self._do("sleep")
+
+    async def wake_up(self) -> None:
+        await self._do("wake_up")
+
+    def shutdown(self) -> None:
+        if "shutdown" not in self.hung:
+            self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def local(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+    """Return the engine's module, imported on the fake; adapters are written to `tmp_path`, deadlines are short."""
+    fakes: dict[str, dict[str, Any]] = {
+        "vllm": {"SamplingParams": dict},
+        "vllm.engine.arg_utils": {"AsyncEngineArgs": dict},
+        "vllm.inputs": {"tokens_input": list},
+        "vllm.lora.request": {"LoRARequest": FakeLora},
+        "vllm.sampling_params": {"RequestOutputKind": SimpleNamespace(FINAL_ONLY=2)},
+        "vllm.v1.engine.async_llm": {"AsyncLLM": SimpleNamespace(from_engine_args=lambda *args, **more: FakeLlm())},
+        "vllm.v1.engine.exceptions": {"EngineDeadError": type("EngineDeadError", (Exception,), {})},
+    }
+    for name, content in fakes.items():
+        fake = ModuleType(name)
+        vars(fake).update(content)
+        monkeypatch.setitem(sys.modules, name, fake)
+    spec = importlib.util.find_spec("agentgrpo.engines.vllm_local")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    for name, seconds in {"_CLOSE_SECONDS": 0.5, "_ADAPTER_SECONDS": 0.1, "_SLEEP_SECONDS": 0.1}.items():
+        monkeypatch.setattr(module, name, seconds)
+    monkeypatch.setattr(guard, "_SCRIPT", guard._SCRIPT.replace("sleep 5", "sleep 0.1"))
+    monkeypatch.setattr(adapters, "_MEMORY", tmp_path)
+    monkeypatch.setattr(adapters, "_ENOUGH", 0)
+    return module
+
+
+def start(local: ModuleType, **more: Any) -> Any:
+    options = {"model": "m", "max_loras": 4, "max_num_seqs": 4}
+    return local.VllmEngine(options, tolerance=LOGPROB_TOLERANCE["float32"], **more)
+
+
+@pytest.fixture
+async def engine(local: ModuleType) -> AsyncIterator[Any]:
+    made = start(local, sleeps=True)
+    yield made
+    await made.close()
+
+
+def is_running() -> bool:
+    return any(thread.name == "agentgrpo-vllm" for thread in threading.enumerate())
+
+
+def test_a_start_that_fails_leaves_nothing(local: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Path] = []
+
+    def fail(*args: object, **more: object) -> None:
+        found.extend(tmp_path.iterdir())
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(local.AsyncLLM, "from_engine_args", fail)
+    with pytest.raises(ModelError, match="vLLM cannot start with the model in 'm': out of memory"):
+        start(local)
+    assert len(found) == 1 and not list(tmp_path.iterdir()) and not is_running()
+
+
+async def test_a_shutdown_that_hangs_is_not_waited_for(local: ModuleType, caplog: pytest.LogCaptureFixture) -> None:
+    engine = start(local)
+    process = engine._llm.process
+    engine._llm.hung.add("shutdown")
+    await engine.publish(adapter(1), V1)
+    await engine.close()
+    assert process.poll() is not None and not engine._folders.root.exists() and not is_running()
+    assert "vLLM did not stop within 0.5 s: its processes are killed" in caplog.text
+
+
+async def test_a_load_that_hangs_is_told(engine: Any) -> None:
+    engine._llm.hung.add("add_lora")
+    with pytest.raises(EngineFailure, match=r"vLLM did not load and prove policy-v1 within 0\.1 s"):
+        await engine.publish(adapter(1), V1)
+    await settled(lambda: not list(engine._folders.root.glob("policy-*")))
+    engine._llm.hung.clear()
+    await engine.publish(adapter(1), V1)  # it was not taken for loaded
+
+
+async def test_a_version_that_is_not_forgotten_is_told(engine: Any) -> None:
+    await engine.publish(adapter(1), V1)
+    engine._llm.hung.add("remove_lora")
+    with pytest.raises(EngineFailure, match=r"vLLM did not forget policy-v1 within 0\.1 s"):
+        await engine.retire(V1)
+
+
+@pytest.mark.parametrize(("name", "what"), [("sleep", "sleep"), ("wake_up", "wake up")])
+async def test_memory_that_is_not_given_is_told(engine: Any, name: str, what: str) -> None:
+    engine._llm.hung.add(name)
+    with pytest.raises(EngineFailure, match=rf"vLLM did not {what} within 0\.1 s"):
+        async with engine.stand_by():
+            assert name == "wake_up"
+
+
+async def test_a_retired_version_waits_for_its_generations_longer_than_for_vllm(engine: Any) -> None:
+    async def generate() -> None:
+        with engine._using(V1):
+            await asyncio.sleep(0.3)
+
+    await engine.publish(adapter(1), V1)
+    clock = time.monotonic()
+    engine._thread.submit(generate())
+    await engine.retire(V1)
+    assert time.monotonic() - clock >= 0.3 and not engine._llm.loaded
