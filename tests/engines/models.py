@@ -1,14 +1,35 @@
-"""Random adapters, and what a model says without any engine: the reference the engines are compared with."""
+"""Random models and adapters, and what a model says without any engine: the reference the engines are compared with."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from agentgrpo.types import Adapter
+
+
+def save_wide(folder: Path, *, vocabulary: int, context: int) -> Path:
+    """Write a random model whose attention heads are as large as vLLM's kernels on the CPU want them."""
+    config = Qwen3Config(
+        vocab_size=vocabulary,
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=32,
+        intermediate_size=128,
+        max_position_embeddings=context,
+        tie_word_embeddings=True,
+        initializer_range=0.125,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        Qwen3ForCausalLM(config).save_pretrained(folder)
+    return folder
 
 
 def random_adapter(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 import torch
-from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+from transformers import PreTrainedModel
 
 from agentgrpo import causal_lm
 from agentgrpo.engine_config import EngineConfig
@@ -26,6 +26,7 @@ from agentgrpo.learner.policy import LoraPolicy
 from agentgrpo.tolerances import LOGPROB_TOLERANCE
 from agentgrpo.types import Adapter, Generation, Policy, Sampling
 from agentgrpo.types import Sequence as Text
+from tests.engines.models import save_wide
 from tests.learner.episodes import policy, randomize
 from tests.small import ROOT
 
@@ -39,24 +40,7 @@ TOLERANCE = LOGPROB_TOLERANCE["float32"]
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a random model whose attention heads are as large as vLLM's kernels on the CPU want them."""
-    config = Qwen3Config(
-        vocab_size=VOCABULARY,
-        hidden_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=32,
-        intermediate_size=128,
-        max_position_embeddings=CONTEXT,
-        tie_word_embeddings=True,
-        initializer_range=0.125,
-    )
-    folder = tmp_path_factory.mktemp("wide")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        Qwen3ForCausalLM(config).save_pretrained(folder)
-    return folder
+    return save_wide(tmp_path_factory.mktemp("wide"), vocabulary=VOCABULARY, context=CONTEXT)
 
 
 @pytest.fixture(scope="module")

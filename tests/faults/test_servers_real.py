@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+from transformers import PreTrainedModel, Qwen3ForCausalLM
 
 from agentgrpo.config import LoraConfig
 from agentgrpo.engine_config import ServersConfig
@@ -28,6 +28,7 @@ from agentgrpo.errors import EngineFailure
 from agentgrpo.learner.policy import LoraPolicy
 from agentgrpo.tolerances import LOGPROB_TOLERANCE
 from agentgrpo.types import Generation, Policy, Sampling
+from tests.engines.models import save_wide
 from tests.engines.stubs import settled
 from tests.faults.conftest import Ledger
 from tests.learner.episodes import randomize
@@ -91,23 +92,7 @@ class RealServer:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a random model whose attention heads are as large as vLLM's kernels on the CPU want them."""
-    config = Qwen3Config(
-        vocab_size=VOCABULARY,
-        hidden_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=32,
-        intermediate_size=128,
-        max_position_embeddings=CONTEXT,
-        initializer_range=0.125,
-    )
-    folder = tmp_path_factory.mktemp("model")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        Qwen3ForCausalLM(config).save_pretrained(folder)
-    return folder
+    return save_wide(tmp_path_factory.mktemp("model"), vocabulary=VOCABULARY, context=CONTEXT)
 
 
 @pytest.fixture(scope="module")
