@@ -17,11 +17,16 @@ os.environ.update(
 )
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from agentgrpo.chat import Chat
+
+
+settings.register_profile("shared", deadline=None)  # how long an example takes says nothing on a busy machine
+settings.load_profile("shared")
 
 
 def _has_gpu() -> bool:

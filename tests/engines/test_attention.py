@@ -39,20 +39,31 @@ def test_the_fused_kernel_of_other_devices_gives_the_same(
     model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = a_pass(ready(model), SlotCache(model, slots=4, max_length=128))
-    monkeypatch.setattr(attention, "_attend_in_blocks", attention._attend_at_once)
+    monkeypatch.setattr(attention, "_attend", attention._attend_fused)
+    monkeypatch.setattr(attention, "_SCORES", 1 << 13)
     got = a_pass(ready(model), SlotCache(model, slots=4, max_length=128))
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 
 
 @torch.inference_mode()
-def test_long_prompts_attend_piece_by_piece_to_the_same_bits(
+def test_a_fused_kernel_takes_long_prompts_piece_by_piece(
     model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cache, tokens = SlotCache(model, slots=4, max_length=300), np.arange(260)
-    shared = ready(model)
-    slots, positions = np.repeat([2, 0], [200, 60]), np.concatenate([np.arange(200), np.arange(60)])
-    whole = attention.run_pass(shared, tokens, Feed(cache, slots, positions))
     monkeypatch.setattr(attention, "_SCORES", 1 << 13)
-    feed = Feed(cache, slots, positions)
-    assert len(feed.parts) == 9
-    assert torch.equal(attention.run_pass(shared, tokens, feed), whole)
+    cache = SlotCache(model, slots=4, max_length=300)
+    feed = Feed(cache, np.repeat([2, 0], [200, 60]), np.concatenate([np.arange(200), np.arange(60)]))
+    assert [len(part.tokens) for part in feed.parts] == [1] * 9
+
+
+@torch.inference_mode()
+def test_threads_share_a_pass_and_give_the_same_bits(model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = SlotCache(model, slots=4, max_length=128)
+    feed = Feed(cache, np.repeat([1, 3, 0], [90, 40, 1]), np.concatenate([np.arange(90), np.arange(40), [0]]))
+    states = torch.randn(3, 131, 4, cache.head_dim, generator=torch.Generator().manual_seed(0))
+    arguments = (feed, 0, states[0], states[1, :, : cache.kv_heads], states[2, :, : cache.kv_heads], 0.3)
+    alone = attention._attend(*arguments)
+    monkeypatch.setattr(attention, "_THREADED", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    shares = feed.shares(3)
+    assert len(shares) == 3 and (np.concatenate(shares) == feed.runs).all()
+    assert torch.equal(attention._attend(*arguments), alone)

@@ -45,7 +45,7 @@ def test_a_machine_that_does_not_is_found_out(
 
     def disturbed(model: PreTrainedModel, tokens: Ints, feed: Feed) -> Tensor:
         hidden = run_pass(model, tokens, feed)
-        is_hit = len(tokens) > 200 if depends_on == "rows" else int(feed.rows[0]) > 200
+        is_hit = len(tokens) > 200 if depends_on == "rows" else int(feed.cache.table[feed.slots[0], 0]) > 6
         return hidden * (1 + 2**-22) if is_hit else hidden
 
     monkeypatch.setattr(attention, "run_pass", disturbed)

@@ -1,0 +1,165 @@
+"""Attention over the slot cache, on the CPU: one compiled loop over queries, each with the blocks of its own sequence.
+
+A query adds up its sequence's blocks of 32 positions in order, whatever else is in the pass and however its sequence
+was fed: what it gets is the same to the last bit. Torch has no such operation: its own attention pads ragged sequences
+to one length, and adds up in an order that depends on it.
+
+It knows arrays: no model, no tensors, no threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+BLOCK = 32  # positions in a block of keys
+_STEP = 8  # products added up before a sum is stored: a constant, so that the loop over them is unrolled
+_HIDDEN = np.float32("-inf")
+_SMALLEST = np.float32(-126)  # of the exponents of two that a float32 has
+# 2^x for 0 <= x < 1, highest power first: within 2e-7 of it, relatively.
+_EXP2 = tuple(
+    map(np.float32, (1.5403530e-4, 1.3333558e-3, 9.6181291e-3, 5.5504109e-2, 2.4022651e-1, 6.9314718e-1, 1.0))
+)
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _compiled(function: F) -> F:
+    """Compile at the first call, once per machine; sums keep their order, and numbers may be none."""
+    return cast(F, njit(nogil=True, cache=True, fastmath={"contract", "nsz"}, error_model="numpy")(function))
+
+
+@_compiled
+def store(table: Ints, slots: Ints, positions: Ints, k: Floats, v: Floats, keys: Floats, values: Floats) -> None:
+    """Write the keys and values [N, K, D] of tokens into the cache, at these slots and positions [N]."""
+    for n in range(len(slots)):
+        block, place = table[slots[n], positions[n] // BLOCK], positions[n] % BLOCK
+        for head in range(k.shape[1]):
+            for d in range(k.shape[2]):
+                keys[block, head, d, place] = k[n, head, d]
+                values[block, head, place, d] = v[n, head, d]
+
+
+@_compiled
+def attend(table: Ints, runs: Ints, q: Floats, scale: float, keys: Floats, values: Floats, out: Floats) -> None:
+    """Attend with queries [N, H, D] to the cached positions of their sequences, their own and those before it.
+
+    Args:
+        table: Whose blocks: [slots, most].
+        runs: Consecutive queries of one sequence each [R, 4]: the first, how many, the slot, the first's position.
+        q: The queries.
+        scale: What a product of query and key is multiplied with before the softmax.
+        keys: Of one layer [blocks, K, D, BLOCK].
+        values: Of the same [blocks, K, BLOCK, D].
+        out: Where the results go [N, H, D].
+    """
+    heads, width = keys.shape[1], keys.shape[2]
+    groups = q.shape[1] // heads
+    longest = runs[:, 1].max() * groups if len(runs) else 0
+    asked, sums = np.empty((longest, width), np.float32), np.empty((longest, width), np.float32)
+    totals, highest = np.empty((longest, BLOCK), np.float32), np.empty(longest, np.float32)
+    flat_keys, flat_values = keys.reshape(-1), values.reshape(-1)
+    scores, bits = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.int32)
+    factor = np.float32(scale * np.log2(np.e))  # powers of two are cheaper than those of e
+    for run in range(len(runs)):
+        first, count, slot, position = runs[run]
+        for head in range(heads):
+            rows = count * groups
+            for row in range(rows):
+                for d in range(width):
+                    asked[row, d] = q[first + row // groups, head * groups + row % groups, d] * factor
+            sums[:rows], totals[:rows], highest[:rows] = 0, 0, _HIDDEN
+            for column in range((position + count - 1) // BLOCK + 1):
+                start = (table[slot, column] * heads + head) * width * BLOCK
+                block_keys = flat_keys[start : start + width * BLOCK]
+                block_values = flat_values[start : start + width * BLOCK]
+                for row in range(rows):
+                    seen = min(BLOCK, position + row // groups - column * BLOCK + 1)
+                    if seen > 0:
+                        _multiply(asked[row], block_keys, scores)
+                        old = highest[row]
+                        highest[row] = _weigh(scores, seen, old, bits)
+                        if highest[row] > old:
+                            _scale(sums[row], np.exp2(old - highest[row]))
+                            _scale(totals[row], np.exp2(old - highest[row]))
+                        for j in range(BLOCK):
+                            totals[row, j] += scores[j]
+                        _add(scores, block_values, seen, sums[row])
+            for row in range(rows):
+                total = np.float32(0)
+                for j in range(BLOCK):
+                    total += totals[row, j]
+                for d in range(width):
+                    out[first + row // groups, head * groups + row % groups, d] = sums[row, d] / total
+
+
+@_compiled
+def _multiply(query: Floats, keys: Floats, scores: Floats) -> None:
+    """Set scores [BLOCK] to the products of a query [D] with a block of keys [D * BLOCK]."""
+    width = len(query)
+    scores[:] = 0
+    for d in range(0, width - width % _STEP, _STEP):
+        k = keys[d * BLOCK : (d + _STEP) * BLOCK]
+        a, b, c, e = query[d], query[d + 1], query[d + 2], query[d + 3]
+        f, g, h, i = query[d + 4], query[d + 5], query[d + 6], query[d + 7]
+        for j in range(BLOCK):
+            low = a * k[j] + b * k[BLOCK + j] + c * k[2 * BLOCK + j] + e * k[3 * BLOCK + j]
+            high = f * k[4 * BLOCK + j] + g * k[5 * BLOCK + j] + h * k[6 * BLOCK + j] + i * k[7 * BLOCK + j]
+            scores[j] += low + high
+    for d in range(width - width % _STEP, width):
+        for j in range(BLOCK):
+            scores[j] += query[d] * keys[d * BLOCK + j]
+
+
+@_compiled
+def _weigh(scores: Floats, seen: int, highest: float, bits: NDArray[np.int32]) -> float:
+    """Turn the first `seen` scores into 2^(score - highest so far), the others into zeros; return the new highest.
+
+    A score that is no number gives weights that are none: whoever asked has to learn of it.
+    """
+    scores[seen:] = _HIDDEN
+    for j in range(BLOCK):
+        highest = scores[j] if scores[j] > highest else highest
+    for j in range(BLOCK):
+        power = scores[j] - highest
+        power = _SMALLEST if power < _SMALLEST else power
+        whole = np.floor(power)
+        x = power - whole
+        y = _EXP2[0] * x + _EXP2[1]
+        y = y * x + _EXP2[2]
+        y = y * x + _EXP2[3]
+        y = y * x + _EXP2[4]
+        y = y * x + _EXP2[5]
+        scores[j] = y * x + _EXP2[6]
+        bits[j] = (np.int32(whole) + np.int32(127)) << np.int32(23)
+    powers = bits.view(np.float32)
+    for j in range(BLOCK):
+        scores[j] *= powers[j]
+    scores[seen:] = 0
+    return highest
+
+
+@_compiled
+def _scale(numbers: Floats, factor: float) -> None:
+    for i in range(len(numbers)):
+        numbers[i] *= factor
+
+
+@_compiled
+def _add(weights: Floats, values: Floats, seen: int, sums: Floats) -> None:
+    """Add the first `seen` of a block of values [BLOCK * D], weighted, to sums [D]."""
+    width = len(sums)
+    for j in range(0, seen, _STEP):  # weights behind the last one seen are zero
+        v = values[j * width : (j + _STEP) * width]
+        a, b, c, e = weights[j], weights[j + 1], weights[j + 2], weights[j + 3]
+        f, g, h, i = weights[j + 4], weights[j + 5], weights[j + 6], weights[j + 7]
+        for d in range(width):
+            low = a * v[d] + b * v[width + d] + c * v[2 * width + d] + e * v[3 * width + d]
+            high = f * v[4 * width + d] + g * v[5 * width + d] + h * v[6 * width + d] + i * v[7 * width + d]
+            sums[d] += low + high
