@@ -27,7 +27,7 @@ test-vllm: $(VENV)/.installed-$(VLLM)  ## Run the tests of real vLLM (without th
 slow: $(VENV)/.installed-test  ## Run the slow tests.
 	@$(BIN)/python -m pytest -m slow --timeout 1800 $(WORDS)
 
-faults: $(VENV)/.installed-test  ## Inject every fault of the table; writes bench/results/faults.json.
+faults: $(VENV)/.installed-$(VLLM)  ## Inject every fault of the table; writes bench/results/faults.json.
 	@$(BIN)/python -m pytest tests/faults --faults full --timeout 1800 $(WORDS)
 
 lint: $(VENV)/.installed-test  ## Check style.
@@ -62,6 +62,9 @@ $(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing agentgrpo and its test tools into $(VENV) (some minutes the first time) ..."
 	@$(PIP) -e '.[test]'
 	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-none: $(VENV)/.installed-test
+	@touch $@
 
 $(VENV)/.installed-vllm: $(VENV)/.installed-test
 	@echo "Installing vLLM for NVIDIA GPUs into $(VENV) (some minutes the first time) ..."
