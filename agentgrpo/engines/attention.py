@@ -1,14 +1,7 @@
-"""One forward pass over tokens of many sequences at once, and the attention between them and the slot cache.
+"""Attention between the tokens of a pass and the slot cache, each token to its own sequence.
 
-Prompts of any length and single tokens of running sequences share the pass: as one flat row of tokens they go through
-the model's linear layers together, and only attention knows whose they are.
-
-Batch invariance, by construction: what a token gets depends on its own sequence alone, bit for bit.
-- A row of a matrix product does not depend on the other rows, once there are a few: they are padded to multiples of 8.
-- Attention (`kernel.py`) adds up the blocks of a query's own sequence in order, one query at a time.
-So tokens may be fed one by one, in pieces, guessed ahead, or copied from another sequence that begins alike.
-`selfcheck` verifies it on the machine at hand; `docs/determinism.md` says what voids it. Other devices use their fused
-kernel, and promise nothing.
+On the CPU it is the compiled loop of `kernel.py`, for which nothing else in the pass matters. Other devices use their
+fused kernel, and promise nothing. It knows whose a token is, and no model.
 """
 
 from __future__ import annotations
@@ -24,16 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from agentgrpo import causal_lm
 from agentgrpo.engines import kernel
 from agentgrpo.engines.kernel import BLOCK
 from agentgrpo.engines.slots import SlotCache, blocks_for
 
-_NAME = "agentgrpo_slots"
-ROWS = 8  # linear layers are fed a multiple of this many tokens
+NAME = "agentgrpo_slots"
 _QUERIES = 32  # tokens of a sequence that read a block of keys together
 _SCORES = 1 << 20  # per head, at once, in a fused kernel: 64 MiB for 16 heads
 _THREADED = 1 << 20  # products of a query and a key, over all heads, from which threads share them
@@ -132,13 +122,22 @@ def slot_attention(
     Shapes: query [1, H, N, D]; key and value [1, K, N, D] with H a multiple of K; returns [1, N, H, D].
     """
     layer = int(module.layer_idx)  # type: ignore[arg-type]  # every decoder's attention has one
-    attend = _attend if query.device.type == "cpu" else _attend_fused
+    use = attend if query.device.type == "cpu" else attend_fused
     q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))
-    return attend(feed, layer, q, k, v, scaling)[None], None
+    return use(feed, layer, q, k, v, scaling)[None], None
 
 
-def _attend(feed: Feed, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+def attend(feed: Feed, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    """The same on the CPU for queries [N, H, D], keys and values [N, K, D]; rows of padding get zeros.
+
+    Raises:
+        ValueError: the model has other heads than its configuration says.
+    """
     cache = feed.cache
+    shapes = [tuple(states.shape[1:]) for states in (query, key, value)]
+    expected = [(cache.kv_heads * count, cache.head_dim) for count in (cache.groups, 1, 1)]
+    if shapes != expected:  # the loops check no bounds
+        raise ValueError(f"queries, keys and values of {shapes} heads and numbers, expected {expected}")
     keys, values = cache.keys[layer].numpy(), cache.values[layer].numpy()
     q, k, v = (states.float().contiguous().numpy() for states in (query, key, value))
     out = np.zeros_like(q)  # of padding it stays zero
@@ -156,7 +155,8 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(thread_name_prefix="agentgrpo-attention")
 
 
-def _attend_fused(feed: Feed, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+def attend_fused(feed: Feed, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    """The same with a device's own kernel."""
     cache, (blocks, places) = feed.cache, feed.places
     keys, values = cache.keys[layer], cache.values[layer]
     keys[blocks, :, :, places], values[blocks, :, places] = key[: feed.count], value[: feed.count]
@@ -170,16 +170,4 @@ def _attend_fused(feed: Feed, layer: int, query: Tensor, key: Tensor, value: Ten
     return out
 
 
-def use_slots(model: PreTrainedModel) -> None:
-    """Let a model of our own (see `causal_lm.share_weights`) attend to a slot cache, as `run_pass` needs it."""
-    model.set_attn_implementation(_NAME)
-    causal_lm.fuse_norms(model)
-
-
-def run_pass(model: PreTrainedModel, tokens: Ints, feed: Feed) -> Tensor:
-    """Feed N tokens, whoever's they are; return their hidden states [N, D], followed by rows of padding."""
-    ids, positions = (_on(feed.cache, np.pad(a, (0, -len(a) % ROWS))) for a in (tokens, feed.positions))
-    return causal_lm.hidden_states(model, ids[None], position_ids=positions[None], feed=feed, use_cache=False)[0]
-
-
-ALL_ATTENTION_FUNCTIONS.register(_NAME, slot_attention)
+ALL_ATTENTION_FUNCTIONS.register(NAME, slot_attention)

@@ -1,8 +1,8 @@
-"""Attention over the slot cache, on the CPU: one compiled loop over queries, each with the blocks of its own sequence.
+"""What a pass computes on the CPU beside matrix products, as compiled loops: attention, norms, rotations.
 
-A query adds up its sequence's blocks of 32 positions in order, whatever else is in the pass and however its sequence
-was fed: what it gets is the same to the last bit. Torch has no such operation: its own attention pads ragged sequences
-to one length, and adds up in an order that depends on it.
+A query attends to the blocks of its own sequence in the slot cache. It adds up these in order, whatever else is in the
+pass and however the sequence was fed: what it gets is the same to the last bit. Torch has no such operation: its own
+pads ragged sequences to one length, and adds up in an order that depends on it.
 
 It knows arrays: no model, no tensors, no threads.
 """
@@ -163,3 +163,48 @@ def _add(weights: Floats, values: Floats, seen: int, sums: Floats) -> None:
             low = a * v[d] + b * v[width + d] + c * v[2 * width + d] + e * v[3 * width + d]
             high = f * v[4 * width + d] + g * v[5 * width + d] + h * v[6 * width + d] + i * v[7 * width + d]
             sums[d] += low + high
+
+
+@_compiled
+def rms_norm(rows: Floats, weight: Floats, epsilon: float, out: Floats) -> None:
+    """Set out [N, W] to rows [N, W], each scaled to mean square 1 and weighted (RMSNorm, Zhang and Sennrich 2019)."""
+    width = rows.shape[1]
+    for n in range(len(rows)):
+        scale = _scale_of(rows[n], epsilon)
+        for d in range(width):
+            out[n, d] = rows[n, d] * scale * weight[d]
+
+
+@_compiled
+def turn(heads: Floats, weight: Floats, epsilon: float, cos: Floats, sin: Floats) -> None:
+    """Turn heads [N, H, D] by their positions' cos and sin [N, D] (RoPE, Su et al. 2021), in place.
+
+    First each is normed with weight [D], unless that is empty.
+    """
+    half = heads.shape[2] // 2
+    for n in range(heads.shape[0]):
+        for h in range(heads.shape[1]):
+            head = heads[n, h]
+            if len(weight):
+                scale = _scale_of(head, epsilon)
+                for d in range(2 * half):
+                    head[d] *= scale * weight[d]
+            for d in range(half):
+                left, right = head[d], head[half + d]
+                head[d] = left * cos[n, d] - right * sin[n, d]
+                head[half + d] = right * cos[n, half + d] + left * sin[n, half + d]
+
+
+@_compiled
+def _scale_of(row: Floats, epsilon: float) -> float:
+    lanes = np.zeros(_STEP, np.float32)
+    for d in range(0, len(row) - len(row) % _STEP, _STEP):
+        for j in range(_STEP):
+            lanes[j] += row[d + j] * row[d + j]
+    total = np.float32(0)
+    for d in range(len(row) - len(row) % _STEP, len(row)):
+        total += row[d] * row[d]
+    for j in range(_STEP):
+        total += lanes[j]
+    scale: float = np.float32(1) / np.sqrt(total / np.float32(len(row)) + np.float32(epsilon))
+    return scale

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from transformers.models.qwen3.modeling_qwen3 import apply_rotary_pos_emb
 
 from agentgrpo.engines import kernel
 from agentgrpo.engines.kernel import BLOCK, Floats, Ints
@@ -97,3 +99,30 @@ def test_what_is_stored_lies_at_its_slot_and_position(places: list[int]) -> None
     blocks = s.table[slots, positions // BLOCK]
     assert (s.keys[blocks, :, :, positions % BLOCK] == k).all()
     assert (s.values[blocks, :, positions % BLOCK] == v).all()
+
+
+@given(st.integers(0, 2**32), st.integers(1, 5), st.sampled_from([3, 8, 24, 96]))
+def test_rms_norm_is_torchs(seed: int, count: int, width: int) -> None:
+    draw = np.random.default_rng(seed)
+    rows, weight = draw.standard_normal((count, width), np.float32), draw.standard_normal(width, np.float32)
+    out = np.empty_like(rows)
+    kernel.rms_norm(rows, weight, 1e-6, out)
+    expected = torch.nn.functional.rms_norm(torch.from_numpy(rows), (width,), torch.from_numpy(weight), 1e-6)
+    np.testing.assert_allclose(out, expected.numpy(), rtol=1e-5, atol=1e-6)
+
+
+@given(st.integers(0, 2**32), st.integers(1, 4), st.integers(1, 3), st.sampled_from([2, 8, 24]), st.booleans())
+def test_heads_are_normed_and_turned_as_transformers_does(
+    seed: int, count: int, heads: int, width: int, is_normed: bool
+) -> None:
+    draw = np.random.default_rng(seed)
+    states = draw.standard_normal((count, heads, width), np.float32)
+    angles = np.tile(draw.standard_normal((count, width // 2), np.float32), 2)
+    weight = draw.standard_normal(width if is_normed else 0, np.float32)
+    expected = torch.from_numpy(states.copy())
+    if is_normed:
+        expected = torch.nn.functional.rms_norm(expected, (width,), torch.from_numpy(weight), 1e-6)
+    cos, sin = np.cos(angles), np.sin(angles)
+    turned, _ = apply_rotary_pos_emb(expected, expected, torch.from_numpy(cos), torch.from_numpy(sin), unsqueeze_dim=1)
+    kernel.turn(states, weight, 1e-6, cos, sin)
+    np.testing.assert_allclose(states, turned.numpy(), rtol=1e-5, atol=1e-5)
