@@ -57,7 +57,8 @@ class Feed:
         work = np.cumsum(self.runs[:, 1] * (self.runs[:, 3] + self.runs[:, 1]))
         if threads == 1 or work[-1] * self.cache.kv_heads * self.cache.groups < _THREADED:
             return [self.runs]
-        return np.split(self.runs, np.searchsorted(work, work[-1] * np.arange(1, threads) / threads))
+        shares = np.split(self.runs, np.searchsorted(work, work[-1] * np.arange(1, threads) / threads))
+        return [runs for runs in shares if len(runs)]
 
     @cached_property
     def parts(self) -> list[_Part]:

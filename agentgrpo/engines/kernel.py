@@ -60,50 +60,46 @@ def attend(table: Ints, runs: Ints, q: Floats, scale: float, keys: Floats, value
         out: Where the results go [N, H, D].
     """
     heads, width = keys.shape[1], keys.shape[2]
-    groups = q.shape[1] // heads
-    longest = runs[:, 1].max() * groups if len(runs) else 0
-    asked, sums = np.empty((longest, width), np.float32), np.empty((longest, width), np.float32)
-    totals, highest = np.empty((longest, BLOCK), np.float32), np.empty(longest, np.float32)
+    groups, size = q.shape[1] // heads, width * BLOCK
+    rows_most = runs[:, 1].max() * groups
+    columns_most = (runs[:, 1] + runs[:, 3]).max() // BLOCK + 1
+    asked, sums = np.empty((rows_most, width), np.float32), np.empty((rows_most, width), np.float32)
+    totals = np.empty(rows_most, np.float32)
+    weights = np.empty((rows_most, columns_most * BLOCK), np.float32)
+    powers = np.empty(columns_most * BLOCK, np.int32)
     flat_keys, flat_values = keys.reshape(-1), values.reshape(-1)
-    scores, bits = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.int32)
     factor = np.float32(scale * np.log2(np.e))  # powers of two are cheaper than those of e
     for run in range(len(runs)):
         first, count, slot, position = runs[run]
+        rows, columns = count * groups, (position + count - 1) // BLOCK + 1
         for head in range(heads):
-            rows = count * groups
             for row in range(rows):
                 for d in range(width):
                     asked[row, d] = q[first + row // groups, head * groups + row % groups, d] * factor
-            sums[:rows], totals[:rows], highest[:rows] = 0, 0, _HIDDEN
-            for column in range((position + count - 1) // BLOCK + 1):
-                start = (table[slot, column] * heads + head) * width * BLOCK
-                block_keys = flat_keys[start : start + width * BLOCK]
-                block_values = flat_values[start : start + width * BLOCK]
+            for column in range(columns):
+                start = (table[slot, column] * heads + head) * size
+                for row in range(rows):
+                    _multiply(asked[row], flat_keys[start : start + size], weights[row, column * BLOCK :])
+            for row in range(rows):
+                totals[row] = _weigh(weights[row, : columns * BLOCK], position + row // groups + 1, powers)
+                for d in range(width):
+                    sums[row, d] = 0
+            for column in range(columns):
+                start = (table[slot, column] * heads + head) * size
                 for row in range(rows):
                     seen = min(BLOCK, position + row // groups - column * BLOCK + 1)
-                    if seen > 0:
-                        _multiply(asked[row], block_keys, scores)
-                        old = highest[row]
-                        highest[row] = _weigh(scores, seen, old, bits)
-                        if highest[row] > old:
-                            _scale(sums[row], np.exp2(old - highest[row]))
-                            _scale(totals[row], np.exp2(old - highest[row]))
-                        for j in range(BLOCK):
-                            totals[row, j] += scores[j]
-                        _add(scores, block_values, seen, sums[row])
+                    _add(weights[row, column * BLOCK :], flat_values[start : start + size], seen, sums[row])
             for row in range(rows):
-                total = np.float32(0)
-                for j in range(BLOCK):
-                    total += totals[row, j]
                 for d in range(width):
-                    out[first + row // groups, head * groups + row % groups, d] = sums[row, d] / total
+                    out[first + row // groups, head * groups + row % groups, d] = sums[row, d] / totals[row]
 
 
 @_compiled
 def _multiply(query: Floats, keys: Floats, scores: Floats) -> None:
     """Set scores [BLOCK] to the products of a query [D] with a block of keys [D * BLOCK]."""
     width = len(query)
-    scores[:] = 0
+    for j in range(BLOCK):
+        scores[j] = 0
     for d in range(0, width - width % _STEP, _STEP):
         k = keys[d * BLOCK : (d + _STEP) * BLOCK]
         a, b, c, e = query[d], query[d + 1], query[d + 2], query[d + 3]
@@ -118,16 +114,22 @@ def _multiply(query: Floats, keys: Floats, scores: Floats) -> None:
 
 
 @_compiled
-def _weigh(scores: Floats, seen: int, highest: float, bits: NDArray[np.int32]) -> float:
-    """Turn the first `seen` scores into 2^(score - highest so far), the others into zeros; return the new highest.
+def _weigh(scores: Floats, seen: int, powers: NDArray[np.int32]) -> float:
+    """Turn the first `seen` scores into 2^(score - highest), the others into zeros; return the sum.
 
-    A score that is no number gives weights that are none: whoever asked has to learn of it.
+    A score that is no number makes a sum that is none: whoever asked has to learn of it.
     """
-    scores[seen:] = _HIDDEN
+    lanes = np.full(BLOCK, _HIDDEN)
+    for i in range(0, seen - seen % BLOCK, BLOCK):
+        for j in range(BLOCK):
+            lanes[j] = scores[i + j] if scores[i + j] > lanes[j] else lanes[j]
+    for i in range(seen - seen % BLOCK, seen):
+        lanes[0] = scores[i] if scores[i] > lanes[0] else lanes[0]
+    highest = lanes[0]
     for j in range(BLOCK):
-        highest = scores[j] if scores[j] > highest else highest
-    for j in range(BLOCK):
-        power = scores[j] - highest
+        highest = lanes[j] if lanes[j] > highest else highest
+    for i in range(len(scores)):
+        power = scores[i] - highest
         power = _SMALLEST if power < _SMALLEST else power
         whole = np.floor(power)
         x = power - whole
@@ -136,19 +138,22 @@ def _weigh(scores: Floats, seen: int, highest: float, bits: NDArray[np.int32]) -
         y = y * x + _EXP2[3]
         y = y * x + _EXP2[4]
         y = y * x + _EXP2[5]
-        scores[j] = y * x + _EXP2[6]
-        bits[j] = (np.int32(whole) + np.int32(127)) << np.int32(23)
-    powers = bits.view(np.float32)
+        scores[i] = y * x + _EXP2[6]
+        powers[i] = (np.int32(whole) + np.int32(127)) << np.int32(23)
+    floats = powers.view(np.float32)
+    for i in range(seen):
+        scores[i] *= floats[i]
+    for i in range(seen, len(scores)):
+        scores[i] = 0
     for j in range(BLOCK):
-        scores[j] *= powers[j]
-    scores[seen:] = 0
-    return highest
-
-
-@_compiled
-def _scale(numbers: Floats, factor: float) -> None:
-    for i in range(len(numbers)):
-        numbers[i] *= factor
+        lanes[j] = 0
+    for i in range(0, len(scores), BLOCK):
+        for j in range(BLOCK):
+            lanes[j] += scores[i + j]
+    total = np.float32(0)
+    for j in range(BLOCK):
+        total += lanes[j]
+    return total
 
 
 @_compiled
