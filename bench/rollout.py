@@ -114,7 +114,7 @@ def _fractions(chat: Chat, rows: list[Sequence[Any]], *, quick: bool) -> dict[st
     """Return how near episodes per second come to the ideal, for each kind of tool latency."""
     fractions = {}
     for name, work in LATENCIES.items():
-        work = replace(work, episodes=96, turns=3) if quick else work
+        work = replace(work, episodes=40, turns=2) if quick else work
         measured = [_roll_out(chat, work, step) for step in range(1 if quick else 3)]
         middle = sorted(measured, key=lambda m: m.fraction)[len(measured) // 2]
         timing = (middle.turns, middle.seconds, middle.ideal, middle.cpu_ms, middle.fraction)

@@ -99,24 +99,26 @@ def measure(*, quick: bool) -> dict[str, float | None]:
     if not vllm_side.has_vllm():
         return {"vs_bare_vllm": None, "publish_ms": None}
     trained = vllm_side.policy()
-    with ThreadPoolExecutor() as pool:  # each start takes some 15 seconds, most of it waiting
-        bare = pool.submit(Bare)
-        engine = vllm_side.start()
-    try:
-        publish_ms = asyncio.run(_publish(engine, trained, 10 if quick else 40))
-        share = _share(engine, bare.result(), trained, rounds=2 if quick else 6)
-    finally:
-        asyncio.run(engine.close())
+    with ThreadPoolExecutor() as pool:  # beside each other: a start takes some 15 seconds, an end some 4
+        starting = pool.submit(Bare)
+        engine, bare = vllm_side.start(), starting.result()
+        try:
+            publish_ms = asyncio.run(_publish(engine, trained, 8 if quick else 40))
+            share = _share(engine, bare, trained, turns=2 if quick else TURNS, rounds=1 if quick else 6)
+        finally:
+            ending = pool.submit(bare.close)
+            asyncio.run(engine.close())
+            ending.result()
     return {"vs_bare_vllm": share, "publish_ms": publish_ms}
 
 
-def _share(engine: VllmEngine, bare: Bare, trained: LoraPolicy, *, rounds: int) -> float:
+def _share(engine: VllmEngine, bare: Bare, trained: LoraPolicy, *, turns: int, rounds: int) -> float:
     """Return the median of the ratios of what was measured in the same round, first the one side, then the other."""
     asyncio.run(engine.publish(trained.adapter(), POLICY))
     bare.load(trained.adapter())
     ratios = []
     for step in range(rounds + 1):
-        ours, asked = asyncio.run(_rollout(engine, step))
+        ours, asked = asyncio.run(_rollout(engine, step, turns if step else 1))
         theirs = bare.seconds(asked)
         tokens = sum(a.tokens for a in asked)
         print(f"{tokens} tokens: {tokens / ours:,.0f} a second through the rollout, {tokens / theirs:,.0f} bare")
@@ -124,12 +126,12 @@ def _share(engine: VllmEngine, bare: Bare, trained: LoraPolicy, *, rounds: int) 
     return round(statistics.median(ratios[1:]), 3)  # the first warms up
 
 
-async def _rollout(engine: VllmEngine, step: int) -> tuple[float, list[Asked]]:
+async def _rollout(engine: VllmEngine, step: int, turns: int) -> tuple[float, list[Asked]]:
     """Roll out once; return the seconds and the requests."""
     chat = Chat.from_folder(lockbox_model(head_dim=32), enable_thinking=False)
-    source = resolve_env("lockbox", turns=TURNS)
+    source = resolve_env("lockbox", turns=turns)
     config = RolloutConfig(
-        concurrency=vllm_side.SEQUENCES, max_turns=TURNS + 1, max_tokens=400, max_turn_tokens=64, temperature=1.0
+        concurrency=vllm_side.SEQUENCES, max_turns=turns + 1, max_tokens=400, max_turn_tokens=64, temperature=1.0
     )
     listener = Listener(engine)
     with (
@@ -162,6 +164,10 @@ class Bare:
 
         self._llm = LLM(**vllm_side.options())
         self._lora: Any = None
+
+    def close(self) -> None:
+        """End its processes."""
+        self._llm.llm_engine.engine_core.shutdown()
 
     def load(self, adapter: Adapter) -> None:
         """Use an adapter."""
