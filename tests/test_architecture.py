@@ -55,7 +55,19 @@ ALLOWED |= {
     "cli": ALLOWED["training"] | {"viewer", "tools", "envs", "cli", "agentgrpo", "doctor"},
     "agentgrpo": ALLOWED["training"],  # the package itself: its public names, lazily
 }
-LAZY = {"torch", "transformers", "vllm", "matplotlib", "datasets", "wandb", "tensorboard", "trackio", "mcp", "ray"}
+LAZY = {
+    "torch",
+    "transformers",
+    "vllm",
+    "matplotlib",
+    "datasets",
+    "wandb",
+    "tensorboard",
+    "trackio",
+    "mcp",
+    "ray",
+    "yaml",
+}
 LAZY_OWN = {
     "agentgrpo",
     "cli",
