@@ -1,4 +1,4 @@
-"""Arguments checked against a JSON schema by pydantic's validators: coercions, errors and speed are those of native tools.
+"""Arguments checked against a JSON schema by pydantic: coercions, errors and speed are those of native tools.
 
 It knows flat schemas (`schemas.flatten`). Whatever keyword it does not know, and `format`, is left to the service;
 `oneOf` is read as `anyOf`. Patterns run in Rust's linear-time engine: one it cannot read is left to the service too.

@@ -127,9 +127,9 @@ def _merge_all(flat: JsonObject) -> JsonObject:
 def _one_dialect(flat: JsonObject, *, is_nullable: bool) -> JsonObject:
     """Return the schema with one type per level: choices are spelled `anyOf`, as pydantic spells them."""
     for bound, exclusive in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
-        if isinstance(flat.get(exclusive), bool):  # OpenAPI 3.0
-            if flat.pop(exclusive) and bound in flat:
-                flat[exclusive] = flat.pop(bound)
+        # In OpenAPI 3.0 these are true or false.
+        if isinstance(flat.get(exclusive), bool) and flat.pop(exclusive) and bound in flat:
+            flat[exclusive] = flat.pop(bound)
     types = flat["type"] if isinstance(flat.get("type"), list) else None
     if types is None and not is_nullable:
         return flat

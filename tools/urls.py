@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import quote, urljoin
 
+from yarl import URL
+
 from agentgrpo.errors import EnvError
 from agentgrpo.tooling import one_line
 from agentgrpo.tools.addresses import Address, read_address
@@ -19,6 +21,7 @@ MAX_LENGTH = 4096
 DEFAULT_PORTS = {"http": 80, "https": 443}
 ANY_HOST = "*"
 _URL = re.compile(r"(?P<scheme>[A-Za-z]+)://(?P<authority>[^/?#]*)(?P<path>[^?#]*)(?:\?(?P<query>[^#]*))?(?:#.*)?")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _AUTHORITY = re.compile(r"(?P<host>\[[0-9a-f:.]+\]|[0-9a-z_.-]+)(?::(?P<port>[1-9][0-9]{0,4}))?")
 _LABEL = re.compile(r"[0-9a-z_](?:[0-9a-z_-]{0,61}[0-9a-z_])?")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")  # what some readers take for a part of an IPv4 address
@@ -87,12 +90,11 @@ def read_redirect(url: Url, location: str) -> Url:
         BadUrl: it leads to nothing that would be requested.
     """
     _check_characters(location)  # urljoin would drop tabs and line ends
-    try:
-        return read_url(urljoin(str(url), location))
-    except BadUrl:
-        raise
-    except ValueError as error:  # urllib's own, such as of a bracket without its pair
-        raise BadUrl(f"{_shown(location)} is no URL: {error}") from error
+    if _SCHEME.match(location):
+        return read_url(location)
+    if location.startswith("//"):
+        return read_url(f"{url.scheme}:{location}")
+    return read_url(urljoin(str(url), location))  # a path, so it cannot change the host
 
 
 def read_path(text: str) -> str:
@@ -134,7 +136,18 @@ def _read_host(host: str) -> str:
         return host
     if len(host) > 253 or not all(map(_LABEL.fullmatch, labels)):
         raise BadUrl(f"{_shown(host)} is no host name")
+    if "xn--" in host:
+        _check_punycode(host)
     return host
+
+
+def _check_punycode(host: str) -> None:
+    try:
+        readable = URL.build(scheme="http", host=host).host  # aiohttp will read it this way
+    except ValueError as error:
+        raise BadUrl(f"{_shown(host)} is no host name: it is no valid punycode") from error
+    if not readable:
+        raise BadUrl(f"{_shown(host)} is no host name")
 
 
 def _check_characters(text: str) -> None:

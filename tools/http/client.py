@@ -1,7 +1,7 @@
 """The HTTP client of tools: allowed hosts only, every hop checked, deadlines, a size cap, retries of what is safe.
 
-It knows no environments and no episodes. Make one client per service and share it: it holds one session per event loop,
-so all episodes of a rollout reuse connections; cookies are not kept, so nothing passes from one episode to another.
+It knows no environments and no episodes. A client holds no connections: `sessions` does, one set per event loop, so
+that all episodes of a rollout share them. Cookies are not kept, so nothing passes from one episode to another.
 
 Whose mistake it is decides what is raised. What was asked for is refused, or answered with 4xx: `ToolError`, which the
 model reads. The service is down, too slow, overloaded (429) or refuses our credentials (401): `ToolFailure`, and the
@@ -15,19 +15,17 @@ import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from http import HTTPStatus
 from typing import NoReturn
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
-from aiohttp.resolver import ThreadedResolver
 from tenacity import RetryCallState
 from yarl import URL
 
 from agentgrpo.errors import EnvError, ToolError, ToolFailure, first_line
 from agentgrpo.tooling import one_line, wait_on_tool_loop
-from agentgrpo.tools.http.answer import ENCODINGS, Answer, BrokenBody, TooLarge, read_body
+from agentgrpo.tools.http.answer import Answer, BrokenBody, TooLarge, read_body
 from agentgrpo.tools.http.auth import Auth
 from agentgrpo.tools.http.order import (
     IDEMPOTENT,
@@ -40,14 +38,12 @@ from agentgrpo.tools.http.order import (
     with_query,
 )
 from agentgrpo.tools.http.reach import read_reach
-from agentgrpo.tools.http.resolver import AddressRefused, CheckedResolver
+from agentgrpo.tools.http.resolver import AddressRefused
 from agentgrpo.tools.http.retries import Later, retry_after, retrying
-from agentgrpo.tools.http.sessions import LoopSessions
+from agentgrpo.tools.http.sessions import CONNECT_SECONDS, session_for
 from agentgrpo.tools.urls import BadUrl, read_redirect
 from agentgrpo.types import Json
 
-CONNECT_SECONDS = 5.0
-KEEPALIVE_SECONDS = 2.0  # shorter than most servers': they do not hang up just when a POST is on its way
 MAX_REDIRECTS = 5
 _GRACE = 1.0
 _QUOTED = 200  # characters of an error's body
@@ -107,7 +103,8 @@ class HttpClient:
         self.auth, self.deadline, self.max_bytes, self.retries = auth, deadline, max_bytes, retries
         self.repeated: Counter[str] = Counter()  # attempts that were repeated, by what had gone wrong
         self._rng = rng or random.Random()
-        self._sessions = LoopSessions(partial(_open_session, resolver, allow_private, attempt_seconds))
+        self._resolver = resolver
+        self._timeout = aiohttp.ClientTimeout(total=attempt_seconds, sock_connect=CONNECT_SECONDS)
 
     async def request(
         self,
@@ -163,10 +160,6 @@ class HttpClient:
         answer: Answer = wait_on_tool_loop(asked, self.deadline + _GRACE)
         return answer
 
-    async def close(self) -> None:
-        """Close the running loop's session; otherwise it is closed when the loop ends."""
-        await self._sessions.close()
-
     async def _repeat(self, hops: list[Order], is_idempotent: bool) -> Answer:
         attempts = 0
         loop = retrying(
@@ -207,13 +200,14 @@ class HttpClient:
         raise ToolError(f"{hops[0].url.origin} redirected more than {MAX_REDIRECTS} times")
 
     async def _send(self, order: Order) -> Answer:
-        session = await self._sessions.get()
+        session = await session_for(self._resolver, allow_private=self.reach.allow_private)
         try:
             async with session.request(
                 order.method,
                 URL(str(order.url), encoded=True),
                 data=order.body,
                 headers=self._headers(order),
+                timeout=self._timeout,
                 allow_redirects=False,
             ) as response:
                 body = await self._read(response)
@@ -259,8 +253,6 @@ class HttpClient:
             url = read_redirect(order.url, answer.headers["location"])
         except BadUrl as error:
             raise ToolError(f"{order.url.origin} redirects to what is not requested: {error}") from error
-        if order.url.scheme == "https" and url.scheme != "https":
-            raise ToolError(f"{order.url.origin} redirects from https to http, which is not followed")
         return order.redirected(answer.status, url, self.reach.rule(url))
 
     def _hide(self, text: str) -> str:
@@ -273,20 +265,6 @@ class HttpClient:
         # Latin-1 maps every byte to a character and back; a secret is ASCII.
         body = self._hide(answer.body.decode("latin-1")).encode("latin-1")
         return replace(answer, headers=headers, body=body)
-
-
-def _open_session(
-    resolver: AbstractResolver | None, allow_private: bool, attempt_seconds: float
-) -> aiohttp.ClientSession:
-    checked = CheckedResolver(resolver or ThreadedResolver(), allow_private=allow_private)
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(resolver=checked, use_dns_cache=False, keepalive_timeout=KEEPALIVE_SECONDS),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=aiohttp.ClientTimeout(total=attempt_seconds, sock_connect=CONNECT_SECONDS),
-        headers={"User-Agent": "agentgrpo", "Accept": "application/json, */*;q=0.5", "Accept-Encoding": ENCODINGS},
-        auto_decompress=False,  # aiohttp would inflate a whole chunk before the cap could be looked at
-        trust_env=False,  # a proxy of the environment would resolve names for us
-    )
 
 
 def _later(error: Exception) -> Later:

@@ -44,7 +44,13 @@ class Order:
         return f"{self.method} {self.url}"
 
     def redirected(self, status: int, url: Url, rule: HostRule) -> Order:
-        """Return the request a redirect of this status asks for (RFC 9110, 15.4); headers stay with their origin."""
+        """Return the request a redirect of this status asks for (RFC 9110, 15.4); headers stay with their origin.
+
+        Raises:
+            ToolError: what was encrypted would go on in plain text.
+        """
+        if self.url.scheme == "https" and url.scheme != "https":
+            raise ToolError(f"{self.url.origin} redirects from https to http, which is not followed")
         headers = self.headers if url.origin == self.url.origin else {}
         moved = replace(self, url=url, rule=rule, headers=headers)
         becomes_get = status == 303 or (status in (301, 302) and self.method == "POST")

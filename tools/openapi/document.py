@@ -71,8 +71,11 @@ def select(document: JsonObject, include: Sequence[str] | Mapping[str, str]) -> 
     Raises:
         EnvError: an operation does not exist, or two tools would have one name.
     """
-    known = {name: found for found in _operations(document) for name in (found.route, found.key)}
-    keys = sorted({found.key for found in known.values()})
+    known: dict[str, list[Found]] = {}
+    for found in _operations(document):
+        for key in {found.route, found.key}:
+            known.setdefault(key, []).append(found)
+    keys = sorted({found.key for several in known.values() for found in several})
     if not include:
         raise EnvError(f"include names no operation; the document has {_listed(keys)}")
     if isinstance(include, str):
@@ -81,12 +84,14 @@ def select(document: JsonObject, include: Sequence[str] | Mapping[str, str]) -> 
     for wanted in include:
         if wanted not in known:
             raise EnvError(f"the document has no operation {wanted!r}.{nearest(wanted, known)} It has {_listed(keys)}")
-        name = include[wanted] if isinstance(include, Mapping) else known[wanted].name
+        if len(known[wanted]) > 1:
+            routes = " and ".join(found.route for found in known[wanted])
+            raise EnvError(f"the document has {wanted!r} more than once: call them {routes}")
+        (found,) = known[wanted]
+        name = include[wanted] if isinstance(include, Mapping) else found.name
         if name in selected:
-            raise EnvError(
-                f"two operations would be called '{name}': give names, include={{'{wanted}': 'a_name', ...}}"
-            )
-        selected[name] = known[wanted]
+            raise EnvError(f"two tools would be called '{name}': give names, include={{'{wanted}': 'a_name', ...}}")
+        selected[name] = found
     return list(selected.items())
 
 

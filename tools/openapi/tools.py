@@ -44,10 +44,10 @@ def openapi_tools(
         if wanted not in include:
             raise EnvError(f"idempotent names {wanted!r}, which is not included.{nearest(wanted, include)}")
     whole = load_document(document)
-    marked = {found.key for _, found in select(whole, idempotent)} if idempotent else set()
+    marked = {found.route for _, found in select(whole, idempotent)} if idempotent else set()
     reserved = (client.auth.header.lower(),) if client.auth is not None else ()
     return [
-        _tool(name, read_operation(whole, found, reserved=reserved), client, is_marked=found.key in marked)
+        _tool(name, read_operation(whole, found, reserved=reserved), client, is_marked=found.route in marked)
         for name, found in select(whole, include)
     ]
 
