@@ -22,11 +22,10 @@ def _token(monkeypatch: pytest.MonkeyPatch) -> None:
 async def echo(request: web.Request) -> web.StreamResponse:
     """Answer with the credential, in every form a service could."""
     value = request.headers.get("Authorization", request.headers.get("X-Api-Key", ""))
-    told = {"plain": value, "escaped": value.replace("/", "\\/"), "url": "canary%2F7f3a%2B9c%3D%3D"}
+    text = json.dumps({"plain": value, "url": "canary%2F7f3a%2B9c%3D%3D", "escaped": "ESCAPED"})
+    text = text.replace("ESCAPED", value.replace("/", "\\/"))
     status = int(request.query.get("status", "200"))
-    return web.Response(
-        text=json.dumps(told), status=status, headers={"X-Echo": value}, content_type="application/json"
-    )
+    return web.Response(text=text, status=status, headers={"X-Echo": value}, content_type="application/json")
 
 
 @pytest.fixture

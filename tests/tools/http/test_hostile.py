@@ -117,13 +117,16 @@ async def test_a_chain_of_redirects_is_checked_at_each_hop_and_ends(monkeypatch:
 async def test_a_name_that_rebinds_between_two_lookups_is_never_followed_inside(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async with Service() as service:
+    async def bye(request: web.Request) -> web.StreamResponse:
+        response = web.Response()
+        response.force_close()  # an open connection would be used again, without a look-up
+        return response
+
+    async with Service({"/": bye}) as service:
         seen = watch(monkeypatch, service)
         names = Names({"rebind.example": [[PUBLIC_ADDRESSES[0]], ["127.0.0.1"], [PUBLIC_ADDRESSES[0]], ["10.0.0.1"]]})
         client, url = open_client(service.port, names), f"http://rebind.example:{service.port}/"
-        outcomes = []
-        for _ in range(4):
-            outcomes.append(await is_refused(client, url))
+        outcomes = [await is_refused(client, url) for _ in range(4)]
         assert outcomes == [False, True, False, True]
         assert names.lookups["rebind.example"] == 4  # once per connection: what was checked is what was connected to
         assert seen == [PUBLIC_ADDRESSES[0]] * 2
