@@ -115,13 +115,13 @@ def _is_readable(pattern: str) -> bool:
 
 
 def _integer(schema: JsonObject) -> CoreSchema:
-    step = schema.get("multipleOf")
+    step = _step(schema)
     return core_schema.int_schema(
         ge=_rounded(math.ceil, schema.get("minimum")),
         le=_rounded(math.floor, schema.get("maximum")),
         gt=_rounded(math.floor, schema.get("exclusiveMinimum")),
         lt=_rounded(math.ceil, schema.get("exclusiveMaximum")),
-        multiple_of=step if isinstance(step, int) and step > 0 else None,
+        multiple_of=step if isinstance(step, int) else None,
     )
 
 
@@ -131,7 +131,7 @@ def _number(schema: JsonObject) -> CoreSchema:
         "le": _bound(schema.get("maximum")),
         "gt": _bound(schema.get("exclusiveMinimum")),
         "lt": _bound(schema.get("exclusiveMaximum")),
-        "multiple_of": _bound(schema.get("multipleOf")),
+        "multiple_of": _step(schema),
     }
     return core_schema.no_info_wrap_validator_function(
         _as_it_was, core_schema.float_schema(**bounds, allow_inf_nan=False)
@@ -152,6 +152,11 @@ def _rounded(to: Callable[[float], int], bound: Json) -> int | None:
 def _bound(bound: Json) -> float | None:
     is_number = isinstance(bound, Real) and not isinstance(bound, bool) and math.isfinite(bound)
     return bound if is_number else None  # type: ignore[no-any-return]
+
+
+def _step(schema: JsonObject) -> float | None:
+    step = _bound(schema.get("multipleOf"))
+    return step if step is not None and step > 0 else None
 
 
 def _count(schema: JsonObject, key: str) -> int | None:

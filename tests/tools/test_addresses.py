@@ -3,7 +3,7 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentgrpo.tools.addresses import read_address, refusal
@@ -69,12 +69,14 @@ def test_some_are_never_allowed(text: str) -> None:
     assert refusal(ip_address(text), allow_private=True) is not None
 
 
+@settings(deadline=None)
 @given(st.ip_addresses())
 def test_whatever_python_calls_not_global_is_refused(address: IPv4Address | IPv6Address) -> None:
     if not address.is_global or address.is_multicast:
         assert refusal(address) is not None
 
 
+@settings(deadline=None)
 @given(st.ip_addresses(v=4))
 def test_no_ipv4_address_comes_in_through_ipv6(address: IPv4Address) -> None:
     number = int(address)

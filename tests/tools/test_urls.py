@@ -74,7 +74,7 @@ TEXTS = st.lists(st.sampled_from(PIECES), max_size=14).map("".join)
 URLS = TEXTS | TEXTS.map("http://{}".format) | st.text(max_size=60) | st.text(max_size=60).map("https://{}".format)
 
 
-@settings(max_examples=EXAMPLES)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(URLS)
 @example("http://[::1]:8080/a?b#c")
 @example("https://a.example:65536/")
@@ -101,7 +101,7 @@ def test_what_is_accepted_is_read_the_same_by_every_reader(text: str) -> None:
             socket.inet_aton(url.host)
 
 
-@settings(max_examples=EXAMPLES)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(URLS, st.sampled_from(["http://a.example/x/y?z", "https://b.example:8443/", "http://[2606::1]/p"]))
 def test_a_redirect_leads_to_a_url_or_nowhere(location: str, start: str) -> None:
     base = read_url(start)

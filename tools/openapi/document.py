@@ -40,7 +40,7 @@ class Found:
     @property
     def name(self) -> str:
         """A tool's name made from the operation's."""
-        text = self.key if self.key != self.route else f"{self.method.lower()}_{self.path}"
+        text = self.key if self.key != self.route else f"{self.method.lower()}_{self.path.strip('/')}"
         return _NOT_NAME.sub("_", text).strip("_")[:MAX_NAME]
 
 
@@ -54,10 +54,9 @@ def load_document(source: Source) -> JsonObject:
         EnvError: it cannot be read, or is none.
     """
     document = dict(source) if isinstance(source, Mapping) else _read(Path(source))
-    version = str(document.get("openapi", ""))
-    if not version.startswith("3."):
-        got = version or f"swagger {document['swagger']}" if "swagger" in document else version or "no 'openapi' in it"
-        raise EnvError(f"the document is of version {got}; expected OpenAPI 3.0 or 3.1: convert it first")
+    version = document.get("openapi") or document.get("swagger")
+    if not str(document.get("openapi")).startswith("3."):
+        raise EnvError(f"the document says version {version}; expected OpenAPI 3.0 or 3.1: convert it first")
     return document
 
 

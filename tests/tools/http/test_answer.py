@@ -105,7 +105,7 @@ async def test_only_what_can_be_decompressed_is_asked_for(service: Service) -> N
     assert service.hits[0].headers["Accept-Encoding"] == "gzip"
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.binary(max_size=300), min_size=1, max_size=4),
     st.integers(1, 40),
@@ -130,6 +130,7 @@ async def test_members_cut_anywhere_come_out_whole_or_are_too_large(
         assert await _inflate(chunks(), limit) == plain
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 async def test_any_bytes_are_inflated_or_refused(data: bytes) -> None:
     async def chunks() -> AsyncIterator[bytes]:

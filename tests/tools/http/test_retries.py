@@ -4,7 +4,7 @@ import random
 from email.utils import formatdate
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentgrpo.tools.http.retries import LONGEST_PAUSE, Later, retry_after, retrying
@@ -79,6 +79,7 @@ def test_retry_after_is_seconds_or_a_date(value: str, seconds: float) -> None:
     assert retry_after(value, now=NOW) == pytest.approx(seconds)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_retry_after_reads_anything(value: str) -> None:
     assert retry_after(value) >= 0
