@@ -12,7 +12,7 @@ from agentgrpo.errors import EnvError
 from agentgrpo.tools.addresses import read_address
 from agentgrpo.tools.urls import BadUrl, Url, read_redirect, read_rules, read_url
 
-EXAMPLES = 6000
+EXAMPLES = 400
 # Pieces from which a URL, or nearly one, can be put together.
 PIECES = (
     *(

@@ -6,10 +6,10 @@ It does not judge: whether a status is an error, and whose, is the client's busi
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from email.message import Message
 
 import aiohttp
 
@@ -20,6 +20,10 @@ from agentgrpo.types import Json
 ENCODINGS = "gzip"  # what is asked for: half of the world means something else by "deflate"
 _CHUNK = 1 << 14
 _TEXTS = ("text/", "application/json", "application/xml", "application/javascript", "application/x-www-form-urlencoded")
+_CHARSET = re.compile(r"charset\s*=\s*\"?([A-Za-z0-9_-]+)", re.IGNORECASE)
+# Python knows more, among them some that take time square in the length, and some that execute escapes.
+_CHARSETS = {"us-ascii", "iso-8859-1", "latin-1", "iso-8859-15", "windows-1252", "windows-1251", "koi8-r", "utf-16"}
+_CHARSETS |= {"shift_jis", "euc-jp", "iso-2022-jp", "euc-kr", "gb2312", "gbk", "gb18030", "big5"}
 _AUTOMATIC = 32 + zlib.MAX_WBITS  # zlib tells gzip and zlib headers apart
 
 
@@ -60,10 +64,9 @@ class Answer:
         is_text = not self.content_type or self.is_json or self.content_type.startswith(_TEXTS)
         if not is_text or b"\0" in self.body:
             return f"[{len(self.body)} bytes of {self.content_type or 'no stated type'}]"
-        try:
-            return self.body.decode(self._charset(), "replace")
-        except LookupError:  # a charset that Python does not know
-            return self.body.decode("utf-8", "replace")
+        found = _CHARSET.search(self.headers.get("content-type", ""))
+        charset = found[1].lower() if found is not None else "utf-8"
+        return self.body.decode(charset if charset in _CHARSETS else "utf-8", "replace")
 
     def json(self) -> Json:
         """Return the body read as JSON.
@@ -82,12 +85,6 @@ class Answer:
         if not self.body:
             return None
         return self.json() if self.is_json else self.text
-
-    def _charset(self) -> str:
-        header = Message()
-        header["content-type"] = self.headers.get("content-type", "")
-        charset = header.get_param("charset", "utf-8")
-        return charset if isinstance(charset, str) else "utf-8"
 
 
 async def read_body(response: aiohttp.ClientResponse, limit: int) -> bytes:

@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 
 from agentgrpo.errors import EnvError, ToolError
 from agentgrpo.tooling import one_line
-from agentgrpo.tools.urls import HostRule, Url
+from agentgrpo.tools.urls import MAX_LENGTH, HostRule, Url
 from agentgrpo.types import Json
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
@@ -69,9 +69,16 @@ def checked_method(method: str) -> str:
 
 
 def with_query(url: Url, query: Query) -> Url:
-    """Return a URL with parameters after its own."""
+    """Return a URL with parameters after its own.
+
+    Raises:
+        ToolError: it becomes too long.
+    """
     added = urlencode(query if isinstance(query, Mapping) else list(query), errors="replace")
-    return replace(url, query="&".join(filter(None, (url.query, added))))
+    longer = replace(url, query="&".join(filter(None, (url.query, added))))
+    if len(str(longer)) > MAX_LENGTH:
+        raise ToolError(f"the URL has {len(str(longer))} characters, at most {MAX_LENGTH} are accepted")
+    return longer
 
 
 def checked_headers(headers: Mapping[str, str], *, reserved: str = "") -> dict[str, str]:

@@ -62,6 +62,8 @@ def read_reach(base_url: str | None, allow: Sequence[str], *, allow_private: boo
     Raises:
         EnvError: they allow nothing, or more than they should.
     """
+    if isinstance(allow, str):
+        raise EnvError(f"allow takes a list of hosts, got the text {allow!r}: write [{allow!r}]")
     base = None if base_url is None else _read_base(base_url, allow_private)
     own = () if base is None else (HostRule(host=base.host, port=base.port),)
     rules = (*own, *sorted(read_rules(allow), key=lambda rule: rule.is_open))

@@ -179,7 +179,8 @@ def _is_spreadable(schema: JsonObject, taken: set[str]) -> bool:
     properties = schema.get("properties")
     others = schema.keys() - {"type", "properties", "required", "description", "additionalProperties"}
     is_open = isinstance(schema.get("additionalProperties"), dict)
-    return bool(properties) and not others and not is_open and not taken & properties.keys()
+    is_whole = properties is not None and set(schema.get("required", ())) <= properties.keys()
+    return bool(properties) and is_whole and not others and not is_open and not taken & properties.keys()
 
 
 def _json_media(content: JsonObject) -> JsonObject | None:

@@ -263,6 +263,12 @@ async def test_only_allowed_hosts_are_requested(service: Service) -> None:
             await client.request("GET", path)
 
 
+async def test_a_url_that_became_too_long_is_not_sent(service: Service) -> None:
+    with pytest.raises(ToolError, match="at most 4096 are accepted"):
+        await client_of(service).request("GET", "/", query={"q": "x" * 5000})
+    assert service.hits == []
+
+
 async def test_where_the_model_chose_the_host_its_being_down_is_an_observation(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -309,6 +315,7 @@ async def test_a_proxy_of_the_environment_is_not_used(service: Service, monkeypa
         ({"base_url": "http://169.254.169.254", "allow_private": True}, "metadata"),
         ({"allow": ["*"], "allow_private": True}, "named one by one, not for \\*"),
         ({"allow": ["*.a.example"], "allow_private": True}, "not for \\*.a.example"),
+        ({"allow": "localhost"}, "takes a list of hosts, got the text 'localhost'"),
         ({"base_url": "http://a.example", "deadline": 0}, "above 0"),
         ({"base_url": "http://a.example", "retries": -1}, "at least 0"),
     ],
