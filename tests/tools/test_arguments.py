@@ -164,7 +164,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.dictionaries(st.sampled_from([*SCHEMA["properties"], "unknown"]), VALUES, max_size=3))
 def test_what_jsonschema_accepts_is_accepted_and_what_comes_out_it_accepts(more: Json) -> None:
     jsonschema = pytest.importorskip("jsonschema")

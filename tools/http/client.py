@@ -68,7 +68,7 @@ class HttpClient:
         allow_private: Whether the named hosts may have loopback or private addresses: your own service, a test.
         auth: Credential that goes to `base_url`'s origin and nowhere else.
         deadline: Seconds of a whole call, repetitions, pauses and redirects included.
-        attempt_seconds: Seconds of one attempt.
+        attempt_seconds: Seconds of one request; what a redirect asks for is a request of its own.
         max_bytes: Of an answer, decompressed.
         retries: How often a call is repeated, at most.
         resolver: Resolves names; None: the operating system. What it says is checked in any case.
@@ -174,7 +174,11 @@ class HttpClient:
                 with attempt:
                     attempts += 1
                     del hops[1:]
-                    return await self._attempt(hops)
+                    try:
+                        return await self._attempt(hops)
+                    except Later as error:
+                        error.is_safe = error.is_safe and len(hops) == 1  # earlier hops have had their effect
+                        raise
         except Later as error:
             wanted = f", and wants {error.seconds:g} s before the next" if error.seconds else ""
             self._down(hops[-1], f"{error}; asked {attempts} times{wanted}", error)

@@ -107,6 +107,17 @@ async def test_what_surely_had_no_effect_is_asked_again_whatever_the_method(serv
     assert client.repeated == {"connection": 3}
 
 
+async def test_a_redirect_that_leads_nowhere_does_not_send_the_first_request_again(service: Service) -> None:
+    away = f"http://127.0.0.1:{closed_port()}"
+    service.routes["/x"] = answers(failing(303, Location=f"{away}/made"))
+    client = client_of(service, allow=[away.removeprefix("http://")], rng=fast())
+    with pytest.raises(ToolFailure, match=r"GET http://127.*/made: no connection: .*; asked 1 times"):
+        await client.request("POST", "/x", json={})
+    assert len(service.hits) == 1
+    with pytest.raises(ToolFailure, match="asked 4 times"):
+        await client.request("PUT", "/x", json={})
+
+
 async def test_a_service_that_stays_down_fails_the_episode(service: Service) -> None:
     service.routes["/x"] = answers(failing(500))
     with pytest.raises(ToolFailure, match=r"GET http://127.0.0.1:\d+/x: the service answered 500 .*; asked 3 times"):
