@@ -340,7 +340,7 @@ class _DeadlineExceeded(TimeoutError):
 
 
 def wait_on_tool_loop(coroutine: Coroutine[Any, Any, Any], deadline: float) -> Any:
-    """Run a coroutine on the tools' loop and block until it is done or its deadline has passed."""
+    """Run a coroutine on the tools' loop and block until it is done; TimeoutError after `deadline` seconds."""
     loop = TOOL_LOOP.get() or _background_loop()
     if _is_running_here(loop):
         coroutine.close()
