@@ -55,19 +55,8 @@ ALLOWED |= {
     "cli": ALLOWED["training"] | {"viewer", "tools", "envs", "cli", "agentgrpo", "doctor"},
     "agentgrpo": ALLOWED["training"],  # the package itself: its public names, lazily
 }
-LAZY = {
-    "torch",
-    "transformers",
-    "vllm",
-    "matplotlib",
-    "datasets",
-    "wandb",
-    "tensorboard",
-    "trackio",
-    "mcp",
-    "ray",
-    "yaml",
-}
+LAZY = {"torch", "transformers", "vllm", "matplotlib", "datasets", "wandb", "tensorboard", "trackio", "mcp", "ray"}
+LAZY |= {"yaml"}  # for OpenAPI documents that are no JSON
 LAZY_OWN = {
     "agentgrpo",
     "cli",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from numbers import Real
 from typing import Any
 
 from pydantic_core import CoreSchema, SchemaError, SchemaValidator, core_schema
@@ -126,16 +125,15 @@ def _integer(schema: JsonObject) -> CoreSchema:
 
 
 def _number(schema: JsonObject) -> CoreSchema:
-    bounds = {
-        "ge": _bound(schema.get("minimum")),
-        "le": _bound(schema.get("maximum")),
-        "gt": _bound(schema.get("exclusiveMinimum")),
-        "lt": _bound(schema.get("exclusiveMaximum")),
-        "multiple_of": _step(schema),
-    }
-    return core_schema.no_info_wrap_validator_function(
-        _as_it_was, core_schema.float_schema(**bounds, allow_inf_nan=False)
+    core = core_schema.float_schema(
+        ge=_bound(schema.get("minimum")),
+        le=_bound(schema.get("maximum")),
+        gt=_bound(schema.get("exclusiveMinimum")),
+        lt=_bound(schema.get("exclusiveMaximum")),
+        multiple_of=_step(schema),
+        allow_inf_nan=False,
     )
+    return core_schema.no_info_wrap_validator_function(_as_it_was, core)
 
 
 def _as_it_was(value: Any, check: core_schema.ValidatorFunctionWrapHandler) -> Any:
@@ -150,8 +148,8 @@ def _rounded(to: Callable[[float], int], bound: Json) -> int | None:
 
 
 def _bound(bound: Json) -> float | None:
-    is_number = isinstance(bound, Real) and not isinstance(bound, bool) and math.isfinite(bound)
-    return bound if is_number else None  # type: ignore[no-any-return]
+    is_number = isinstance(bound, int | float) and not isinstance(bound, bool)
+    return bound if is_number and math.isfinite(bound) else None
 
 
 def _step(schema: JsonObject) -> float | None:

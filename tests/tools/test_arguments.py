@@ -181,4 +181,4 @@ def test_what_jsonschema_accepts_is_accepted_and_what_comes_out_it_accepts(more:
 
 def test_a_schema_that_cannot_be_used_is_the_authors_mistake() -> None:
     with pytest.raises(EnvError, match="cannot be checked against"):
-        validator({"properties": {1: {"type": "string"}}})  # type: ignore[dict-item]
+        validator({"properties": {1: {"type": "string"}}})

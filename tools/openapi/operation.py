@@ -179,8 +179,9 @@ def _is_spreadable(schema: JsonObject, taken: set[str]) -> bool:
     properties = schema.get("properties")
     others = schema.keys() - {"type", "properties", "required", "description", "additionalProperties"}
     is_open = isinstance(schema.get("additionalProperties"), dict)
-    is_whole = properties is not None and set(schema.get("required", ())) <= properties.keys()
-    return bool(properties) and is_whole and not others and not is_open and not taken & properties.keys()
+    if not properties or not set(schema.get("required", ())) <= properties.keys():
+        return False
+    return not others and not is_open and not taken & properties.keys()
 
 
 def _json_media(content: JsonObject) -> JsonObject | None:

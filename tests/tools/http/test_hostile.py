@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 
 import aiohttp
 import pytest
@@ -14,7 +15,7 @@ from agentgrpo.tools.http.client import HttpClient
 from tests.tools.http.hostile_urls import INSIDE, MIXED, NAMES, corpus
 from tests.tools.http.network import PUBLIC, PUBLIC_ADDRESSES, Names, Service, watch
 
-ALL_NAMES = {**NAMES, **MIXED, PUBLIC: [PUBLIC_ADDRESSES]}
+ALL_NAMES: dict[str, Sequence[Sequence[str]]] = {**NAMES, **MIXED, PUBLIC: [PUBLIC_ADDRESSES]}
 
 
 def open_client(port: int, names: Names) -> HttpClient:
