@@ -88,7 +88,7 @@ class Tool:
         try:
             value = self.function(**checked)
             if self.is_async:
-                value = _wait(value, self.deadline)
+                value = wait_on_tool_loop(value, self.deadline)
             return ToolResult(_cap(_render(value), self.max_output))
         except ToolError as error:
             return error_result("tool_error", str(error))
@@ -335,12 +335,12 @@ def _cap(text: str, limit: int) -> str:
 # Async tools
 
 
-class _DeadlineExceeded(Exception):
+class _DeadlineExceeded(TimeoutError):
     """An async tool was cancelled at its deadline."""
 
 
-def _wait(coroutine: Coroutine[Any, Any, Any], deadline: float) -> Any:
-    """Run a coroutine on the tools' loop and block until it is done or its deadline has passed."""
+def wait_on_tool_loop(coroutine: Coroutine[Any, Any, Any], deadline: float) -> Any:
+    """Run a coroutine on the tools' loop and block until it is done; TimeoutError after `deadline` seconds."""
     loop = TOOL_LOOP.get() or _background_loop()
     if _is_running_here(loop):
         coroutine.close()

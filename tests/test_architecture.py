@@ -56,6 +56,7 @@ ALLOWED |= {
     "agentgrpo": ALLOWED["training"],  # the package itself: its public names, lazily
 }
 LAZY = {"torch", "transformers", "vllm", "matplotlib", "datasets", "wandb", "tensorboard", "trackio", "mcp", "ray"}
+LAZY |= {"yaml"}  # for OpenAPI documents that are no JSON
 LAZY_OWN = {
     "agentgrpo",
     "cli",
