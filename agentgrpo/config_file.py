@@ -91,6 +91,11 @@ def _anchor(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     file = folder / f"{module.replace('.', '/')}.py"
     if colon and file.is_file():
         data["env"] = f"{file.resolve()}:{item}"
+    arguments = data.get("env_args")
+    parts = arguments.get("parts") if isinstance(arguments, dict) else None
+    for part in parts if isinstance(parts, list) else ():  # of a mixture of environments
+        if isinstance(part, dict):
+            _anchor(part, folder)
     return data
 
 

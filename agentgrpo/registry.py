@@ -64,6 +64,11 @@ class EnvSource:
         shared = kwargs.keys() & inspect.signature(shipped).parameters.keys()
         return cast(Sequence[JsonObject], shipped(split, **{name: kwargs[name] for name in sorted(shared)}))
 
+    def id_of(self, row: JsonObject) -> str:
+        """Return what the environment of a task is called: a mixture has several."""
+        part_of = getattr(self.env_class, "part_of", None)
+        return self.id if part_of is None else str(part_of(row))
+
     @property
     def reward_weights(self) -> dict[str, float]:
         """The weights given to the environment's reward terms."""
@@ -136,7 +141,8 @@ def _spec_of_class(env_class: type[gymnasium.Env[Any, Any]]) -> EnvSpec:
 
 def _spec_of_name(name: str) -> EnvSpec:
     envs = importlib.import_module("agentgrpo.envs")
-    name = envs.SHIPPED.get(name, name)
+    shipped = {**envs.SHIPPED, **envs.ADAPTERS}
+    name = shipped.get(name, name)
     module, _, attribute = name.rpartition(":")
     if module.endswith(".py"):
         path = Path(module).resolve()
@@ -149,10 +155,10 @@ def _spec_of_name(name: str) -> EnvSpec:
     try:
         return _without_callables(gymnasium.spec(attribute))
     except gymnasium.error.Error as error:
-        known = [*envs.SHIPPED, *gymnasium.registry]
+        known = [*shipped, *gymnasium.registry]
         raise EnvError(
             f"there is no environment '{name}'.{nearest(name, known)} Expected a shipped one "
-            f"({', '.join(envs.SHIPPED)}), a Gymnasium id, module:Class, or path/to/file.py:Class."
+            f"({', '.join(shipped)}), a Gymnasium id, module:Class, or path/to/file.py:Class."
         ) from error
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from agentgrpo.config import Config
-from agentgrpo.evaluate import Evaluation
+from agentgrpo.evaluate import Evaluation, by_part
 from agentgrpo.learner.step import LearnResult
 from agentgrpo.rollout.group import GroupResult
 from agentgrpo.store.episodes import TrainingRow
@@ -24,9 +24,9 @@ _VLLM_TOOL_PARSERS = {"qwen3": "hermes"}  # by renderer
 
 
 def train_metrics(
-    trajectories: Sequence[Trajectory], groups: Sequence[Group], learned: LearnResult
+    trajectories: Sequence[Trajectory], groups: Sequence[Group], learned: LearnResult, env_id: str
 ) -> dict[str, float]:
-    """Return the metrics of one train step; means are over scored episodes."""
+    """Return the metrics of one train step of an environment; means are over scored episodes."""
     scored = [t for group in groups for t in group.trajectories]
     calls = sum(t.call_count for t in scored)
     count = len(scored)
@@ -42,6 +42,10 @@ def train_metrics(
         "train/truncated": sum(t.stop_reason.is_truncated for t in scored) / count,
     }
     kinds = Counter(kind for t in scored for turn in t.turns for kind in _error_kinds(turn))
+    for name, part in by_part(scored, env_id).items():
+        metrics[f"train/reward/{name}"] = sum(t.reward or 0.0 for t in part) / len(part)
+        metrics[f"train/success/{name}"] = sum(bool(t.success) for t in part) / len(part)
+        metrics[f"train/episodes/{name}"] = float(len(part))
     metrics |= {f"train/tool_errors/{kind}": number / calls for kind, number in sorted(kinds.items()) if calls}
     return metrics | {f"train/{name}": value for name, value in learned.metrics.items()}
 

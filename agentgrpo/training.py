@@ -168,7 +168,8 @@ async def _train_step(state: RunState) -> None:
     proofs = await _publish(state, adapter, step)
     learn = time.perf_counter() - clock - rollout
     state.progress.step = step
-    metrics = train_metrics([t for r in results for t in r.trajectories], groups, learned) | {
+    episodes = [t for r in results for t in r.trajectories]
+    metrics = train_metrics(episodes, groups, learned, state.bench.source.id) | {
         "time/rollout": rollout,
         "time/learn": learn,
         "time/elapsed": state.elapsed,

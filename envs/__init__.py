@@ -5,6 +5,11 @@ from __future__ import annotations
 import gymnasium
 
 SHIPPED = {"shop": "agentgrpo/Shop-v0", "lockbox": "agentgrpo/Lockbox-v0"}
+# Environments of others, and several at once: each has to be told which.
+ADAPTERS = {
+    "mixture": "agentgrpo/Mixture-v0",
+}
 
 gymnasium.register("agentgrpo/Shop-v0", entry_point="agentgrpo.envs.shop.env:Shop")
 gymnasium.register("agentgrpo/Lockbox-v0", entry_point="agentgrpo.envs.lockbox.env:Lockbox")
+gymnasium.register("agentgrpo/Mixture-v0", entry_point="agentgrpo.envs.mixture:Mixture")

@@ -24,7 +24,7 @@ def test_tool_errors_are_counted_by_kind() -> None:
     turn = Turn(action={"tool_calls": [{}] * 4}, messages=tuple(answers), reward=0.0)
     scored = replace(episode(0, [1, 2, 3], 1.0), turns=(turn, turn))
     group = Group(task=Task(id="t", row={}), trajectories=(scored,))
-    metrics = train_metrics([scored], [group], LearnResult(metrics={}, advantages={}, decisions=()))
+    metrics = train_metrics([scored], [group], LearnResult(metrics={}, advantages={}, decisions=()), scored.env_id)
     assert {key: value for key, value in metrics.items() if "/tool_error" in key} == {
         "train/tool_error_rate": 0.75,
         "train/tool_errors/other": 0.25,

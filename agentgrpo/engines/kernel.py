@@ -150,10 +150,10 @@ def _weigh(scores: Floats, seen: int, powers: NDArray[np.int32]) -> float:
     for i in range(0, len(scores), BLOCK):
         for j in range(BLOCK):
             lanes[j] += scores[i + j]
-    total = np.float32(0)
+    total: Any = np.float32(0)
     for j in range(BLOCK):
         total += lanes[j]
-    return total
+    return total  # type: ignore[no-any-return]  # numpy float or float: the same to whoever divides by it
 
 
 @_compiled

@@ -219,7 +219,7 @@ class Rollouts(ABC):
     ) -> Trajectory:
         # The start state is the task's: equal for all samples, attempts, steps. What is sampled is the episode's.
         seed = derive_seed(self.seed, "env", task.id) % 2**31
-        recorder = Recorder(key=key, env_id=self.source.id, seed=seed, policy=policy)
+        recorder = Recorder(key=key, env_id=self.source.id_of(task.row), seed=seed, policy=policy)
         trajectory = None
         try:
             async with clock.limit(), self._place(key):

@@ -47,11 +47,11 @@ def test_it_is_causal_attention_and_has_its_gradient(
     shapes = ((2, 2 * groups, count, 8), (2, 2, before + count, 8), (2, 2, before + count, 8))
     states = [torch.randn(shape, generator=generator, requires_grad=True) for shape in shapes]
     weight = torch.randn(2, count, 2 * groups, 8, generator=generator)
+    q, k, v = states
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention, "_QUERIES", queries)
-        out, _ = causal_attention(torch.nn.Module(), *states, None, scaling)
+        out, _ = causal_attention(torch.nn.Module(), q, k, v, None, scaling)
     mask = torch.ones(count, before + count, dtype=torch.bool).tril(before)
-    q, k, v = states
     expected = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling, enable_gqa=True).transpose(1, 2)
     torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
     found = torch.autograd.grad((out * weight).sum(), states)
