@@ -6,7 +6,9 @@ It does not know tasks or rewards.
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 from agentgrpo.errors import EnvError, ToolError, ToolFailure, nearest
@@ -122,9 +124,9 @@ class _Box:
         return self._known[key]
 
     def _make(self, shown: JsonObject) -> Tool:
-        server, parameters = self.session.server, flat(shown["inputSchema"])
+        server = self.session.server
         try:
-            validate = checker(parameters)
+            parameters, validate = _compiled(json.dumps(shown["inputSchema"]))
         except ValueError as error:
             raise ToolFailure(f"{server}: the schema of its tool '{shown['name']}' is none: {error}") from error
         try:
@@ -154,6 +156,13 @@ class _Box:
 
 def _shown(tool: types.Tool) -> JsonObject:
     return {"name": tool.name, "description": tool.description or "", "inputSchema": tool.input_schema}
+
+
+@lru_cache(maxsize=1024)  # every episode lists the same tools anew
+def _compiled(schema: str) -> tuple[JsonObject, Callable[[JsonObject], dict[str, Any]]]:
+    """Return a schema without references, and the check of arguments by it; ValueError if it is none."""
+    parameters = flat(json.loads(schema))
+    return parameters, checker(parameters)
 
 
 def listing_of(server: McpServer) -> list[JsonObject]:
