@@ -380,7 +380,7 @@ _background_lock = threading.Lock()
 
 
 def background_loop() -> asyncio.AbstractEventLoop:
-    """Return the private loop of this process, started on first use: a notebook's own loop cannot be waited for from inside it."""
+    """Return this process's own loop, started on first use: a notebook's loop cannot be waited for from inside it."""
     with _background_lock:
         if not _background:
             loop = asyncio.new_event_loop()

@@ -1,4 +1,4 @@
-"""Any MCP servers as an environment: tasks are prompts, the servers' tools are the tools, a function of yours is the reward.
+"""MCP servers as an environment: tasks are prompts, the servers' tools are the tools, a function of yours the reward.
 
 It does not know what the servers are for. What they keep outside of their process (files, accounts) is shared by all
 episodes: give each server of its own what it writes to, or simulate it.

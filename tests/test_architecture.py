@@ -55,7 +55,12 @@ ALLOWED |= {
     "cli": ALLOWED["training"] | {"viewer", "tools", "envs", "cli", "agentgrpo", "doctor"},
     "agentgrpo": ALLOWED["training"],  # the package itself: its public names, lazily
 }
-LAZY = {"torch", "transformers", "vllm", "matplotlib", "datasets", "wandb", "tensorboard", "trackio", "mcp", "ray"}
+LAZY = {"torch", "transformers", "vllm", "matplotlib", "datasets", "wandb", "tensorboard", "trackio", "mcp", "ray"} | {
+    "anyio",
+    "httpx2",
+    "jsonschema",
+    "uvicorn",
+}
 LAZY_OWN = {
     "agentgrpo",
     "cli",

@@ -127,5 +127,7 @@ def _app_class(module: ModuleType, attribute: str, name: str) -> type[AppState]:
     ]
     if len(found) != 1:
         classes = ", ".join(cls.__name__ for cls in found) or "none"
-        raise UserError(f"the app '{name}': expected one class derived from AppState in {module.__name__}, got {classes}")
+        raise UserError(
+            f"the app '{name}': expected one class derived from AppState in {module.__name__}, got {classes}"
+        )
     return found[0]

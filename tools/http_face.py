@@ -205,7 +205,7 @@ async def _serve(face: HttpFace, port: int) -> None:
 
 def main() -> int:
     """Serve an app."""
-    parser = argparse.ArgumentParser(prog="python -m agentgrpo.tools.http_face", description="An app as an HTTP service.")
+    parser = argparse.ArgumentParser(prog="python -m agentgrpo.tools.http_face", description="An app over HTTP.")
     parser.add_argument("app", help="shop, or module:Class")
     parser.add_argument("--snapshot", type=Path, help="the state every session begins with (AppState.snapshot())")
     parser.add_argument("--port", type=int, default=0, help="at 127.0.0.1; 0 takes a free one")

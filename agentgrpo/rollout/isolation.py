@@ -1,6 +1,6 @@
 """Environments behind an async face: run in the event loop, in a thread, or in a process, each call with a deadline.
 
-It does not know what an episode is. Whatever an environment raises arrives as an EpisodeError (but a RunError as it is),
+It does not know what an episode is. Whatever an environment raises arrives as an EpisodeError (a RunError as it is),
 whatever it does to its thread or process stays there.
 """
 

@@ -25,7 +25,7 @@ from agentgrpo.tools.mcp.toolbox import McpTools
 from agentgrpo.types import Boundary, JsonObject, Policy, Sampling, StopReason, Task
 from tests.faults.outside import nothing_left_behind
 from tests.rollout.stages import acting, calls, play, says
-from tests.tools.mcp.servers import HERE, survivors
+from tests.tools.mcp.servers import HERE, noted, survivors, wait_for
 
 TASK: JsonObject = {"task_id": "t", "prompt": "Keep milk.", "text": "milk"}
 
@@ -117,7 +117,7 @@ async def test_concurrent_episodes_keep_to_themselves(tiny_chat: Chat, pids: Pat
 
     async with nothing_left_behind():
         assert await asyncio.gather(*(episode(f"note {number}") for number in range(4))) == [1.5] * 4
-    assert len(list(pids.iterdir())) == 4
+    assert noted(pids) == 4
     assert await asyncio.to_thread(survivors, pids) == []
 
 
@@ -163,8 +163,7 @@ async def test_at_the_deadline_of_the_episode_nothing_of_it_stays(tiny_chat: Cha
 async def test_a_cancelled_episode_leaves_nothing(tiny_chat: Chat, pids: Path) -> None:
     engine = acting(tiny_chat, calls("fork"), calls("hang"))
     playing = asyncio.create_task(play(tiny_chat, engine, source=source("deaf", call_seconds=1.0), row=TASK))
-    while len(list(pids.iterdir())) < 4:
-        await asyncio.sleep(0.01)
+    await asyncio.to_thread(wait_for, pids, 4)
     playing.cancel()
     await asyncio.gather(playing, return_exceptions=True)
     assert await asyncio.to_thread(survivors, pids) == []
@@ -212,7 +211,7 @@ async def test_nothing_outlives_the_program(pids: Path, end: str) -> None:
     )
     assert owner.stdout is not None
     assert await owner.stdout.readline() == b"ready\n"
-    assert len(list(pids.iterdir())) == 4
+    assert noted(pids) == 4
     if end == "kill":
         owner.kill()
     await owner.wait()

@@ -398,7 +398,7 @@ async def test_an_environment_can_say_that_the_run_cannot_go_on(odd: EnvSource, 
     async with hosting(odd, kind) as hosts:
         host = hosts.make()
         await host.reset()
-        with pytest.raises(RunError, match="^not what it was$"):
+        with pytest.raises(RunError, match=r"^not what it was$"):
             await host.step(call("rug"))
         assert await host.score() == (2.5, {"outcome": 0.5, "extra": 2.0})
         await host.close()

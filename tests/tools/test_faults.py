@@ -46,5 +46,5 @@ def test_latency_is_constant_or_log_normal_around_its_median() -> None:
 
 @pytest.mark.parametrize("given", [{"errors": -0.1}, {"errors": 0.6, "resets": 0.6}, {"latency": -1}, {"spread": -1}])
 def test_what_cannot_be_is_refused(given: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match="rates of faults|cannot be below 0"):
+    with pytest.raises(UserError, match=r"rates of faults|cannot be below 0"):
         Faults(**given)

@@ -117,7 +117,9 @@ VALUES = st.recursive(
 
 
 @settings(max_examples=200, deadline=None)
-@given(schema=st.dictionaries(KEYS, VALUES, max_size=4), arguments=st.dictionaries(st.text(max_size=2), VALUES, max_size=3))
+@given(
+    schema=st.dictionaries(KEYS, VALUES, max_size=4), arguments=st.dictionaries(st.text(max_size=2), VALUES, max_size=3)
+)
 def test_whatever_a_server_sends_gives_a_schema_or_says_that_it_is_none(
     schema: dict[str, Any], arguments: dict[str, Any]
 ) -> None:

@@ -14,7 +14,7 @@ from agentgrpo.tools.mcp.toolbox import listing_of
 def main() -> int:
     """Print the tools of a server and their pin."""
     parser = argparse.ArgumentParser(prog="python -m agentgrpo.tools.mcp", description=__doc__)
-    parser.add_argument("--env", action="append", default=[], help="environment variable a command gets; may be repeated")
+    parser.add_argument("--env", action="append", default=[], help="environment variable a command gets; repeatable")
     parser.add_argument("server", nargs=argparse.REMAINDER, help="the command that starts it, or its url")
     given = parser.parse_args()
     try:

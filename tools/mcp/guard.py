@@ -1,14 +1,15 @@
 """Run a program so that nothing it started outlives it, or whoever asked for it.
 
 Run as a script, by its path: it imports nothing of this library, to start in a few milliseconds. Its first argument is
-the descriptor of a pipe; the rest is the command. It ends, with all its descendants, when the program has ended, or when
-something comes through the pipe or its other end is gone: so also when the asker was killed and could not say so.
+the descriptor of a pipe; the rest is the command. It ends, with all its descendants, when the program has ended, or
+when something comes through the pipe or its other end is gone: so also when the asker was killed and could not say so.
 On Linux descendants are found wherever they are, for their orphans become children of this process; elsewhere the
 process group is all that can be killed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import select
@@ -34,7 +35,7 @@ def main() -> None:
     signal.set_wakeup_fd(waker)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda *_: None)  # the pipe says when; caught rather than ignored: that would be inherited
+        signal.signal(number, lambda *_: None)  # the pipe says when; not ignored, for that would be inherited
     program = os.fork()
     if program == 0:
         _become(command, watch)
@@ -65,10 +66,8 @@ def _become(command: list[str], watch: int) -> None:
 
 
 def _drain(woken: int) -> None:
-    try:
+    with contextlib.suppress(BlockingIOError):  # a signal that said nothing new
         os.read(woken, 4096)
-    except BlockingIOError:
-        pass  # a signal that said nothing new
 
 
 def _reap(program: int) -> int | None:
@@ -93,10 +92,8 @@ def _end_descendants() -> None:
     for _ in range(_ROUNDS):
         found = _descendants()
         for pid in found:
-            try:
+            with contextlib.suppress(ProcessLookupError):  # it was faster
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass  # it was faster
         _reap(0)
         if not found:
             return

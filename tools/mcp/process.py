@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+from concurrent.futures import Future
 from pathlib import Path
 from typing import IO
 
@@ -28,14 +29,14 @@ class ServerProcess:
     Attributes:
         socket: Our end of its standard input and output.
         stderr: Where its messages come from.
-        gone: Set once the program, what it started and its guard have ended.
+        gone: Done once the program, what it started and its guard have ended.
 
     Raises:
         ToolFailure: this machine can start no more processes.
     """
 
     def __init__(self, command: tuple[str, ...], environment: dict[str, str]) -> None:
-        self.gone = threading.Event()
+        self.gone: Future[None] = Future()
         self._lock = threading.Lock()
         self.socket, theirs = socket.socketpair()
         watched, watch = os.pipe()
@@ -73,7 +74,7 @@ class ServerProcess:
         try:
             threading.Thread(target=self._reap, name="agentgrpo-reap", daemon=True).start()
         except RuntimeError:  # no thread to be had; the guard needs none of ours, `subprocess` reaps it some time later
-            self.gone.set()
+            self.gone.set_result(None)
 
     @property
     def status(self) -> int | None:
@@ -87,4 +88,4 @@ class ServerProcess:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
-        self.gone.set()
+        self.gone.set_result(None)

@@ -10,10 +10,10 @@ import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 from agentgrpo.errors import EnvError, nearest
+from agentgrpo.tooling import one_line
 from agentgrpo.types import JsonObject
 
 # What a started server may know of this machine. Its secrets are named one by one.
@@ -27,7 +27,7 @@ class McpServer:
     Args:
         command: Program and arguments of a server that talks on its standard input and output. Each session starts one.
         url: Where a server listens that talks Streamable HTTP.
-        name: What messages call it; "" means the program's or the host's name.
+        name: What messages call it; "" means its command or url.
         prefix: Put before the names of its tools, where two servers have one of the same name.
         pin: What `agentgrpo.tools.mcp` prints for it; other tools stop the run. "": the run's first listing counts.
         env: Names of environment variables a started server gets besides PATH, HOME, LANG and the like.
@@ -67,7 +67,7 @@ class McpServer:
                 raise EnvError(f"{self}: {key} is {getattr(self, key)}, expected seconds above 0")
 
     def __str__(self) -> str:
-        return f"the MCP server '{self.name or (Path(self.command[0]).name if self.command else self.url)}'"
+        return f"the MCP server '{self.name or one_line(self.place, 60)}'"
 
     @property
     def place(self) -> str:

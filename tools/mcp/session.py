@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from agentgrpo.errors import AgentGRPOError, EnvError, ToolError, ToolFailure, ToolTimeout
+from agentgrpo.errors import EnvError, ToolError, ToolFailure, ToolTimeout
 from agentgrpo.tooling import background_loop, describe, one_line
 from agentgrpo.tools.mcp.http import HttpTransport
 from agentgrpo.tools.mcp.servers import McpServer
@@ -77,7 +77,7 @@ class McpSession:
 
         Raises:
             ToolError: it does not take these arguments.
-            ToolTimeout: the tool takes longer than `call_seconds`, in which the call was cancelled; the server is alive.
+            ToolTimeout: the tool takes longer than `call_seconds` and was cancelled; the server is alive.
         """
         return ask(self._call(name, arguments), self.server.call_seconds + self._ping_seconds)
 

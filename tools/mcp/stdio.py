@@ -12,9 +12,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
+from agentgrpo.tooling import one_line
 from agentgrpo.tools.mcp.process import ServerProcess
 from agentgrpo.tools.mcp.servers import McpServer
-from agentgrpo.tooling import one_line
 
 if TYPE_CHECKING:
     from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
@@ -75,10 +75,8 @@ class StdioTransport:
 
     async def gone(self) -> None:
         """Wait until nothing of it is left, or for `GONE_SECONDS`."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(GONE_SECONDS):
-                while self._process is not None and not self._process.gone.is_set():
-                    await asyncio.sleep(_POLL)
+        if self._process is not None:
+            await asyncio.wait({asyncio.wrap_future(self._process.gone)}, timeout=GONE_SECONDS)
 
     async def fate(self) -> str:
         """Return what became of it, in words, or an empty string while it runs."""
@@ -140,10 +138,10 @@ class StdioTransport:
             return
         with contextlib.suppress(OSError):
             writer.write_eof()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(GRACE):
-                while process.status is None:
-                    await asyncio.sleep(_POLL)
+        for _ in range(int(GRACE / _POLL)):
+            if process.status is not None:
+                break
+            await asyncio.sleep(_POLL)
 
 
 def _parse(line: bytes) -> SessionMessage | None:

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 class McpTools:
     """Sessions with servers, and what they offer. Its methods block: give the environment isolation "thread".
 
-    `restart` in `reset_task`, `tools` in `extra_tools`, `close` in `close`. All raise ToolFailure when a server is dead,
-    hung, or does not keep to the protocol, and RunError when a tool is not what it was when the run began.
+    `restart` in `reset_task`, `tools` in `extra_tools`, `close` in `close`. All raise ToolFailure when a server is
+    dead, hung, or does not keep to the protocol, and RunError when a tool is not what it was when the run began.
 
     Args:
         *servers: `McpServer`s, or their tables of a configuration file.
@@ -181,4 +181,3 @@ def _check_installed() -> None:
         import mcp  # noqa: F401
     except ImportError as error:
         raise EnvError("MCP servers need an extra: pip install 'agentgrpo[mcp]'") from error
-

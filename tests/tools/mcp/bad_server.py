@@ -77,7 +77,7 @@ def call(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
         while True:
             send({"method": "notifications/message", "params": {"level": "info", "data": "x" * 1000}})
     elif name == "print":
-        print("debug: here\n{}\n[1]\n{\"jsonrpc\": 1}\n\xff")
+        print('debug: here\n{}\n[1]\n{"jsonrpc": 1}\n\xff')
     elif name == "grow":
         TOOLS["new"] = {"description": "New.", "inputSchema": NOTHING}
         TOOLS.pop("echo", None)
@@ -90,12 +90,12 @@ def call(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     return text({"echo": arguments.get("text", ""), "kept": json.dumps(kept)}.get(name, "done"))
 
 
-PICTURE = {"content": [{"type": "image", "data": "AAAA" * 100, "mimeType": "image/png"}, {"type": "text", "text": "a dog"}]}
+IMAGE = {"type": "image", "data": "AAAA" * 100, "mimeType": "image/png"}
 FIXED: dict[str, dict[str, Any]] = {
     "refuse": {"result": text("the shop is closed", is_error=True)},
     "invalid": {"error": {"code": -32602, "message": "there must be more"}},
     "crash": {"error": {"code": -32603, "message": "oops"}},
-    "picture": {"result": PICTURE},
+    "picture": {"result": {"content": [IMAGE, {"type": "text", "text": "a dog"}]}},
     "half": {"result": {"content": "none"}},
 }
 
@@ -103,9 +103,13 @@ FIXED: dict[str, dict[str, Any]] = {
 def answer(message: dict[str, Any]) -> dict[str, Any]:
     method, params = message["method"], message.get("params", {})
     if method == "initialize":
-        capabilities = {"tools": {"listChanged": True} if "declare" in sys.argv else {}}
-        info = {"name": "bad", "version": "1"}
-        return {"result": {"protocolVersion": params["protocolVersion"], "capabilities": capabilities, "serverInfo": info}}
+        return {
+            "result": {
+                "protocolVersion": params["protocolVersion"],
+                "capabilities": {"tools": {"listChanged": True} if "declare" in sys.argv else {}},
+                "serverInfo": {"name": "bad", "version": "1"},
+            }
+        }
     if method == "tools/list":
         return {"result": {"tools": [{"name": name, **tool} for name, tool in TOOLS.items()]}}
     if method == "tools/call":

@@ -41,6 +41,19 @@ def survivors(folder: Path) -> list[int]:
         time.sleep(0.02)
 
 
+def noted(folder: Path) -> int:
+    """Return how many processes were noted in a folder."""
+    return len(list(folder.iterdir()))
+
+
+def wait_for(folder: Path, count: int) -> None:
+    """Wait until so many processes were noted in a folder."""
+    end = time.monotonic() + PATIENCE
+    while noted(folder) < count:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 @contextmanager
 def serving(app: Callable[..., Awaitable[None]]) -> Iterator[str]:
     """Serve an ASGI application in a thread, and give its URL."""

@@ -13,7 +13,7 @@ def test_a_table_of_a_configuration_file_is_a_server() -> None:
     server = as_server(table)
     assert server == McpServer(command=("python", "server.py"), env=("TOKEN",), call_seconds=5, prefix="n.")
     assert as_server(server) is server
-    assert str(server) == "the MCP server 'python'"
+    assert str(server) == "the MCP server 'python server.py'"
     assert server.place == "python server.py"
     assert str(as_server({"url": "http://localhost:1/mcp"})) == "the MCP server 'http://localhost:1/mcp'"
 

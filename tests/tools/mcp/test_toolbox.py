@@ -95,7 +95,7 @@ def test_tools_are_those_of_the_server(server: McpServer) -> None:
         assert "there is no note 7" in json.loads(torn.content)["error"]["message"]
         with pytest.raises(ToolError, match="no note 7"):
             box.call("tear", number=7)
-        with pytest.raises(EnvError, match="no MCP server here has a tool 'add_not'. Did you mean 'add_note'"):
+        with pytest.raises(EnvError, match=r"no MCP server here has a tool 'add_not'. Did you mean 'add_note'"):
             box.call("add_not")
         assert "x" in str(box.read("notes://all"))
         with pytest.raises(ToolFailure, match="notes://none"):
@@ -196,7 +196,11 @@ def lying(*tools: dict[str, Any]) -> McpTools:
     ("tool", "error", "message"),
     [
         ({"name": "a b", "inputSchema": {"type": "object"}}, EnvError, "'liar': a tool is called 'a b'"),
-        ({"name": "a", "inputSchema": {"type": "object", "properties": {"x": {"type": 5}}}}, ToolFailure, "'a' is none"),
+        (
+            {"name": "a", "inputSchema": {"type": "object", "properties": {"x": {"type": 5}}}},
+            ToolFailure,
+            "'a' is none",
+        ),
         ({"name": "a"}, ToolFailure, "does not keep to the protocol"),
     ],
 )
