@@ -31,6 +31,7 @@ T = TypeVar("T")
 
 PING_SECONDS = 5.0  # a server that is alive answers within these, or as soon as it has to answer a call
 LEAVE_SECONDS = 3.0  # to say goodbye; then its task is cancelled
+_LAST_SECONDS = 0.5  # after which it is cancelled again
 MARGIN = 2.0  # seconds beyond all deadlines, before the loop itself is taken for blocked
 MAX_TOOLS = 1000
 _MAX_PAGES = 100
@@ -56,7 +57,9 @@ class McpSession:
         self._session: ClientSession | None = None
         self._owner: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
+        self._asking: set[asyncio.Future[Any]] = set()  # requests, also those given up and not yet gone
         self._broken = ""
+        self._is_hung = False
         self._is_stale = True  # its tools may differ from what was last listed
 
     @property
@@ -178,6 +181,7 @@ class McpSession:
         try:
             await self._asked(session.send_ping(), self._ping_seconds)
         except (ToolError, ToolTimeout) as error:
+            self._is_hung = True
             self._transport.kill()
             raise ToolFailure(
                 f"{self.server} hangs: no answer within {self.server.call_seconds:g} s, nor to a ping within "
@@ -199,10 +203,10 @@ class McpSession:
         from mcp import MCPError
         from mcp.types import CONNECTION_CLOSED, INVALID_PARAMS
 
-        limit = asyncio.timeout(seconds)
         try:
-            async with limit:
-                return await request
+            return await self._within(request, seconds)
+        except ToolTimeout:
+            raise
         except MCPError as error:
             if error.code == INVALID_PARAMS:
                 raise ToolError(error.message) from error
@@ -210,9 +214,28 @@ class McpSession:
                 raise await self._failure("closed the connection") from error
             raise ToolFailure(f"{self.server} answered with error {error.code}: {one_line(error.message)}") from error
         except Exception as error:
-            if isinstance(error, TimeoutError) and limit.expired():
-                raise ToolTimeout(f"{self.server} did not answer within {seconds:g} s") from error
             raise ToolFailure(f"{self.server} does not keep to the protocol: {describe(_first(error))}") from error
+
+    async def _within(self, request: Awaitable[T], seconds: float) -> T:
+        """Await an answer in a task that is not waited for once it was given up.
+
+        The SDK tells the server of a request that is cancelled, for which a hung one lets it wait for seconds.
+        """
+        asking = asyncio.ensure_future(request)
+        self._asking.add(asking)
+        asking.add_done_callback(self._forget)
+        try:
+            await asyncio.wait({asking}, timeout=seconds)
+            if asking.done():
+                return asking.result()
+            raise ToolTimeout(f"{self.server} did not answer within {seconds:g} s")
+        finally:
+            asking.cancel()
+
+    def _forget(self, asking: asyncio.Future[Any]) -> None:
+        self._asking.discard(asking)
+        if not asking.cancelled():
+            asking.exception()  # it was heard, or nobody waits for it any more
 
     async def _alive(self) -> ClientSession:
         if self._session is None or self._owner is None or self._owner.done():
@@ -235,10 +258,12 @@ class McpSession:
         owner, self._owner = self._owner, None
         if owner is not None:
             self._stop.set()
-            await asyncio.wait({owner}, timeout=LEAVE_SECONDS)
-            if not owner.done():
+            # Once to end the wait, once more to end the farewell of what hangs.
+            for seconds in (0.0 if self._is_hung else LEAVE_SECONDS, _LAST_SECONDS, _LAST_SECONDS):
+                await asyncio.wait({owner}, timeout=seconds)
+                if owner.done():
+                    break
                 owner.cancel()
-                await asyncio.wait({owner}, timeout=MARGIN)
         self._transport.kill()
         await self._transport.gone()
         _open.discard(self)

@@ -17,7 +17,7 @@ def session_of(ctx: Context[Any, Any]) -> str:
 
 
 def make() -> MCPServer[Any]:
-    server: MCPServer[Any] = MCPServer("notes")
+    server: MCPServer[Any] = MCPServer("notes", log_level="ERROR")
 
     @server.tool()
     def add_note(text: str, ctx: Context[Any, Any]) -> str:
