@@ -12,6 +12,7 @@ import asyncio
 import atexit
 import contextlib
 import logging
+import os
 import weakref
 from collections.abc import Awaitable, Coroutine, Sequence
 from contextlib import AsyncExitStack
@@ -33,9 +34,12 @@ PING_SECONDS = 5.0  # a server that is alive answers within these, or as soon as
 LEAVE_SECONDS = 3.0  # to say goodbye; then its task is cancelled
 _LAST_SECONDS = 0.5  # after which it is cancelled again
 MARGIN = 2.0  # seconds beyond all deadlines, before the loop itself is taken for blocked
+QUEUE_SECONDS = 600.0  # until it is a server's turn to start
 MAX_TOOLS = 1000
 _MAX_PAGES = 100
 
+# A server of Python takes a core for most of a second to start: all at once would be late together.
+_starts = asyncio.Semaphore(max(2, os.cpu_count() or 1))
 _open: weakref.WeakSet[McpSession] = weakref.WeakSet()
 
 for _name in ("client", "mcp", "httpx2"):  # the SDK logs tracebacks; whoever configures logging sees them
@@ -97,23 +101,26 @@ class McpSession:
         self._transport.kill()
 
     async def open(self) -> None:
-        """Connect and shake hands.
+        """Connect and shake hands. Programs start a few at a time; what waits for its turn is not late.
 
         Raises:
             EnvError: what it needs of this machine is missing.
         """
         self.server.check()
         _open.add(self)
+        async with _starts if self.server.command else contextlib.nullcontext():
+            await self._connect()
+
+    async def _connect(self) -> None:
         ready: asyncio.Future[ClientSession] = asyncio.get_running_loop().create_future()
         self._owner = asyncio.create_task(self._live(ready), name=f"session with {self.server}")
+        waiting, seconds = {ready, self._owner}, self.server.connect_seconds
         try:
-            async with asyncio.timeout(self.server.connect_seconds):
-                await asyncio.wait({ready, self._owner}, return_when=asyncio.FIRST_COMPLETED)
-        except TimeoutError:
-            self._broken = f"did not answer within {self.server.connect_seconds:g} s"
+            await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
             if not ready.done():
-                failure = await self._failure("could not be connected to")
+                late = "could not be connected to" if self._owner.done() else f"did not answer within {seconds:g} s"
+                failure = await self._failure(late)
                 self._owner.cancel()
                 await self._close()
         if not ready.done():
@@ -147,7 +154,7 @@ class McpSession:
         self._is_stale = False  # what changes while it is listed makes it stale again
         for _ in range(_MAX_PAGES):
             params = PaginatedRequestParams(cursor=cursor) if cursor else None
-            page: ListToolsResult = await self._asked(session.list_tools(params=params), self.server.list_seconds)
+            page: ListToolsResult = await self._given(session.list_tools(params=params), self.server.list_seconds)
             tools += page.tools
             cursor = page.next_cursor
             if cursor is None:
@@ -172,10 +179,14 @@ class McpSession:
 
     async def _read(self, uri: str) -> ReadResourceResult:
         session = await self._alive()
+        return await self._given(session.read_resource(uri), self.server.call_seconds)
+
+    async def _given(self, request: Awaitable[T], seconds: float) -> T:
+        """Await what no model asked for: whatever is said instead of it is a failure."""
         try:
-            return await self._asked(session.read_resource(uri), self.server.call_seconds)
+            return await self._asked(request, seconds)
         except (ToolError, ToolTimeout) as error:
-            raise ToolFailure(f"{self.server} did not give the resource {uri}: {error}") from error
+            raise ToolFailure(f"{self.server} did not give what was asked for: {error}") from error
 
     async def _check_awake(self, session: ClientSession) -> None:
         try:
@@ -276,7 +287,7 @@ def open_sessions(sessions: Sequence[McpSession]) -> None:
         ToolFailure: a server could not be started, or did not shake hands in time.
     """
     seconds = max((session.server.connect_seconds for session in sessions), default=0.0)
-    ask(_open_all(sessions), seconds + LEAVE_SECONDS + GONE_SECONDS)
+    ask(_open_all(sessions), QUEUE_SECONDS + seconds + LEAVE_SECONDS + GONE_SECONDS)
 
 
 async def _open_all(sessions: Sequence[McpSession]) -> None:

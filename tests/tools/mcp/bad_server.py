@@ -111,6 +111,8 @@ def answer(message: dict[str, Any]) -> dict[str, Any]:
             }
         }
     if method == "tools/list":
+        if "unlisted" in sys.argv:
+            time.sleep(60)
         return {"result": {"tools": [{"name": name, **tool} for name, tool in TOOLS.items()]}}
     if method == "tools/call":
         name = params["name"]
@@ -125,6 +127,8 @@ def main() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if "mute" in sys.argv:
         time.sleep(60)
+    if "late" in sys.argv:
+        time.sleep(1)
     for line in sys.stdin:
         message = json.loads(line)
         if "id" in message:

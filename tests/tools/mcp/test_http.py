@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import json
 import threading
 import time
 from collections.abc import Iterator
@@ -25,7 +24,8 @@ class Rigged:
     """A server of MCP over HTTP each of whose tools is a fault."""
 
     def __init__(self) -> None:
-        self.is_hung = False
+        self.awake = asyncio.Event()  # it answers
+        self.awake.set()
         self.headers: list[str | None] = []
         self.ended = 0
 
@@ -36,18 +36,14 @@ class Rigged:
         return app
 
     async def end(self, request: web.Request) -> web.Response:
-        await self.maybe_hang()
+        await self.awake.wait()
         self.ended += 1
         return web.Response(status=200)
-
-    async def maybe_hang(self) -> None:
-        while self.is_hung:
-            await asyncio.sleep(0.02)
 
     async def post(self, request: web.Request) -> web.StreamResponse:
         message = await request.json()
         self.headers.append(request.headers.get("Authorization"))
-        await self.maybe_hang()
+        await self.awake.wait()
         if "id" not in message:
             return web.Response(status=202)
         method, params = message["method"], message.get("params", {})
@@ -71,8 +67,8 @@ class Rigged:
             case "slow":
                 await asyncio.sleep(2)
             case "hang":
-                self.is_hung = True
-                await self.maybe_hang()
+                self.awake.clear()
+                await self.awake.wait()
             case "drop":
                 assert request.transport is not None
                 request.transport.abort()
@@ -113,7 +109,7 @@ def rigged() -> Iterator[tuple[Rigged, str]]:
     try:
         yield server, asyncio.run_coroutine_threadsafe(start(), loop).result(5)
     finally:
-        server.is_hung = False
+        loop.call_soon_threadsafe(server.awake.set)
         asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(10)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(5)
@@ -164,7 +160,7 @@ def test_what_breaks_is_a_failure_within_the_deadline(session: McpSession, tool:
 def test_a_server_that_hangs_does_not_hold_up_the_end(rigged: tuple[Rigged, str]) -> None:
     session = McpSession(McpServer(url=rigged[1]))
     open_sessions([session])
-    rigged[0].is_hung = True
+    rigged[0].awake.clear()
     began = time.monotonic()
     session.close()
     assert time.monotonic() - began < 5

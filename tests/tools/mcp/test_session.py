@@ -169,6 +169,22 @@ def test_a_server_that_does_not_answer_is_given_up_at_the_deadline(pids: Path) -
     assert survivors(pids) == []
 
 
+def test_a_server_that_does_not_list_its_tools_is_a_failure() -> None:
+    told = pytest.raises(ToolFailure, match=r"did not answer within 0.3 s")
+    with opened("unlisted", list_seconds=0.3) as session, within(3), told:
+        session.tools()
+
+
+@pytest.mark.slow
+def test_waiting_for_ones_turn_to_start_is_not_being_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "_starts", asyncio.Semaphore(1))
+    several = [McpSession(bad("late", connect_seconds=3.0)) for _ in range(4)]
+    open_sessions(several)
+    assert [said(session, "echo", text="x") for session in several] == ["x"] * 4
+    for session in several:
+        session.close()
+
+
 def test_a_server_that_cannot_start_says_why() -> None:
     session = McpSession(McpServer(command=("/bin/sh", "-c", "echo no database >&2; exit 3"), name="sad"))
     with pytest.raises(ToolFailure, match=r"'sad' could not be connected to: it ended with status 3; .* no database"):
