@@ -210,7 +210,7 @@ def main() -> int:
     parser.add_argument("--snapshot", type=Path, help="the state every session begins with (AppState.snapshot())")
     parser.add_argument("--port", type=int, default=0, help="at 127.0.0.1; 0 takes a free one")
     for field in fields(Faults):
-        kind: Callable[[str], Any] = type(field.default)  # type: ignore[assignment]  # every field has a plain default
+        kind: Callable[[str], Any] = type(field.default)
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, default=field.default)
     given = vars(parser.parse_args())
     try:

@@ -9,7 +9,7 @@ import pytest
 from agentgrpo.errors import UserError
 from agentgrpo.tools.faults import Faults
 
-RATES: dict[str, float] = {"too_many": 0.1, "errors": 0.2, "hangs": 0.05, "resets": 0.15}
+RATES: dict[str, Any] = {"too_many": 0.1, "errors": 0.2, "hangs": 0.05, "resets": 0.15}
 
 
 def test_faults_are_a_function_of_seed_session_and_number() -> None:

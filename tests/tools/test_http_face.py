@@ -5,11 +5,11 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 import pytest
@@ -26,6 +26,7 @@ from agentgrpo.tools.shop import ShopApp
 from agentgrpo.types import JsonObject
 from tests.tools.remote_shop import RemoteApp, RemoteShop, solve
 
+T = TypeVar("T")
 START = ShopApp()
 START.insert("customers", [{"id": "C1", "name": "Ada Stone"}])
 ADDRESS = {"customer": "C1", "street": "Elm"}
@@ -193,7 +194,7 @@ class HttpApp(RemoteApp):
 
         return self._wait(asked())
 
-    def _wait(self, work: Any) -> Any:
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, background_loop()).result(30)
 
 

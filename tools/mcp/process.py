@@ -45,8 +45,8 @@ class ServerProcess:
             self._process = subprocess.Popen(
                 # Isolated and without site: the guard needs nothing, and the command's environment is not its own.
                 [sys.executable, "-I", "-S", str(_GUARD), str(watched), *command],
-                stdin=theirs,
-                stdout=theirs,
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
                 stderr=subprocess.PIPE,
                 env=environment,
                 pass_fds=[watched],

@@ -114,7 +114,8 @@ class McpSession:
     async def _connect(self) -> None:
         ready: asyncio.Future[ClientSession] = asyncio.get_running_loop().create_future()
         self._owner = asyncio.create_task(self._live(ready), name=f"session with {self.server}")
-        waiting, seconds = {ready, self._owner}, self.server.connect_seconds
+        waiting: set[asyncio.Future[Any]] = {ready, self._owner}
+        seconds = self.server.connect_seconds
         try:
             await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
