@@ -134,7 +134,7 @@ async def test_a_broken_server_fails_its_episode_unscored(
     tiny_chat: Chat, pids: Path, tool: str, cause: str, kind: Isolation
 ) -> None:
     engine = acting(tiny_chat, calls("fork"), calls(tool))
-    made = source("deaf", kind=kind, call_seconds=1.0)
+    made = source("deaf", kind=kind, call_seconds=0.6)
     ended = await play(tiny_chat, engine, source=made, row=TASK)
     assert (ended.stop_reason, ended.reward) == (StopReason.FAILED, None)
     assert ended.failure is not None
@@ -152,7 +152,7 @@ async def test_a_server_that_cannot_be_reached_fails_the_reset(tiny_chat: Chat) 
 
 async def test_at_the_deadline_of_the_episode_nothing_of_it_stays(tiny_chat: Chat, pids: Path) -> None:
     engine = acting(tiny_chat, calls("fork"), calls("hang"))
-    made = source("deaf", call_seconds=1.0)
+    made = source("deaf", call_seconds=0.6)
     began = time.monotonic()
     ended = await play(tiny_chat, engine, source=made, row=TASK, episode_seconds=0.8)
     assert (ended.stop_reason, ended.reward) == (StopReason.DEADLINE, None)
@@ -162,7 +162,7 @@ async def test_at_the_deadline_of_the_episode_nothing_of_it_stays(tiny_chat: Cha
 
 async def test_a_cancelled_episode_leaves_nothing(tiny_chat: Chat, pids: Path) -> None:
     engine = acting(tiny_chat, calls("fork"), calls("hang"))
-    playing = asyncio.create_task(play(tiny_chat, engine, source=source("deaf", call_seconds=1.0), row=TASK))
+    playing = asyncio.create_task(play(tiny_chat, engine, source=source("deaf", call_seconds=0.6), row=TASK))
     await asyncio.to_thread(wait_for, pids, 4)
     playing.cancel()
     await asyncio.gather(playing, return_exceptions=True)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PING_SECONDS = 5.0  # a server that is alive answers within these, or as soon as it has to answer a call
-LEAVE_SECONDS = 3.0  # to say goodbye; then its task is cancelled
+LEAVE_SECONDS = 2.0  # to say goodbye; then its task is cancelled
 _LAST_SECONDS = 0.5  # after which it is cancelled again
 MARGIN = 2.0  # seconds beyond all deadlines, before the loop itself is taken for blocked
 QUEUE_SECONDS = 600.0  # until it is a server's turn to start
