@@ -114,10 +114,12 @@ class ToolEnv(AgentEnv):
         self._call_count = 0
         self._shown = ""
         self._offered: list[Tool] = []
+        self._extra: list[Tool] = []  # what `extra_tools` gave last
         self._schemas = "[]"  # of those offered, as JSON
         self._own_tools = _named(as_tool(getattr(self, name)) for name in _tool_names(type(self)))
         self.tools = self._own_tools
-        if type(self).extra_tools is ToolEnv.extra_tools:  # otherwise only a reset shows them all
+        self._has_extra_tools = type(self).extra_tools is not ToolEnv.extra_tools
+        if not self._has_extra_tools:  # otherwise only a reset shows them all
             self._offer(())
 
     # What an author writes
@@ -141,7 +143,7 @@ class ToolEnv(AgentEnv):
         return None
 
     def extra_tools(self) -> Iterable[Tool | Callable[..., Any]]:
-        """Return tools besides the marked methods, such as an app's functions; asked after each `reset_task`."""
+        """Return tools besides the marked methods, such as an app's functions; asked after each reset and step."""
         return ()
 
     # Gymnasium
@@ -176,6 +178,10 @@ class ToolEnv(AgentEnv):
         else:
             messages = self._hear(encodable(message.content))
             terminated = not messages or self.is_done()
+        if not terminated and self._has_extra_tools:
+            extra = list(map(as_tool, self.extra_tools()))
+            if extra != self._extra:  # else what the author did to `self.tools` stands
+                self._offer(extra, is_start=False)
         self._shown = _joined(messages)
         info, reward = self._info(messages), 0.0
         if self._has("state_diff"):
@@ -247,13 +253,14 @@ class ToolEnv(AgentEnv):
             self._ids[split] = [task.id for task in tasks]
         return self._ids[split]
 
-    def _offer(self, extra: Iterable[Tool | Callable[..., Any]]) -> None:
-        tools = self._own_tools | _named(map(as_tool, extra))
+    def _offer(self, extra: Iterable[Tool | Callable[..., Any]], *, is_start: bool = True) -> None:
+        self._extra = list(map(as_tool, extra))
+        tools = self._own_tools | _named(self._extra)
         for name in self._wanted or ():
-            if name not in tools:
+            if name not in tools and is_start:  # later it may have vanished
                 known = ", ".join(tools) or "none"
                 raise EnvError(f"{type(self).__name__} has no tool '{name}'; it has {known}.{nearest(name, tools)}")
-        self.tools = tools if self._wanted is None else {name: tools[name] for name in self._wanted}
+        self.tools = tools if self._wanted is None else {name: tools[name] for name in self._wanted if name in tools}
 
     def _answer(self, call: ToolCall | BadCall) -> Message:
         self._call_count += 1

@@ -13,7 +13,7 @@ AgentGRPOError
 │   └── ParseFailure     messages and tokens could not be converted
 └── RunError             the run cannot go on: checkpoint, exit 1
 
-ToolError stands apart: a tool raises it to tell the *model* something; the episode goes on.
+ToolError and its ToolTimeout stand apart: a tool raises them to tell the *model* something; the episode goes on.
 Messages say what was got, what was expected, and what to do.
 """
 
@@ -86,6 +86,14 @@ class RunError(AgentGRPOError, RuntimeError):
 
 class ToolError(Exception):
     """Raised by a tool to tell the model why it did nothing; the episode goes on."""
+
+    kind: ClassVar[str] = "tool_error"  # what the model is told its type is
+
+
+class ToolTimeout(ToolError):
+    """Raised by a tool that gave up waiting for something slow but alive; what is dead or hung is a ToolFailure."""
+
+    kind = "timeout"
 
 
 def first_line(error: BaseException) -> str:

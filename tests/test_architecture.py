@@ -57,6 +57,7 @@ ALLOWED |= {
 }
 LAZY = {"torch", "transformers", "vllm", "matplotlib", "datasets", "wandb", "tensorboard", "trackio", "mcp", "ray"}
 LAZY |= {"yaml"}  # for OpenAPI documents that are no JSON
+LAZY |= {"anyio", "httpx2", "jsonschema", "uvicorn"}  # what mcp brings
 LAZY_OWN = {
     "agentgrpo",
     "cli",

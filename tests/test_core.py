@@ -263,6 +263,45 @@ def test_tools_may_change_in_mid_episode() -> None:
     assert "extra" not in str(env.reset()[1]["tools"])
 
 
+class Swapping(ag.ToolEnv):
+    """Its own tool, `grow`, swaps the tools it has from elsewhere."""
+
+    def reset_task(self, task: JsonObject) -> str:
+        self.is_grown = False
+        return "Grow."
+
+    @ag.tool
+    def grow(self) -> str:
+        self.is_grown = True
+        return "grown"
+
+    def extra_tools(self) -> list[Callable[..., Any]]:
+        def old() -> str:
+            return "old"
+
+        def new() -> str:
+            return "new"
+
+        return [new if self.is_grown else old]
+
+    def reward(self) -> float:
+        return 1.0
+
+
+@pytest.mark.parametrize("wanted", [None, ["grow", "old"]])
+def test_tools_from_elsewhere_are_asked_for_after_every_step(wanted: list[str] | None) -> None:
+    env = Swapping(tools=wanted)
+
+    def offered(info: JsonObject) -> list[str]:
+        return [tool["function"]["name"] for tool in info["tools"]]
+
+    assert offered(env.reset()[1]) == ["grow", "old"]
+    grown = ["grow", "new"] if wanted is None else ["grow"]  # one that was chosen may vanish
+    assert offered(act(env, env.call("grow"))[4]) == grown
+    assert (act(env, env.call("new"))[0] == "new") == (wanted is None)
+    assert offered(env.reset()[1]) == ["grow", "old"]
+
+
 def test_authors_mistakes_are_told() -> None:
     with pytest.raises(
         TaskError, match=r"cannot use task 'train-0': KeyError: 'lockers' \(test_core.py:\d+\).*no data"

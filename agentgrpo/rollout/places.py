@@ -27,7 +27,7 @@ from gymnasium.envs.registration import EnvSpec
 from pydantic_core import to_jsonable_python
 
 from agentgrpo.core import StepResult
-from agentgrpo.errors import AgentGRPOError, EnvFailure, EpisodeError, ToolFailure
+from agentgrpo.errors import AgentGRPOError, EnvFailure, EpisodeError, RunError, ToolFailure
 from agentgrpo.rollout.contract import Contract, checked_score
 from agentgrpo.tooling import TOOL_LOOP, describe, one_line
 from agentgrpo.types import Json, JsonObject
@@ -35,6 +35,7 @@ from agentgrpo.types import Json, JsonObject
 START_SECONDS = 60.0  # for a child process to import what it needs, besides the deadline
 _REAP_SECONDS = 0.2
 MAX_LINE = 2**28  # bytes of one message of a child process: a snapshot may be large
+_FAILURES: dict[str, type[AgentGRPOError]] = {"tool": ToolFailure, "run": RunError}  # by boundary; else EnvFailure
 _FORGED = "it wrote to the connection itself"
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 
@@ -76,10 +77,10 @@ class Seat:
         self._contract = Contract()
 
     def call(self, method: str, arguments: tuple[Json, ...]) -> Any:
-        """Call a method; whatever happens, only an EpisodeError is raised, and what is let pass."""
+        """Call a method; whatever happens, only an EpisodeError or a RunError is raised, and what is let pass."""
         try:
             return getattr(self, method)(*arguments)
-        except EpisodeError:
+        except (EpisodeError, RunError):
             raise
         except AgentGRPOError as error:
             raise EnvFailure(str(error)) from error
@@ -198,7 +199,7 @@ class ThreadPlace(Place):
             method, arguments, future = job
             try:
                 outcome: Any = self._seat.call(method, arguments)
-            except EpisodeError as error:
+            except (EpisodeError, RunError) as error:
                 outcome = error
             if future is not None:
                 with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
@@ -208,7 +209,7 @@ class ThreadPlace(Place):
 def _settle(future: asyncio.Future[Any], outcome: Any) -> None:
     if future.done():  # its deadline passed, or it was cancelled
         return
-    if isinstance(outcome, EpisodeError):
+    if isinstance(outcome, EpisodeError | RunError):
         future.set_exception(outcome)
     else:
         future.set_result(outcome)
@@ -244,7 +245,7 @@ class ProcessPlace(Place):
             raise EnvFailure(f"{method}: the environment's process {status}")
         self.start_seconds = 0.0
         if "failure" in answer:
-            raise (ToolFailure if answer["boundary"] == "tool" else EnvFailure)(answer["failure"])
+            raise _FAILURES.get(answer["boundary"], EnvFailure)(answer["failure"])
         return answer["result"]
 
     def _read(self, line: bytes, method: str) -> JsonObject:
@@ -384,6 +385,8 @@ def _answer(seat: Seat, method: str, arguments: list[Json]) -> bytes:
         failure, boundary = f"{method} returned {len(answer):,} bytes, at most {MAX_LINE:,}", "env"
     except EpisodeError as error:
         failure, boundary = str(error), error.boundary.value
+    except RunError as error:
+        failure, boundary = str(error), "run"
     except (TypeError, ValueError, RecursionError) as error:
         failure, boundary = f"{method} returned what is no JSON: {describe(error)}", "env"
     return _line({"failure": failure, "boundary": boundary})
