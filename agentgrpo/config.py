@@ -298,6 +298,12 @@ class Config(Section):
                 f"engine.vllm.max_live_versions = {live} is too few for train.max_staleness = "
                 f"{self.train.max_staleness}: set {versions} (one is being published beside the others), or remove it"
             )
+        if self.train.max_staleness and learner.axes()["loss_type"] == "reinforce" and learner.old_logprobs == "engine":
+            raise ValueError(
+                'learner.loss_type = "reinforce" uses no ratio, so nothing corrects for episodes that '
+                f"train.max_staleness = {self.train.max_staleness} lets grow old: set learner.old_logprobs = "
+                '"learner" (a bounded weight does), another loss_type, or max_staleness = 0'
+            )
         if learner.warmup_steps > self.train.steps > 0:
             raise ValueError(
                 f"learner.warmup_steps = {learner.warmup_steps} is longer than train.steps = {self.train.steps}"

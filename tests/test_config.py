@@ -110,6 +110,10 @@ def test_a_set_that_cannot_be_used_says_why(override: str, said: str) -> None:
             {"learner": {"loss_type": "reinforce", "importance_level": "turn"}},
             "importance_level has no effect with loss_type",
         ),
+        (
+            {"learner": {"loss_type": "reinforce"}, "train": {"max_staleness": 1}},
+            "nothing corrects for episodes that train.max_staleness = 1 lets grow old",
+        ),
         ({"learner": {"kl_estimator": "k2"}}, "kl_estimator has no effect while beta is 0: set beta or remove"),
         ({"learner": {"kl_estimator": "k1", "beta": 0.1}}, "its expected gradient is 0"),
         ({"learner": {"algorithm": "grpo", "kl_estimator": "k1"}}, "its expected gradient is 0"),

@@ -227,8 +227,8 @@ class Rollouts(ABC):
                 self.counts.begin(key)
                 recorder.begin()
                 trajectory = await self._attempt(recorder, task, sampling)
-        except TimeoutError:  # the group's time is over
-            trajectory = recorder.freeze(StopReason.CANCELLED)
+        except TimeoutError:  # the group's time is over: of an episode, or of what was to be cleared up after it
+            trajectory = recorder.frozen or recorder.freeze(StopReason.CANCELLED)
         finally:
             self._count_end(key, trajectory)
         return trajectory
