@@ -18,6 +18,7 @@ from agentgrpo.blocking import have_daemons_ended, in_daemon, run_blocking
 from agentgrpo.checkpoint import Checkpoints
 from agentgrpo.config import Config
 from agentgrpo.ending import Run, finish, stop
+from agentgrpo.engines import HasMetrics
 from agentgrpo.engines.proof import Proof, proof_metrics
 from agentgrpo.errors import ConfigError, EngineFailure, RunError
 from agentgrpo.gathering import gather, open_stream, pace_metrics
@@ -174,6 +175,8 @@ async def _train_step(state: RunState) -> None:
         "time/learn": learn,
         "time/elapsed": state.elapsed,
     }
+    engine = state.bench.engine
+    metrics |= engine.metrics() if isinstance(engine, HasMetrics) else {}
     metrics |= proof_metrics(proofs) | pace_metrics(state, results, step - 1) | state.manager.activity.metrics()
     state.write(metrics)
     _keep_state(state, adapter, learner)
