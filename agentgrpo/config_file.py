@@ -19,7 +19,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Read a file; the task files and env modules it names are looked for beside it as well."""
+    """Read a file; the files and modules it names are looked for beside it as well."""
     try:
         return _anchor(tomllib.loads(path.read_text(encoding="utf-8")), path.parent)
     except FileNotFoundError as error:
@@ -82,15 +82,20 @@ def _is_kept(value: Any) -> bool:
 
 
 def _anchor(data: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Let a config file name its neighbours: task files and env modules beside it are found from anywhere."""
+    """Let a config file name its neighbours: task files and modules beside it are found from anywhere."""
     for key in ("tasks", "heldout"):
         name = data.get(key)
         if isinstance(name, str) and not Path(name).exists() and (folder / name).exists():
             data[key] = str((folder / name).resolve())
-    module, colon, item = str(data.get("env", "")).partition(":")
-    file = folder / f"{module.replace('.', '/')}.py"
-    if colon and file.is_file():
-        data["env"] = f"{file.resolve()}:{item}"
+    for key in ("env", "reward"):
+        module, colon, item = str(data.get(key, "")).partition(":")
+        file = folder / (module if module.endswith(".py") else f"{module.replace('.', '/')}.py")
+        if colon and file.is_file():
+            data[key] = f"{file.resolve()}:{item}"
+    judge = data.get("judge")
+    if isinstance(judge, dict) and isinstance(rubric := judge.get("rubric_file"), str):
+        is_beside = not Path(rubric).exists() and (folder / rubric).exists()
+        judge["rubric_file"] = str((folder / rubric).resolve()) if is_beside else rubric
     return data
 
 

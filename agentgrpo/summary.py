@@ -46,6 +46,14 @@ def train_metrics(
     return metrics | {f"train/{name}": value for name, value in learned.metrics.items()}
 
 
+def term_metrics(groups: Sequence[Group]) -> dict[str, float]:
+    """Return the mean of each reward term, unweighted, over the scored episodes that have it."""
+    scored = [t for group in groups for t in group.trajectories]
+    names = sorted({name for t in scored for name in t.reward_terms})
+    values = {name: [t.reward_terms[name] for t in scored if name in t.reward_terms] for name in names}
+    return {f"train/terms/{name}": sum(known) / len(known) for name, known in values.items()}
+
+
 def staleness_metrics(groups: Sequence[Group], version: int) -> dict[str, float]:
     """Return how many updates behind the learner the episodes of a step were sampled: mean, most, share of each."""
     counts = Counter(version - t.policy.version for group in groups for t in group.trajectories)

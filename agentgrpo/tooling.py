@@ -44,6 +44,7 @@ class ToolResult(NamedTuple):
 
     content: str
     is_error: bool = False
+    error_type: str | None = None  # the kind of error, where it is one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +180,7 @@ def as_tool(function: Callable[..., Any] | Tool) -> Tool:
 def error_result(error_type: str, message: str) -> ToolResult:
     """Return an error as the model reads it: one short line."""
     error = {"type": error_type, "message": one_line(message)}
-    return ToolResult(json.dumps({"error": error}, ensure_ascii=False), is_error=True)
+    return ToolResult(json.dumps({"error": error}, ensure_ascii=False), is_error=True, error_type=error_type)
 
 
 def one_line(text: str, limit: int = MAX_MESSAGE) -> str:
