@@ -51,6 +51,7 @@ class StubEndpoint:
         key: The key a request must bring.
         retry_after: Seconds that a 429 asks for.
         counts_tokens: Whether answers say how many tokens they took: 10 read and 5 written each.
+        seconds: How long an answer takes.
     """
 
     def __init__(
@@ -61,8 +62,10 @@ class StubEndpoint:
         key: str | None = None,
         retry_after: float | None = None,
         counts_tokens: bool = True,
+        seconds: float = 0.0,
     ) -> None:
-        self.answer, self.key, self.retry_after, self.counts_tokens = answer, key, retry_after, counts_tokens
+        self.answer, self.key, self.retry_after = answer, key, retry_after
+        self.counts_tokens, self.seconds = counts_tokens, seconds
         self.requests: list[JsonObject] = []  # the bodies, in order of arrival
         self.open = self.most_open = 0
         self._faults = itertools.chain(faults, itertools.repeat("none"))
@@ -102,8 +105,7 @@ class StubEndpoint:
         if fault == "reset":
             assert request.transport is not None
             request.transport.abort()
-        if fault == "stall":
-            await asyncio.sleep(_STALL_SECONDS)
+        await asyncio.sleep(_STALL_SECONDS if fault == "stall" else self.seconds)
         if fault == "429":
             headers = {} if self.retry_after is None else {"Retry-After": f"{self.retry_after:g}"}
             return web.json_response({"error": {"message": "slow down"}}, status=429, headers=headers)

@@ -9,10 +9,9 @@ import asyncio
 import hashlib
 import json
 import random
-import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Protocol, TypeVar
 
 from agentgrpo.activity import Activity
 from agentgrpo.endpoint.client import Endpoint, PromptTooLong
@@ -132,7 +131,7 @@ class Judge:
                     return kept
                 async with self._slots:  # the deadline does not run while others are judged
                     with self.activity.waiting(who, "judge"):
-                        return await self._ask(key, prompt, read)
+                        return await self._within(self._ask(key, prompt, read))
         finally:
             if not lock.locked():
                 self._asking.pop(key, None)
@@ -144,10 +143,17 @@ class Judge:
         except Malformed:  # redacted, or damaged
             return None
 
+    async def _within(self, asking: Coroutine[Any, Any, T]) -> T:
+        try:
+            async with asyncio.timeout(self.config.seconds):
+                return await asking
+        except TimeoutError as error:
+            raise self._failure("deadline", f"no verdict within {self.config.seconds:g} s") from error
+
     async def _ask(self, key: str, prompt: Sequence[Message], read: Callable[[str], T]) -> T:
-        messages, end, problem = list(prompt), time.monotonic() + self.config.seconds, ""
+        messages, problem = list(prompt), ""
         for _ in range(self.config.retries + 1):
-            answer = await self._answer(messages, end - time.monotonic())
+            answer = await self._answer(messages)
             try:
                 found = read(answer)
             except Malformed as error:
@@ -159,12 +165,11 @@ class Judge:
                 return found
         raise self._failure("malformed", f"{self.config.retries + 1} answers could not be read; the last: {problem}")
 
-    async def _answer(self, messages: Sequence[Message], seconds: float) -> str:
-        if seconds <= 0:
-            raise self._failure("deadline", f"no verdict within {self.config.seconds:g} s")
+    async def _answer(self, messages: Sequence[Message]) -> str:
         self._pay()
         try:
-            reply = await self._endpoint.chat(messages, sampling=self._sampling, seconds=seconds)
+            # A little more than the verdict's own deadline, which says what was too late.
+            reply = await self._endpoint.chat(messages, sampling=self._sampling, seconds=self.config.seconds + 1.0)
         except PromptTooLong as error:
             raise self._failure("too_long", str(error)) from error
         except EngineFailure as error:
