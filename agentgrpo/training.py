@@ -33,7 +33,7 @@ from agentgrpo.stopping import Stopping
 from agentgrpo.store.episodes import EpisodeStore
 from agentgrpo.store.record import settle_record
 from agentgrpo.store.run import Metrics
-from agentgrpo.summary import no_survivors, term_metrics, train_metrics, training_rows
+from agentgrpo.summary import no_survivors, score_metrics, train_metrics, training_rows
 from agentgrpo.tasks import TaskSampler
 from agentgrpo.tracking import Trackers
 from agentgrpo.trainer_state import TrainerState
@@ -177,7 +177,7 @@ async def _train_step(state: RunState) -> None:
     }
     metrics |= proof_metrics(proofs) | pace_metrics(state, results, step - 1) | state.manager.activity.metrics()
     if state.manager.scorer is not None:
-        metrics |= term_metrics(groups) | state.manager.scorer.metrics()
+        metrics |= score_metrics(results) | state.manager.scorer.metrics()
     state.write(metrics)
     _keep_state(state, adapter, learner)
     state.reporter.step(step, config.train.steps, metrics)

@@ -5,6 +5,7 @@ It does not know what the terms measure.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -18,12 +19,16 @@ _ROUNDING = 1e-9
 class Rubric:
     """Weights of reward terms beside the outcome, which weighs 1.
 
-    Terms are values in [0, 1]; a penalty has a negative weight. The weights' absolute values must sum to less than 1:
-    then the worst success earns more than the best failure, whatever the terms say.
+    Terms are values in [0, 1]. A bonus has a positive weight w and counts `w * (value - outcome)`: a failure earns what
+    it has of it, a success loses what it lacks, so that a success that lacks nothing earns exactly 1. A penalty has a
+    negative weight and counts `w * value`. The worst success earns more than the best failure, whatever the terms say,
+    when `2 * (sum of bonuses) + (sum of penalties) < 1`: other weights are refused.
 
     >>> rubric = Rubric({"progress": 0.2, "side_effects": -0.3})
     >>> rubric.score(0.0, progress=0.5, side_effects=1.0)
     {'outcome': 0.0, 'progress': 0.1, 'side_effects': -0.3}
+    >>> rubric.score(1.0, progress=1.0, side_effects=0.0)
+    {'outcome': 1.0, 'progress': 0.0, 'side_effects': 0.0}
 
     Args:
         weights: Of each term but the outcome.
@@ -41,14 +46,14 @@ class Rubric:
         if OUTCOME in self.weights:
             raise EnvError("the outcome weighs 1 in a rubric: give the other terms' weights as shares of it")
         for name, weight in self.weights.items():
-            if not 0 < abs(weight) < float("inf"):
+            if not 0 < abs(weight) < math.inf:
                 raise EnvError(f"the rubric gives '{name}' the weight {weight}: expected a number that is not 0")
-        total = sum(map(abs, self.weights.values()))
-        if total >= 1 - _ROUNDING and not self.may_outweigh_outcome:
+        if worth(self.weights) >= 1 - _ROUNDING and not self.may_outweigh_outcome:
             listed = ", ".join(f"{name} {weight:g}" for name, weight in self.weights.items())
             raise EnvError(
-                f"the rubric's terms ({listed}) could together be worth {total:g}, the outcome is worth 1: a failure "
-                "could earn more than a success. Lower them (rewards.scaled does), or say may_outweigh_outcome=True"
+                f"the rubric's terms ({listed}) are together worth {worth(self.weights):g} (a bonus counts twice: what "
+                "a failure can earn by it, and what a success can miss), the outcome is worth 1: a failure could earn "
+                "more than a success. Lower them (rewards.scaled does), or say may_outweigh_outcome=True"
             )
 
     def __or__(self, other: Rubric | Mapping[str, float]) -> Rubric:
@@ -72,14 +77,22 @@ class Rubric:
             if name in terms:
                 raise EnvError(f"the rubric has no term '{name}', it has {known}.{nearest(name, self.weights)}")
             raise EnvError(f"the rubric's term '{name}' was not given: score needs all of {known}")
-        weighted = {name: weight * _bounded(name, terms[name]) for name, weight in self.weights.items()}
-        # + 0.0: no term is -0.
-        return {OUTCOME: _bounded(OUTCOME, outcome)} | {name: value + 0.0 for name, value in weighted.items()}
+        reached = _bounded(OUTCOME, outcome)
+        found = {OUTCOME: reached}
+        for name, weight in self.weights.items():
+            value = _bounded(name, terms[name])
+            found[name] = weight * (value - reached if weight > 0 else value) + 0.0  # no term is -0
+        return found
+
+
+def worth(weights: Mapping[str, float]) -> float:
+    """Return how far weights can move a failure and a success towards each other; the outcome is worth 1."""
+    return sum(2 * weight if weight > 0 else -weight for weight in weights.values())
 
 
 def scaled(weights: Mapping[str, float], total: float) -> dict[str, float]:
-    """Return the weights in the same proportions, with absolute values that sum to `total`."""
-    size = sum(map(abs, weights.values()))
+    """Return the weights in the same proportions, together worth `total`."""
+    size = worth(weights)
     if not size:
         raise EnvError("there is no weight to scale")
     return {name: weight * total / size for name, weight in weights.items()}

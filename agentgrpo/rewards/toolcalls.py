@@ -17,11 +17,11 @@ from agentgrpo.types import CallRecord, Json
 
 SLACK = 0.5  # PROVE's beta: calls a task allows beyond those it requires, as a share of them
 TOOL_CALL_WEIGHTS: Mapping[str, float] = {
-    "validity": 0.1,
-    "coverage": 0.1,
-    "name": 0.04,
-    "argument": 0.02,
-    "inefficiency": -0.1,
+    "validity": 0.05,
+    "coverage": 0.05,
+    "name": 0.02,
+    "argument": 0.01,
+    "inefficiency": -0.05,
 }
 """Weights in PROVE's proportions, with calls beyond the budget costing as much as coverage earns."""
 
