@@ -21,7 +21,17 @@ from gymnasium.spaces import Text
 from agentgrpo.actions import parse_action
 from agentgrpo.errors import EnvError, TaskError, nearest
 from agentgrpo.tasks import load_tasks
-from agentgrpo.tooling import Tool, ToolResult, as_tool, describe, encodable, error_result, is_tool, one_line
+from agentgrpo.tooling import (
+    Tool,
+    ToolResult,
+    as_tool,
+    describe,
+    encodable,
+    error_result,
+    error_type,
+    is_tool,
+    one_line,
+)
 from agentgrpo.types import BadCall, CallRecord, JsonObject, Message, Task, ToolCall
 
 StepResult: TypeAlias = tuple[str, float, bool, bool, JsonObject]
@@ -275,7 +285,7 @@ class ToolEnv(AgentEnv):
     def _answer(self, call: ToolCall | BadCall) -> Message:
         result = self._run(call)
         arguments = call.arguments if isinstance(call, ToolCall) else None
-        error = (result.error_type or "tool_error") if result.is_error else None
+        error = error_type(result.content) if result.is_error else None
         record = CallRecord(name=call.name or "", arguments=arguments, result=result.content, error=error)
         self._call_log.append(record)
         return {

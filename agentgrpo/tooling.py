@@ -44,7 +44,6 @@ class ToolResult(NamedTuple):
 
     content: str
     is_error: bool = False
-    error_type: str | None = None  # the kind of error, where it is one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,7 +179,15 @@ def as_tool(function: Callable[..., Any] | Tool) -> Tool:
 def error_result(error_type: str, message: str) -> ToolResult:
     """Return an error as the model reads it: one short line."""
     error = {"type": error_type, "message": one_line(message)}
-    return ToolResult(json.dumps({"error": error}, ensure_ascii=False), is_error=True, error_type=error_type)
+    return ToolResult(json.dumps({"error": error}, ensure_ascii=False), is_error=True)
+
+
+def error_type(content: str) -> str:
+    """Return the kind of an error from what the model was told; one that is not of our form is the tool's own."""
+    try:
+        return str(json.loads(content)["error"]["type"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return "tool_error"
 
 
 def one_line(text: str, limit: int = MAX_MESSAGE) -> str:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from agentgrpo.tooling import error_type
 from agentgrpo.types import CallRecord, Json, JsonObject, Message, StopReason, Trajectory, Turn
 
 
@@ -66,26 +67,20 @@ def _messages(turn: Turn) -> Iterator[Message]:
 
 
 def _calls(turn: Turn) -> Iterator[CallRecord]:
-    """Yield a turn's calls with their results: by id, else by place."""
-    by_id = {message["tool_call_id"]: message for message in turn.messages if message.get("tool_call_id")}
-    for place, call in enumerate(turn.action["tool_calls"]):
-        beside = turn.messages[place] if place < len(turn.messages) else {}
-        result = by_id.get(call.get("id"), beside)
+    """Yield a turn's calls with their results: by place where there is one for each, else by id."""
+    calls, by_id = turn.action["tool_calls"], {message.get("tool_call_id"): message for message in turn.messages}
+    by_place = turn.messages if len(turn.messages) == len(calls) else ()
+    for place, call in enumerate(calls):
+        result = by_place[place] if by_place else by_id.get(call["id"], {})
         content = result.get("content") or ""
-        error = call["error"]["type"] if "error" in call else _error_type(result)
+        told = content if isinstance(content, str) else json.dumps(content)
+        if "error" in call:
+            error: str | None = str(call["error"]["type"])
+        else:
+            error = error_type(told) if result.get("is_error") else None
         yield CallRecord(
             name=str(call.get("name") or ""),
             arguments=None if "error" in call else call["arguments"],
-            result=content if isinstance(content, str) else json.dumps(content),
+            result=told,
             error=error,
         )
-
-
-def _error_type(message: Message) -> str | None:
-    """Return the kind of error a tool message tells of (`tooling.error_result` writes it), or None."""
-    if not message.get("is_error"):
-        return None
-    try:
-        return str(json.loads(message["content"])["error"]["type"])
-    except (ValueError, KeyError, TypeError):
-        return "tool_error"

@@ -72,11 +72,15 @@ def test_its_calls_are_those_the_environment_recorded() -> None:
     )
 
 
-def test_results_without_ids_belong_to_calls_by_place() -> None:
+def test_results_belong_to_calls_by_place_or_where_that_does_not_fit_by_id() -> None:
     messages = ({"role": "user", "content": [{"type": "text", "text": "x"}]}, {"role": "user", "content": None})
-    actions = {"content": "", "tool_calls": [call("a", "1"), call("b", "2"), call("c", "3")]}
+    actions = {"content": "", "tool_calls": [call("a", "1"), call("b", "1")]}
     episode = Episode.of(recording(Turn(action=actions, messages=messages, reward=0.0)), ROW)
-    assert [one.result for one in episode.calls] == ['[{"type": "text", "text": "x"}]', "", ""]
+    assert [one.result for one in episode.calls] == ['[{"type": "text", "text": "x"}]', ""]
+    more = ({"role": "user", "content": "by the way"}, {"role": "tool", "tool_call_id": "2", "content": "two"})
+    actions = {"content": "", "tool_calls": [call("a", "1"), call("b", "2"), call("c", "3")]}
+    episode = Episode.of(recording(Turn(action=actions, messages=more, reward=0.0)), ROW)
+    assert [one.result for one in episode.calls] == ["", "two", ""]
 
 
 def test_an_error_of_no_known_form_is_the_tools() -> None:
