@@ -129,6 +129,7 @@ class Listens(SilentReporter):
         self.said.append(text)
 
 
+@pytest.mark.slow
 def test_the_same_reward_makes_the_same_adapter(lockbox: Path, rewards: Path, tmp_path: Path) -> None:
     config = small_run(lockbox, tmp_path / "runs", reward=f"{rewards}:presses", eval={"tasks": 1, "every": 0})
     config["train"] |= {"steps": 1}

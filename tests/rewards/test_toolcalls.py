@@ -142,7 +142,7 @@ required = st.lists(
 ).map(tuple)
 
 
-@settings(max_examples=400)
+@settings(max_examples=150)
 @given(st.lists(calls, max_size=7), required)
 def test_every_term_is_bounded_and_the_sum_is_below_the_outcome(
     made: list[CallRecord], plan: tuple[RequiredCall, ...]
@@ -152,7 +152,7 @@ def test_every_term_is_bounded_and_the_sum_is_below_the_outcome(
     assert -0.05 <= total(*made, required=plan) <= 0.13 + 1e-9
 
 
-@settings(max_examples=400)
+@settings(max_examples=150)
 @given(st.lists(calls, min_size=1, max_size=6), required, st.lists(st.integers(0, 9), max_size=6))
 def test_repeating_what_was_done_never_earns_beyond_the_first_needed(
     made: list[CallRecord], plan: tuple[RequiredCall, ...], again: list[int]
@@ -170,7 +170,7 @@ def _is_settled(made: list[CallRecord], plan: tuple[RequiredCall, ...]) -> bool:
     return len(made) <= call_budget(plan)
 
 
-@settings(max_examples=400)
+@settings(max_examples=150)
 @given(st.lists(calls, max_size=6), required, st.lists(st.integers(0, 2), max_size=8))
 def test_good_calls_that_meet_nothing_never_raise_an_episode_in_which_a_call_ran(
     made: list[CallRecord], plan: tuple[RequiredCall, ...], values: list[int]
