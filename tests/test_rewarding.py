@@ -64,7 +64,7 @@ def rewards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def few_turns(messages: list[Message]) -> float:
     """A judge's opinion: the fewer tool results the better."""
-    return 1 / (1 + sum(message["role"] == "tool" for message in messages))
+    return 1.0 / (1 + len([message for message in messages if message["role"] == "tool"]))
 
 
 @contextmanager
