@@ -19,6 +19,7 @@ import gymnasium
 from gymnasium.spaces import Text
 
 from agentgrpo.actions import parse_action
+from agentgrpo.calls import error_type
 from agentgrpo.errors import EnvError, TaskError, nearest
 from agentgrpo.tasks import load_tasks
 from agentgrpo.tooling import (
@@ -28,7 +29,6 @@ from agentgrpo.tooling import (
     describe,
     encodable,
     error_result,
-    error_type,
     is_tool,
     one_line,
 )

@@ -182,14 +182,6 @@ def error_result(error_type: str, message: str) -> ToolResult:
     return ToolResult(json.dumps({"error": error}, ensure_ascii=False), is_error=True)
 
 
-def error_type(content: str) -> str:
-    """Return the kind of an error from what the model was told; one that is not of our form is the tool's own."""
-    try:
-        return str(json.loads(content)["error"]["type"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return "tool_error"
-
-
 def one_line(text: str, limit: int = MAX_MESSAGE) -> str:
     """Return text on one line, cut to about `limit` characters, encodable as UTF-8."""
     line = encodable(" ".join(text.split()))

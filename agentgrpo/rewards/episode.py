@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from agentgrpo.tooling import error_type
+from agentgrpo.calls import error_type
 from agentgrpo.types import CallRecord, Json, JsonObject, Message, StopReason, Trajectory, Turn
 
 
