@@ -9,6 +9,7 @@ import copy
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from functools import lru_cache
 from numbers import Real
 from pathlib import Path
@@ -18,10 +19,20 @@ import gymnasium
 from gymnasium.spaces import Text
 
 from agentgrpo.actions import parse_action
+from agentgrpo.calls import error_type
 from agentgrpo.errors import EnvError, TaskError, nearest
 from agentgrpo.tasks import load_tasks
-from agentgrpo.tooling import Tool, ToolResult, as_tool, describe, encodable, error_result, is_tool, one_line
-from agentgrpo.types import BadCall, JsonObject, Message, Task, ToolCall
+from agentgrpo.tooling import (
+    Tool,
+    ToolResult,
+    as_tool,
+    describe,
+    encodable,
+    error_result,
+    is_tool,
+    one_line,
+)
+from agentgrpo.types import BadCall, CallRecord, JsonObject, Message, Task, ToolCall
 
 StepResult: TypeAlias = tuple[str, float, bool, bool, JsonObject]
 
@@ -111,7 +122,7 @@ class ToolEnv(AgentEnv):
         self._rows: dict[str, JsonObject] = {}
         self._ids: dict[str, list[str]] = {}  # by split
         self._wanted = None if tools is None else tuple(tools)
-        self._call_count = 0
+        self._call_log: list[CallRecord] = []
         self._shown = ""
         self._offered: list[Tool] = []
         self._extra: list[Tool] = []  # what `extra_tools` gave last
@@ -146,6 +157,22 @@ class ToolEnv(AgentEnv):
         """Return tools besides the marked methods, such as an app's functions; asked after each reset and step."""
         return ()
 
+    # What an author reads
+
+    @property
+    def calls(self) -> tuple[CallRecord, ...]:
+        """The episode's calls so far, in order, each with what came of it."""
+        return tuple(self._call_log)
+
+    def dump_episode(self) -> JsonObject:
+        """Return task, answer and calls as JSON: what `snapshot` keeps besides the author's own state."""
+        return {"task": self.task, "answer": self.answer, "calls": [asdict(call) for call in self._call_log]}
+
+    def load_episode(self, dumped: JsonObject) -> None:
+        """Go back to what `dump_episode` returned: for `restore`."""
+        self.task, self.answer = dumped["task"], dumped["answer"]
+        self._call_log = [CallRecord(**call) for call in dumped["calls"]]
+
     # Gymnasium
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, JsonObject]:
@@ -156,7 +183,7 @@ class ToolEnv(AgentEnv):
             options: {"task": row} or {"task_id": id}; without either a training row is drawn.
         """
         super().reset(seed=seed)
-        self.task, self.answer, self._call_count = copy.deepcopy(self._choose(options or {})), None, 0
+        self.task, self.answer, self._call_log = copy.deepcopy(self._choose(options or {})), None, []
         opening = self._open()
         self._offer(self.extra_tools())
         messages = [{"role": "user", "content": opening}] if isinstance(opening, str) else list(opening)
@@ -171,7 +198,7 @@ class ToolEnv(AgentEnv):
         Args:
             action: Canonical JSON of an assistant message, or text that may hold `<tool_call>{...}</tool_call>` blocks.
         """
-        message = parse_action(action, first_id=self._call_count)
+        message = parse_action(action, first_id=len(self._call_log))
         if message.calls:
             messages = [self._answer(call) for call in message.calls]
             terminated = self.is_done()
@@ -263,8 +290,11 @@ class ToolEnv(AgentEnv):
         self.tools = tools if self._wanted is None else {name: tools[name] for name in self._wanted if name in tools}
 
     def _answer(self, call: ToolCall | BadCall) -> Message:
-        self._call_count += 1
         result = self._run(call)
+        arguments = call.arguments if isinstance(call, ToolCall) else None
+        error = error_type(result.content) if result.is_error else None
+        record = CallRecord(name=call.name or "", arguments=arguments, result=result.content, error=error)
+        self._call_log.append(record)
         return {
             "role": "tool",
             "tool_call_id": encodable(call.id),

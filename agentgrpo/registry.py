@@ -101,6 +101,15 @@ def make_env(*, env_ref: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
     return _class_of(env_ref)(**kwargs)
 
 
+def load_module(place: str) -> ModuleType:
+    """Return the module of "package.module" or "path/to/file.py", loaded once.
+
+    Raises:
+        EnvError: it cannot be imported.
+    """
+    return _load(Path(place)) if place.endswith(".py") else _import(place)
+
+
 def _probe(spec: EnvSpec) -> EnvSource:
     try:
         env = gymnasium.make(spec, disable_env_checker=True)
@@ -179,7 +188,7 @@ def _class_of(reference: str) -> type[gymnasium.Env[Any, Any]]:
                 f"the environment {name} was defined inside a function of another process: move it to a file"
             )
         return _local[name]
-    module = _load(Path(place)) if place.endswith(".py") else _import(place)
+    module = load_module(place)
     found = getattr(module, name, None)
     if not isinstance(found, type) or not issubclass(found, gymnasium.Env):
         classes = [
@@ -194,13 +203,13 @@ def _import(module: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except Exception as error:
-        raise EnvError(f"cannot import the module '{module}' of the environment: {describe(error)}") from error
+        raise EnvError(f"cannot import the module '{module}': {describe(error)}") from error
 
 
 def _load(path: Path) -> ModuleType:
     """Load a file as a module, once."""
     if not path.is_file():
-        raise EnvError(f"there is no file {path}; expected path/to/file.py:Class")
+        raise EnvError(f"there is no file {path}; expected path/to/file.py:Name")
     name = f"agentgrpo_env_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     if name in sys.modules:
         return sys.modules[name]

@@ -65,6 +65,8 @@ def head(stored: StoredEpisode, mates: Sequence[EpisodeRow]) -> RenderableType:
         ("size", _size(row, trajectory)),
         ("origin", _origin(trajectory)),
     ]
+    if "judge" in trajectory.info:
+        lines.insert(2, ("judge", Text(printable(str(trajectory.info["judge"]["reason"])) or "gave no reason")))
     if row.filter_reason:
         lines.insert(2, ("filtered", Text(f"did not train: {row.filter_reason}", WARN)))
     title = Text.assemble((printable(str(row.key)), "bold"), (f"   #{row.id}", QUIET))

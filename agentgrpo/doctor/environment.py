@@ -11,6 +11,7 @@ from agentgrpo.doctor.report import Finding, fail, need, ok, warn
 from agentgrpo.doctor.subject import Subject
 from agentgrpo.envcheck import check_env
 from agentgrpo.registry import EnvSource
+from agentgrpo.rewarding import open_rewarding
 from agentgrpo.seeds import derive_seed
 from agentgrpo.types import JsonObject, Message, Task
 from agentgrpo.workbench import check_eval_keys, open_env, open_tasks
@@ -21,6 +22,7 @@ _PROMPTS = 60  # tasks whose prompt is measured
 
 def check_environment(subject: Subject) -> Iterator[Finding]:
     """Find the environment and its tasks, and whether they are sound."""
+    open_rewarding(subject.config)
     subject.source = source = open_env(subject.config, None)
     train, heldout = open_tasks(subject.config, source, None, None)
     subject.train_tasks, subject.heldout_tasks = train, heldout

@@ -28,7 +28,7 @@ from pydantic_core import to_jsonable_python
 
 from agentgrpo.core import StepResult
 from agentgrpo.errors import AgentGRPOError, EnvFailure, EpisodeError, RunError, ToolFailure
-from agentgrpo.rollout.contract import Contract, checked_score
+from agentgrpo.rollout.contract import Contract, checked_score, plain_state
 from agentgrpo.tooling import TOOL_LOOP, describe, one_line
 from agentgrpo.types import Json, JsonObject
 
@@ -100,9 +100,11 @@ class Seat:
 
     def score(self) -> Score | None:
         method = self._capability("score")
-        if method is None:
-            return None
-        return checked_score(method(), self.spec.kwargs.get("reward_weights") or {})
+        return None if method is None else checked_score(method(), self.spec.kwargs.get("reward_weights") or {})
+
+    def state(self) -> Json:
+        method = self._capability("state")
+        return None if method is None else plain_state(method())
 
     def snapshot(self) -> str | None:
         method = self._capability("snapshot")
@@ -268,8 +270,8 @@ class ProcessPlace(Place):
             case "snapshot", str():
                 base64.b64decode(result)  # raises a ValueError if it is none
                 return result
-            case "score" | "snapshot" | "restore" | "leave", None:
-                return None
+            case ("state", _) | ("score" | "snapshot" | "restore" | "leave", None):
+                return result
         raise ValueError(_FORGED)
 
     def kill(self) -> None:
