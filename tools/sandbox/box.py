@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from agentgrpo.errors import EnvError, ToolError, ToolFailure
-from agentgrpo.tools.sandbox.client import Answer, Call
+from agentgrpo.tools.sandbox.client import Call
 from agentgrpo.tools.sandbox.folder import Folder, sweep
 from agentgrpo.tools.sandbox.job import MB, Job, Limits
 from agentgrpo.tools.sandbox.outcome import Outcome, outcome_of
@@ -26,6 +26,7 @@ from agentgrpo.types import JsonObject
 
 _END_SECONDS = 10.0  # for a call that was given up to have ended
 _READ_LIMIT = 16 * MB
+_MAX_ARGUMENT = 2**17 - 1  # bytes: MAX_ARG_STRLEN of linux/binfmts.h
 _OWN_PLACES = ("/tmp", "/dev", "/proc", "/sys")  # a sandbox has its own there: it cannot show the machine's
 
 
@@ -57,8 +58,9 @@ class Sandbox:
         self.tier: Tier = strongest(minimum, tier)
         self.limits = limits or Limits()
         self._uid = own_user()
-        self.python_path = _usable(python, self._uid is not None)
-        self._readable = (*map(_showable, readable), *homes_of(self.python_path))
+        has_own = self._uid is not None
+        self.python_path = default_python(has_own) if python is None else _showable(python, has_own)
+        self._readable = (*[_showable(path, has_own) for path in readable], *homes_of(self.python_path))
         _sweep_once()
         self._folder = Folder(self._uid)
         self._call: Call | None = None  # one that has not been answered
@@ -86,19 +88,17 @@ class Sandbox:
         """
         with self._alone():
             self._call = Call(self._job(argv, stdin, seconds))
-            return self._answered(await self._call.run())
+            answer = await self._call.run()
+            self._call = None
+            return outcome_of(answer, self.tier)
 
     def run_sync(self, argv: Sequence[str], *, stdin: bytes = b"", seconds: float | None = None) -> Outcome:
         """Run a command as `run` does, and wait for it: in rewards and set-up, not on an event loop."""
         with self._alone():
             self._call = Call(self._job(argv, stdin, seconds))
-            return self._answered(self._call.run_sync())
-
-    def _answered(self, answer: Answer) -> Outcome:
-        if self._call is not None:
-            self._call.close()
+            answer = self._call.run_sync()
             self._call = None
-        return outcome_of(answer, self.tier)
+            return outcome_of(answer, self.tier)
 
     async def python(self, code: str) -> str:
         """Run a Python program and return what it prints. Files stay for the next call, variables do not.
@@ -117,11 +117,14 @@ class Sandbox:
         return await self._shown([_shell(), "-c", command])
 
     async def _shown(self, argv: Sequence[str]) -> str:
-        if "\0" in argv[-1]:
-            raise ToolError("it holds a NUL character, which no program takes")
+        if (flaw := _flaw(argv[-1])) is not None:
+            raise ToolError(flaw)
         return (await self.run(argv)).shown(self.limits)
 
     def _job(self, argv: Sequence[str], stdin: bytes, seconds: float | None) -> Job:
+        for argument in argv:
+            if (flaw := _flaw(argument)) is not None:
+                raise EnvError(f"a command's argument cannot be passed: {flaw}; pass it as stdin or in a file")
         return Job(
             tier=self.tier,
             argv=tuple(argv),
@@ -211,28 +214,30 @@ class Sandbox:
             self._call = None
 
 
-def _usable(python: str | Path | None, is_own_user: bool) -> str:
-    if python is None:
-        return default_python(is_own_user)
-    path = _showable(python)
-    if not Path(path).exists():
-        raise EnvError(f"there is no Python at {path}")
-    if is_own_user and not is_open_to_others(path):
-        raise EnvError(
-            f"{path} cannot be run by the user sandboxes have here, who is nobody in particular: its folders have to "
-            "be open to others (chmod o+x), or do not run as root"
-        )
-    return path
-
-
-def _showable(path: str | Path) -> str:
+def _showable(path: str | Path, has_own_user: bool) -> str:
     absolute = Path(path).absolute()
     for place in _OWN_PLACES:
         if absolute.is_relative_to(place):
             raise EnvError(
                 f"{absolute} cannot be shown in a sandbox, which has a {place} of its own: move it elsewhere"
             )
+    if not absolute.exists():
+        raise EnvError(f"there is no {absolute} to show in a sandbox")
+    if has_own_user and not is_open_to_others(str(absolute)):
+        raise EnvError(
+            f"{absolute} cannot be read by the user sandboxes have here, who is nobody in particular: open it and the "
+            "folders it is in to others (chmod o+rx), or do not run as root"
+        )
     return str(absolute)
+
+
+def _flaw(argument: str) -> str | None:
+    """Return why no program takes an argument."""
+    if "\0" in argument:
+        return "it holds a NUL character"
+    if (size := len(argument.encode("utf-8", "surrogatepass"))) > _MAX_ARGUMENT:
+        return f"it has {size:,} bytes, at most {_MAX_ARGUMENT:,} are possible"
+    return None
 
 
 @cache

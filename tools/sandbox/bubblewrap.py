@@ -5,7 +5,7 @@ It knows options, not whether bubblewrap works on this machine: `tiers` tries.
 
 from __future__ import annotations
 
-import shutil
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,14 +13,15 @@ from agentgrpo.errors import EnvError
 from agentgrpo.tools.sandbox.job import SHM, WORK, Job
 from agentgrpo.tools.sandbox.namespaces import HOME, NAME, USER
 
-_PATH = "/usr/local/bin:/usr/bin:/bin"
+_FOLDERS = ("/usr/local/bin", "/usr/bin", "/bin")
 # bubblewrap cannot limit what counts per user namespace: it would need forks itself. bash, then dash, know it as:
 _LIMITED = 'ulimit -u "$0" 2>/dev/null || ulimit -p "$0" || exit 126; exec "$@"'
 
 
 def program() -> str | None:
     """Return where bubblewrap is installed."""
-    return shutil.which("bwrap", path=_PATH)
+    paths = [f"{folder}/bwrap" for folder in _FOLDERS]
+    return next((path for path in paths if os.access(path, os.X_OK)), None)
 
 
 def command(

@@ -125,7 +125,7 @@ class Call:
         try:
             async with asyncio.timeout(self._seconds):
                 await loop.sock_sendall(self._socket, self._job.pack())
-                return _read(await receive(length_of(await receive(LENGTH))))
+                return self._answer(await receive(length_of(await receive(LENGTH))))
         except (OSError, ValueError) as error:
             raise _lost(error) from error
 
@@ -143,13 +143,16 @@ class Call:
         try:
             self._socket.settimeout(self._seconds)
             self._socket.sendall(self._job.pack())
-            return _read(receive(length_of(receive(LENGTH))))
+            return self._answer(receive(length_of(receive(LENGTH))))
         except (OSError, ValueError) as error:
             raise _lost(error) from error
 
-    def close(self) -> None:
-        """Forget a call that was answered: nothing of it runs any more."""
-        self._socket.close()
+    def _answer(self, data: bytes) -> Answer:
+        self._socket.close()  # the answer is the last there is: nothing of the call runs any more
+        answer: Answer = json.loads(data)
+        if "failure" in answer:
+            raise ToolFailure(f"the sandbox did not run the command: {answer['failure']}")
+        return answer
 
     def end(self) -> None:
         """Say that nobody waits any more; `wait` knows when it is over."""
@@ -180,13 +183,6 @@ def _some(data: bytes) -> bytes:
     if not data:
         raise ConnectionError("its process ended without an answer")
     return data
-
-
-def _read(data: bytes) -> Answer:
-    answer: Answer = json.loads(data)
-    if "failure" in answer:
-        raise ToolFailure(f"the sandbox did not run the command: {answer['failure']}")
-    return answer
 
 
 def _lost(error: Exception) -> ToolFailure:

@@ -161,15 +161,16 @@ def _become_user(uid: int) -> None:
 def _limit(job: Job) -> None:
     limits = job.limits
     bounds = {
-        "RLIMIT_CORE": 0,
+        "RLIMIT_CORE": 1,  # no file, and no handler of the machine is started, as it would be with 0
         "RLIMIT_CPU": limits.cpu_seconds,
-        "RLIMIT_AS": limits.memory,
         "RLIMIT_FSIZE": limits.file_size,
         "RLIMIT_NOFILE": limits.open_files,
         "RLIMIT_MEMLOCK": 0,
         "RLIMIT_MSGQUEUE": 0,
         "RLIMIT_RTPRIO": 0,
     }
+    if sys.platform == "linux":  # others do not enforce it, or refuse to set it
+        bounds["RLIMIT_AS"] = limits.memory
     if job.tier != "bubblewrap":  # it takes this one inside: see `command`
         bounds["RLIMIT_NPROC"] = _most_processes(job)
     for name, bound in bounds.items():
@@ -202,7 +203,7 @@ def _of_this_user() -> int:
         if entry.name.isdigit():
             with contextlib.suppress(OSError):  # it ended meanwhile
                 if entry.stat().st_uid == uid:
-                    count += os.stat(f"/proc/{entry.name}/task").st_nlink - 2
+                    count += Path(entry.path, "task").stat().st_nlink - 2
     return count
 
 

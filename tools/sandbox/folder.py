@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import io
 import os
-import shutil
 import stat
 import tarfile
 import tempfile
@@ -20,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from agentgrpo.errors import EnvError, ToolFailure
 from agentgrpo.tools.sandbox.job import SHM, WORK
 
-_PREFIX = "agentgrpo-sandbox-"
+_PREFIX, _UNLOCKED = "agentgrpo-sandbox-", "agentgrpo-unlocked-"
 _LOCK, _BOX = "lock", "box"
 _MAX_MEMBERS = 50_000
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -36,16 +35,18 @@ class Folder:
 
     def __init__(self, uid: int | None) -> None:
         self._uid = uid
-        self._base = Path(tempfile.mkdtemp(prefix=_PREFIX))
-        self._base.chmod(0o711)  # others of the machine may pass through, not look
-        self._lock = os.open(self._base / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        made = Path(tempfile.mkdtemp(prefix=_UNLOCKED))
+        made.chmod(0o711)  # others of the machine may pass through, not look
+        self._lock = os.open(made / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
+        # Only now may others see it, who would take it for one that was left behind.
+        self._base = made.rename(made.with_name(made.name.replace(_UNLOCKED, _PREFIX)))
         self.path = str(self._base / _BOX)
         self._make()
 
     def _make(self) -> None:
         for path in (self.path, f"{self.path}/{WORK}", f"{self.path}/{SHM}"):
-            os.mkdir(path, 0o700)
+            Path(path).mkdir(0o700)
             self._give(path)
 
     def _give(self, path: str | int) -> None:
@@ -60,7 +61,7 @@ class Folder:
 
     def empty(self) -> None:
         """Make it as it was at first."""
-        _remove(self.path)
+        _remove(Path(self.path))
         self._make()
 
     def remove(self) -> None:
@@ -77,7 +78,7 @@ class Folder:
 
     def _put(self, parent: int, name: str, data: bytes, mode: int) -> None:
         descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FILE, mode, dir_fd=parent)
-        with open(descriptor, "wb") as file:
+        with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             os.fchmod(descriptor, mode)
             self._give(descriptor)
@@ -133,12 +134,12 @@ class Folder:
     def _add(self, archive: tarfile.TarFile, name: str, found: os.stat_result) -> None:
         member = tarfile.TarInfo(name)
         member.mode = stat.S_IMODE(found.st_mode) & 0o777
-        path = f"{self.path}/{WORK}/{name}"
+        path = Path(self.path, WORK, name)
         if stat.S_ISDIR(found.st_mode):
             member.type = tarfile.DIRTYPE
             archive.addfile(member)
         elif stat.S_ISLNK(found.st_mode):
-            member.type, member.linkname = tarfile.SYMTYPE, os.readlink(path)
+            member.type, member.linkname = tarfile.SYMTYPE, str(path.readlink())
             archive.addfile(member)
         elif stat.S_ISREG(found.st_mode):
             data = self.read(name, found.st_size)
@@ -211,7 +212,7 @@ def _parts(name: str) -> tuple[str, ...]:
 
 def _content(parent: int, name: str, limit: int) -> bytes:
     descriptor = os.open(name, os.O_RDONLY | _FILE, dir_fd=parent)
-    with open(descriptor, "rb") as file:
+    with os.fdopen(descriptor, "rb") as file:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise OSError(0, "it is no plain file")
@@ -234,26 +235,37 @@ def _walk(root: str) -> Iterator[tuple[str, os.stat_result]]:
 
 def _remove_base(base: Path) -> None:
     for path in [path for path in base.iterdir() if path.is_dir() and not path.is_symlink()]:
-        _remove(str(path))
+        _remove(path)
     (base / _LOCK).unlink(missing_ok=True)  # last: until then a later process knows what this is
     base.rmdir()
 
 
-def _remove(path: str) -> None:
-    """Delete a folder, however deep it is and whatever its modes: folders in folders are first moved up."""
-    trash = tempfile.mkdtemp(prefix="trash-", dir=Path(path).parent)
-    os.rename(path, f"{trash}/0")
-    pending, made = [f"{trash}/0"], 0
+def _remove(path: Path) -> None:
+    """Delete a folder, however deep it is and whatever its modes: folders in folders are first moved up.
+
+    What is in the folder for trash is out of reach of whoever owns the rest: there a link is known to be one.
+    """
+    trash = Path(tempfile.mkdtemp(prefix="trash-", dir=path.parent))
+    pending, made = [path.rename(trash / "0")], 0
     while pending:
         folder = pending.pop()
-        os.chmod(folder, 0o700)
+        if folder.is_symlink():
+            folder.unlink()
+            continue
+        folder.chmod(0o700)
         for entry in os.scandir(folder):
             if entry.is_dir(follow_symlinks=False):
                 made += 1
-                os.chmod(entry.path, 0o700)  # a folder is not moved against its own modes
-                os.rename(entry.path, f"{trash}/{made}")
-                pending.append(f"{trash}/{made}")
+                pending.append(_move(Path(entry.path), trash / str(made)))
             else:
-                os.unlink(entry.path)
-        os.rmdir(folder)
-    os.rmdir(trash)
+                os.unlink(entry.path)  # noqa: PTH108 (one object less for each of many files)
+        folder.rmdir()
+    trash.rmdir()
+
+
+def _move(folder: Path, target: Path) -> Path:
+    try:
+        return folder.rename(target)
+    except PermissionError:  # an owner may not move a folder against the folder's own mode
+        folder.chmod(0o700)
+        return folder.rename(target)

@@ -12,7 +12,7 @@ import os
 import select
 import socket
 import sys
-import tempfile
+from pathlib import Path
 
 from agentgrpo.family import adopt_orphans, descendants, kill
 from agentgrpo.tools.sandbox import kernel
@@ -27,7 +27,6 @@ def serve(descriptor: int) -> None:
     adopt_orphans()
     if sys.platform == "linux":
         kernel.set_dumpable(False)
-    tempfile.gettempdir()  # found once, for all
     gc.freeze()
     control = socket.socket(fileno=descriptor)
     supervisors: set[int] = set()
@@ -70,7 +69,6 @@ def _tidy(supervisors: set[int]) -> None:
 
 def _children() -> set[int]:
     try:
-        with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as file:
-            return set(map(int, file.read().split()))
+        return set(map(int, Path(f"/proc/self/task/{os.getpid()}/children").read_bytes().split()))
     except OSError:  # no Linux, or a kernel without it
         return set()

@@ -14,8 +14,8 @@ import selectors
 import signal
 import socket
 import sys
-import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 from agentgrpo.family import adopt_orphans, descendants, is_alive, kill
@@ -60,6 +60,18 @@ def _exactly(connection: socket.socket, count: int) -> bytes:
             raise ConnectionError("the job was cut off")
         data += part
     return bytes(data)
+
+
+def _file_of(data: bytes, path: str) -> int:
+    """Return an open file without a name that holds data. (`tempfile` would double the size of what is forked.)"""
+    if not data:
+        return os.open(os.devnull, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    Path(path).unlink()
+    with os.fdopen(os.dup(descriptor), "wb") as file:
+        file.write(data)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
 
 
 class Supervisor:
@@ -113,14 +125,12 @@ class Supervisor:
     def _launch(self) -> None:
         reading, writing = os.pipe()
         failure_reading, failure_writing = os.pipe()
-        with tempfile.TemporaryFile() as stdin:
-            stdin.write(self.job.stdin)
-            stdin.seek(0)
-            self._command = os.fork()
-            if self._command == 0:
-                become(self.job, stdin=stdin.fileno(), output=writing, failure=failure_writing)
-        os.close(writing)
-        os.close(failure_writing)
+        stdin = _file_of(self.job.stdin, f"{self.job.folder}-stdin")
+        self._command = os.fork()
+        if self._command == 0:
+            become(self.job, stdin=stdin, output=writing, failure=failure_writing)
+        for descriptor in (stdin, writing, failure_writing):
+            os.close(descriptor)
         for descriptor in (reading, failure_reading):
             os.set_blocking(descriptor, False)
         self._reading, self._failure_reading = reading, failure_reading
@@ -239,4 +249,6 @@ class Supervisor:
             return said
         if '"exit-code"' in said:
             return ""
+        if said and not said.startswith("{"):  # it did not come to bubblewrap
+            return said
         return "bubblewrap: " + b"".join(self.output.parts).decode(errors="replace").strip()[-500:]

@@ -29,6 +29,7 @@ TIERS: tuple[Tier, ...] = ("process", "landlock", "namespace", "bubblewrap")
 
 _TRIAL = 'if cat "$0" 2>/dev/null; then exit 9; fi; exit 7'  # 7: a file beside the sandbox cannot be read
 _UNREAD, _READ = 7, 9
+_END_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +125,12 @@ def _tried(tier: Tier) -> str:
             uid=uid,
             limits=Limits(seconds=20.0),
         )
-        answer = Call(job).run_sync()
+        call = Call(job)
+        try:
+            answer = call.run_sync()
+        finally:
+            call.end()
+            call.wait(_END_SECONDS)
     except ToolFailure as error:
         return _explained(str(error))
     finally:

@@ -16,7 +16,6 @@ from agentgrpo.errors import EnvError
 
 _FIRST, _COUNT = 0x70000000, 0x0FFFFFFF  # numbers nobody gives to users (systemd's UIDS-GIDS page)
 _FIRST_SMALL, _COUNT_SMALL = 61184, 4336  # those for services without a user, where a container has no others
-_OTHERS_MAY_ENTER, _OTHERS_MAY_RUN = stat.S_IXOTH, stat.S_IROTH | stat.S_IXOTH
 
 
 def own_user() -> int | None:
@@ -61,12 +60,12 @@ def default_python(is_own_user: bool) -> str:
 
 
 def is_open_to_others(path: str) -> bool:
-    """Return whether a program can be run by a user that is nobody in particular."""
+    """Return whether a file or folder can be read, and a program run, by a user that is nobody in particular."""
     real = Path(path).resolve()
     folders = {*real.parents, *Path(path).absolute().parents}
-    return all(folder.stat().st_mode & _OTHERS_MAY_ENTER for folder in folders) and (
-        real.stat().st_mode & _OTHERS_MAY_RUN == _OTHERS_MAY_RUN
-    )
+    mode = real.stat().st_mode
+    needed = stat.S_IROTH | (stat.S_IXOTH if stat.S_ISDIR(mode) or mode & stat.S_IXUSR else 0)
+    return mode & needed == needed and all(folder.stat().st_mode & stat.S_IXOTH for folder in folders)
 
 
 def homes_of(python: str) -> tuple[str, ...]:

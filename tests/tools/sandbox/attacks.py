@@ -1,3 +1,4 @@
+# ruff: noqa: PTH101, PTH116, PTH123, PTH208 (the calls themselves are what is tried)
 """What code in a sandbox may try, one function each: it returns something where it got through, else None or an error.
 
 This file runs inside the sandbox, as a program: nothing but the standard library. With it comes which tier promises to
@@ -84,7 +85,7 @@ def attack(
 
 
 def call(name: str, *arguments: Any) -> int:
-    number = NUMBERS[name]["x86_64 aarch64".split().index(os.uname().machine)]
+    number = NUMBERS[name][["x86_64", "aarch64"].index(os.uname().machine)]
     values = [ctypes.c_long(value) if isinstance(value, int) else value for value in arguments]
     return done(libc.syscall(ctypes.c_long(number), *values))
 
@@ -146,6 +147,11 @@ def list_folder(targets: Targets) -> object:
 @attack(FILES, "learn that a file exists, its size and its times", "bubblewrap")
 def look_at_file(targets: Targets) -> object:
     return os.stat(targets["secret"]).st_size
+
+
+@attack(FILES, "read a file of another sandbox", "landlock", "process")
+def read_other_sandbox(targets: Targets) -> object:
+    return Path(targets["other_sandbox"]).read_text()
 
 
 @attack(FILES, "read /etc/passwd", "landlock")
@@ -695,6 +701,21 @@ def core_dump(targets: Targets) -> object:
         resource.setrlimit(resource.RLIMIT_CORE, (resource.getrlimit(resource.RLIMIT_CORE)[1],) * 2)
         os.kill(os.getpid(), signal.SIGQUIT)
     return os.WCOREDUMP(os.waitpid(child, 0)[1]) or None
+
+
+# Tried last, each in a call of its own, and only where it is promised to be stopped: it would end the tests.
+
+ALONE = {"kill_all": "os.kill(-1, signal.SIGKILL)", "kill_parent": "os.kill(os.getppid(), signal.SIGKILL)"}
+
+
+@attack(PROCESSES, "kill every process of the user", "landlock", "process")
+def kill_all(targets: Targets) -> object:
+    return "not tried"
+
+
+@attack(PROCESSES, "kill the sandbox's own process", "landlock", "process")
+def kill_parent(targets: Targets) -> object:
+    return "not tried"
 
 
 def main() -> None:

@@ -19,10 +19,14 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from agentgrpo.errors import ToolFailure
+from agentgrpo.family import is_alive
 from agentgrpo.tools.sandbox.box import Sandbox
-from agentgrpo.tools.sandbox.job import Limits
+from agentgrpo.tools.sandbox.job import WORK, Limits
+from agentgrpo.tools.sandbox.tiers import TIERS
+from tests.tools.sandbox.attacks import ALONE, ATTACKS, Attack
 
-ATTACKS = Path(__file__).with_name("attacks.py")
+PROGRAM = Path(__file__).with_name("attacks.py")
 MARK = "agentgrpo-siege-mark"
 VICTIM = """
 import ctypes, time
@@ -43,9 +47,11 @@ def targets(set_user_id: str = "") -> Iterator[dict[str, Any]]:
         found = {**_files(folder), "mark": folder.name, "environment_mark": MARK, "set_user_id": set_user_id}
         found |= _sockets(stack, folder) | _victim(stack)
         os.environ["AGENT_API_KEY"] = MARK
-        inherited = stack.enter_context(open(found["secret"]))
+        inherited = stack.enter_context(Path(found["secret"]).open())
         os.set_inheritable(inherited.fileno(), True)
-        yield found
+        other = stack.enter_context(Sandbox(minimum="process"))
+        other.write("secret", "secret of another sandbox")
+        yield found | {"other_sandbox": f"{other._folder.path}/{WORK}/secret"}
 
 
 def _files(folder: Path) -> dict[str, Any]:
@@ -86,7 +92,7 @@ def _sockets(stack: ExitStack, folder: Path) -> dict[str, Any]:
         stack.enter_context(server)
         server.bind(addresses[name])  # type: ignore[arg-type]
         if name.startswith("unix"):
-            os.chmod(str(addresses[name]), 0o777)
+            Path(str(addresses[name])).chmod(0o777)
         serve = _answer_datagrams if name in datagrams else _answer
         if name not in datagrams:
             server.listen()
@@ -109,7 +115,7 @@ def _answer(server: socket.socket) -> None:
 def _answer_datagrams(server: socket.socket) -> None:
     with suppress(OSError):  # closed
         while True:
-            data, sender = server.recvfrom(100)
+            _, sender = server.recvfrom(100)
             if sender:
                 server.sendto(b"inside", sender)
 
@@ -117,16 +123,39 @@ def _answer_datagrams(server: socket.socket) -> None:
 def besiege(tier: str, found: dict[str, Any]) -> dict[str, str]:
     """Return what became of each attack in a tier."""
     with Sandbox(minimum="process", tier=tier, limits=LIMITS) as sandbox:
-        sandbox.write("attacks.py", ATTACKS.read_bytes())
+        sandbox.write("attacks.py", PROGRAM.read_bytes())
         outcome = sandbox.run_sync([sandbox.python_path, "attacks.py", json.dumps(found)])
-    assert outcome.is_success, outcome
-    return seen_from_outside(json.loads(outcome.output), found)
+        assert outcome.is_success, outcome
+        report = seen_from_outside(json.loads(outcome.output), found)
+        for name, code in ALONE.items():
+            if is_promised(ATTACKS[name], tier, has_own=sandbox.facts["own_user"]):
+                report[name] = _kill(sandbox, code, found["victim"])
+    return report
+
+
+def _kill(sandbox: Sandbox, code: str, victim: int) -> str:
+    """Return whether a command that kills whom it can has killed anybody outside."""
+    code = (
+        f"import os, signal, time\ntry: {code}\nexcept OSError as error: print(error)\ntime.sleep(0.1); print('alive')"
+    )
+    try:
+        outcome = sandbox.run_sync([sandbox.python_path, "-c", code])
+    except ToolFailure as error:
+        return f"reached: {error}"
+    if not is_alive(victim):
+        return "reached: another process was killed"
+    return f"denied: {outcome.output}" if "alive" in outcome.output else f"reached: {outcome}"
+
+
+def is_promised(item: Attack, tier: str, *, has_own: bool) -> bool:
+    """Return whether a tier is said to stop an attack, where sandboxes have users of their own or not."""
+    return list(TIERS).index(tier) >= list(TIERS).index(item.stopped_for_own_user if has_own else item.stopped_by)
 
 
 def unconfined(found: dict[str, Any]) -> dict[str, str]:
     """Return what becomes of each attack when nothing stops it but the user it runs as."""
     with tempfile.TemporaryDirectory() as folder:
-        argv = [sys.executable, str(ATTACKS), json.dumps(found)]
+        argv = [sys.executable, str(PROGRAM), json.dumps(found)]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=100, cwd=folder, close_fds=False)
     assert done.returncode == 0, done.stderr
     return seen_from_outside(json.loads(done.stdout), found)

@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agentgrpo.core import ToolEnv
+from agentgrpo.errors import EnvError, ToolError
+from agentgrpo.tooling import Tool
+from agentgrpo.tools.sandbox import TIERS, Limits, Sandbox, examine, python_tool, shell_tool
+from agentgrpo.tools.sandbox.user import is_open_to_others
+from agentgrpo.types import JsonObject
+from tests.tools.sandbox.bombs import running
+
+AVAILABLE = [tier for tier in TIERS if examine(tier).is_there]
+each_tier = pytest.mark.parametrize("tier", AVAILABLE)
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(minimum="process") as sandbox:
+        yield sandbox
+
+
+@each_tier
+async def test_files_stay_between_calls_processes_and_variables_do_not(tier: str) -> None:
+    with Sandbox(minimum="process", tier=tier) as sandbox:
+        assert await sandbox.python("x = 1; open('a.txt', 'w').write('hello')") == "(no output)"
+        assert await sandbox.shell("cat a.txt; sleep 61 &") == "hello"
+        assert "NameError" in await sandbox.python("print(x)")
+        assert sandbox.read("a.txt") == b"hello"
+        assert running("sleep\x0061") == []
+
+
+@each_tier
+async def test_a_call_looks_the_same_in_every_tier(tier: str) -> None:
+    with Sandbox(minimum="process", tier=tier) as sandbox:
+        sandbox.write("tools/extra.py", "def twice(n): return 2 * n\n")
+        told = await sandbox.python(
+            "from tools.extra import twice; import sys; print(twice(21)); print('x', file=sys.stderr)"
+        )
+        assert sorted(told.splitlines()) == ["42", "x"]
+        assert await sandbox.shell("echo out; echo err >&2; exit 3") == "out\nerr\n[exit code 3]"
+        assert await sandbox.shell("kill -SEGV $$") == "[exit code 139: SIGSEGV]"
+        assert "[exit code 127]" in await sandbox.shell("no-such-program")
+        outcome = await sandbox.run(["no-such-program"])
+        assert (outcome.exit_code, outcome.ended, outcome.tier) == (127, "exit", tier)
+        outcome = await sandbox.run([sandbox.python_path, "-c", "print(input())"], stdin="é\n".encode())
+        assert (outcome.output, outcome.is_success) == ("é\n", True)
+
+
+@pytest.mark.parametrize("tier", [tier for tier in AVAILABLE if tier in ("namespace", "bubblewrap")])
+def test_the_stronger_tiers_show_the_same_place_on_every_machine(tier: str) -> None:
+    with Sandbox(minimum="process", tier=tier) as sandbox:
+        told = sandbox.run_sync(["/bin/sh", "-c", "pwd; id -u; hostname; echo $HOME $TMPDIR"]).output
+        assert told == "/tmp/work\n1000\nsandbox\n/tmp/work /tmp\n"
+
+
+@each_tier
+def test_a_command_sees_a_fixed_list_of_variables(tier: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    with Sandbox(minimum="process", tier=tier) as sandbox:
+        lines = sandbox.run_sync(["/usr/bin/env"]).output.splitlines()
+    names = "GIT_CONFIG_NOSYSTEM HOME LANG OMP_NUM_THREADS OPENBLAS_NUM_THREADS PATH"
+    names += " PYTHONDONTWRITEBYTECODE PYTHONHASHSEED PYTHONUTF8 TMPDIR"
+    assert {line.split("=")[0] for line in lines} - {"PWD"} == set(names.split())
+
+
+def test_a_limit_that_is_reached_is_told_to_the_model() -> None:
+    limits = Limits(seconds=0.5, output=100, processes=8)
+    with Sandbox(minimum="process", limits=limits) as sandbox:
+        assert asyncio.run(sandbox.shell("echo begin; sleep 60")) == "begin\n[stopped: not finished within 0.5 s]"
+        told = asyncio.run(sandbox.python("print('a' * 300)"))
+        assert told == "a" * 50 + "\n[... 201 bytes left out ...]\n" + "a" * 49 + "\n"
+        outcome = sandbox.run_sync([sandbox.python_path, "-c", "print('a' * 300)"])
+        assert outcome.left_out == 201
+
+
+def test_output_that_is_no_text_is_readable_all_the_same(sandbox: Sandbox) -> None:
+    code = "import os; os.write(1, b'\\xff\\x00ok\\xc3')"
+    assert asyncio.run(sandbox.python(code)) == "\ufffd\x00ok\ufffd"
+
+
+def test_a_full_sandbox_can_be_tidied_up() -> None:
+    with Sandbox(minimum="process", limits=Limits(disk=2**20)) as sandbox:
+        fill = "for i in range(3): open(str(i), 'wb').write(b'x' * 2**19)"
+        assert "take more than 1 MB; delete some" in asyncio.run(sandbox.python(fill))
+        assert asyncio.run(sandbox.shell("rm 1 2; ls")) == "0\n"
+        assert "delete some" in asyncio.run(sandbox.python(fill))
+
+
+def test_a_snapshot_goes_to_another_sandbox(sandbox: Sandbox) -> None:
+    sandbox.run_sync(["/bin/sh", "-c", "mkdir d && echo 1 > d/f && ln -s d/f l"])
+    data = sandbox.snapshot()
+    sandbox.clear()
+    assert sandbox.run_sync(["/bin/ls"]).output == ""
+    with Sandbox(minimum="process") as other:
+        other.restore(data)
+        assert other.run_sync(["/bin/sh", "-c", "cat l && echo 2 >> d/f && rm l"]).output == "1\n"
+        assert other.snapshot() != data
+    sandbox.restore(data)
+    assert sandbox.snapshot() == data
+
+
+async def test_one_command_at_a_time(sandbox: Sandbox) -> None:
+    first = asyncio.create_task(sandbox.shell("sleep 0.2; echo done"))
+    await asyncio.sleep(0.05)
+    with pytest.raises(EnvError, match="one thing at a time"):
+        await sandbox.shell("true")
+    with pytest.raises(EnvError, match="one thing at a time"):
+        sandbox.snapshot()
+    assert await first == "done\n"
+
+
+async def test_sandboxes_run_side_by_side() -> None:
+    boxes = [Sandbox(minimum="process") for _ in range(8)]
+    start = time.monotonic()
+    told = await asyncio.gather(*[box.shell(f"echo {n} > n; sleep 1; cat n; ls") for n, box in enumerate(boxes)])
+    assert time.monotonic() - start < 5
+    assert told == [f"{n}\nn\n" for n in range(8)]
+    for box in boxes:
+        box.close()
+
+
+async def test_a_cancelled_call_is_over_before_the_next_begins(sandbox: Sandbox) -> None:
+    call = asyncio.create_task(sandbox.shell("trap '' TERM; (sleep 62; echo late > late) & sleep 62"))
+    await asyncio.sleep(0.3)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert await sandbox.shell("ls") == "(no output)"
+    assert running("sleep\x0062") == []
+
+
+def test_a_closed_sandbox_is_gone(sandbox: Sandbox) -> None:
+    folder = Path(sandbox._folder.path)
+    sandbox.close()
+    sandbox.close()
+    assert not folder.exists()
+    with pytest.raises(EnvError, match="closed: make one per episode"):
+        sandbox.run_sync(["/bin/true"])
+
+
+def test_what_no_program_takes_is_told_to_the_model(sandbox: Sandbox) -> None:
+    with pytest.raises(ToolError, match="NUL"):
+        asyncio.run(sandbox.python("print(1)\0"))
+    tool = python_tool(sandbox)
+    assert tool.call({"code": "\ud800"}).is_error
+    with pytest.raises(ToolError, match="262,144 bytes, at most 131,071"):
+        asyncio.run(sandbox.shell("x" * 2**18))
+    with pytest.raises(EnvError, match="pass it as stdin or in a file"):
+        sandbox.run_sync(["/bin/echo", "x" * 2**18])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"minimum": "landlok"}, "there is no tier 'landlok'.*Did you mean 'landlock'"),
+        ({"tier": "docker"}, "there is no tier 'docker'"),
+        ({"minimum": "namespace", "tier": "landlock"}, "'landlock' is weaker than the minimum, 'namespace'"),
+        ({"minimum": "process", "readable": ["/tmp/data"]}, "/tmp/data cannot be shown.*has a /tmp of its own"),
+        ({"minimum": "process", "python": "/no/python"}, "there is no /no/python"),
+    ],
+)
+def test_what_cannot_be_had_is_said(options: dict[str, object], message: str) -> None:
+    with pytest.raises(EnvError, match=message):
+        Sandbox(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("limits", [{"seconds": 0}, {"memory": -1}, {"output": 2**30}, {"seconds": float("nan")}])
+def test_limits_that_cannot_be_kept_are_refused(limits: dict[str, float]) -> None:
+    with pytest.raises(EnvError, match="a sandbox's limit"):
+        Limits(**limits)  # type: ignore[arg-type]
+
+
+@each_tier
+def test_more_can_be_shown_to_read_and_nothing_else(tier: str) -> None:
+    readable = Path(__file__).resolve()
+    if os.geteuid() == 0 and not is_open_to_others(str(readable)):
+        pytest.skip("only root can read the tests")
+    if readable.is_relative_to("/tmp"):
+        pytest.skip("the tests are in /tmp")
+    with Sandbox(minimum="process", tier=tier, readable=[readable]) as sandbox:
+        command = f"head -c 6 {readable}; cat {readable.with_name('attacks.py')} | wc -c; echo >> {readable}"
+        told = sandbox.run_sync(["/bin/sh", "-c", command]).output
+        assert told.startswith("from _")
+        assert tier == "process" or "\n0\n" in told
+
+
+@each_tier
+def test_the_packages_of_this_program_are_not_there(tier: str) -> None:
+    with Sandbox(minimum="process", tier=tier) as sandbox:
+        code = "import sys; print([p for p in sys.path if 'site-packages' in p]); import agentgrpo"
+        outcome = sandbox.run_sync([sandbox.python_path, "-s", "-c", code])
+        assert sys.prefix == sys.base_prefix or sys.prefix not in outcome.output
+        assert "No module named 'agentgrpo'" in outcome.output or sys.prefix == sys.base_prefix
+
+
+def test_what_is_in_force_is_recorded(sandbox: Sandbox) -> None:
+    facts = sandbox.facts
+    assert facts["tier"] == sandbox.tier == AVAILABLE[-1]
+    assert facts["python"] == sandbox.python_path
+    assert facts["own_user"] == (os.geteuid() == 0)
+
+
+class Coder(ToolEnv):
+    """Write a program that prints 42."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sandbox = Sandbox(minimum="process")
+
+    def reset_task(self, task: JsonObject) -> str:
+        self.sandbox.clear()
+        return "write answer.py, which prints 42"
+
+    def extra_tools(self) -> list[Tool]:
+        return [python_tool(self.sandbox), shell_tool(self.sandbox, name="sh")]
+
+    def reward(self) -> float:
+        return float(self.sandbox.run_sync([self.sandbox.python_path, "answer.py"]).output == "42\n")
+
+    def close(self) -> None:
+        self.sandbox.close()
+        super().close()
+
+
+def test_an_environment_has_the_tools_in_three_lines() -> None:
+    env = Coder()
+    _, info = env.reset(seed=1)
+    assert [tool["function"]["name"] for tool in info["tools"]] == ["python", "sh"]
+    schema = info["tools"][0]["function"]
+    assert schema["parameters"]["properties"] == {"code": {"type": "string", "description": "The program."}}
+    obs, *_ = env.step(
+        '<tool_call>{"name": "sh", "arguments": {"command": "echo \\"print(6 * 7)\\" > answer.py"}}</tool_call>'
+    )
+    assert obs == "(no output)"
+    assert env.step("done")[1] == 1.0
+    env.reset(seed=1)
+    assert env.step("done")[1] == 0.0
+    env.close()
