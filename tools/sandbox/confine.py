@@ -47,6 +47,7 @@ def become(job: Job, *, stdin: int, output: int, failure: int) -> NoReturn:
     """
     try:
         os.setsid()
+        os.umask(0o022)
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)

@@ -10,6 +10,7 @@ import contextlib
 import gc
 import os
 import select
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ _TIDY_EVERY = 1.0  # seconds
 
 def serve(descriptor: int) -> None:
     """Start a supervisor for each connection that arrives on a socket, until the other end is gone."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the thread that started it may have blocked some
     adopt_orphans()
     if sys.platform == "linux":
         kernel.set_dumpable(False)

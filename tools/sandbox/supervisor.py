@@ -63,7 +63,7 @@ def _exactly(connection: socket.socket, count: int) -> bytes:
 
 
 def _file_of(data: bytes, path: str) -> int:
-    """Return an open file without a name that holds data. (`tempfile` would double the size of what is forked.)"""
+    """Return an open file without a name that holds data."""
     if not data:
         return os.open(os.devnull, os.O_RDONLY)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)

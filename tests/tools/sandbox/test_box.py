@@ -1,20 +1,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agentgrpo.core import ToolEnv
 from agentgrpo.errors import EnvError, ToolError
-from agentgrpo.tooling import Tool
-from agentgrpo.tools.sandbox import TIERS, Limits, Sandbox, examine, python_tool, shell_tool
+from agentgrpo.tools.sandbox import TIERS, Limits, Sandbox, examine, python_tool
 from agentgrpo.tools.sandbox.user import is_open_to_others
-from agentgrpo.types import JsonObject
 from tests.tools.sandbox.bombs import running
 
 AVAILABLE = [tier for tier in TIERS if examine(tier).is_there]
@@ -208,39 +208,60 @@ def test_what_is_in_force_is_recorded(sandbox: Sandbox) -> None:
     assert facts["own_user"] == (os.geteuid() == 0)
 
 
-class Coder(ToolEnv):
-    """Write a program that prints 42."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sandbox = Sandbox(minimum="process")
-
-    def reset_task(self, task: JsonObject) -> str:
-        self.sandbox.clear()
-        return "write answer.py, which prints 42"
-
-    def extra_tools(self) -> list[Tool]:
-        return [python_tool(self.sandbox), shell_tool(self.sandbox, name="sh")]
-
-    def reward(self) -> float:
-        return float(self.sandbox.run_sync([self.sandbox.python_path, "answer.py"]).output == "42\n")
-
-    def close(self) -> None:
-        self.sandbox.close()
-        super().close()
+PAGE = Path(__file__).parents[3] / "docs" / "tools-sandbox.md"
+TASK = {"goal": "Print the sum of the numbers you read.", "cases": [["1 2 3", "6"], ["", "0"], ["-1 1 10", "10"]]}
+RIGHT = "print(sum(map(int, input_text.split())))"
+SOLUTIONS = {
+    "import sys; input_text = sys.stdin.read(); " + RIGHT: 1.0,
+    "print(6)": 1 / 3,
+    "print('6\\n0\\n10')": 0.0,  # all of them, every time
+    "import os; os._exit(0)": 0.0,
+    "raise SystemExit(0)": 0.0,
+    "print('all tests passed')": 0.0,
+}
 
 
-def test_an_environment_has_the_tools_in_three_lines() -> None:
-    env = Coder()
-    _, info = env.reset(seed=1)
-    assert [tool["function"]["name"] for tool in info["tools"]] == ["python", "sh"]
-    schema = info["tools"][0]["function"]
-    assert schema["parameters"]["properties"] == {"code": {"type": "string", "description": "The program."}}
-    obs, *_ = env.step(
-        '<tool_call>{"name": "sh", "arguments": {"command": "echo \\"print(6 * 7)\\" > answer.py"}}</tool_call>'
-    )
-    assert obs == "(no output)"
-    assert env.step("done")[1] == 1.0
-    env.reset(seed=1)
+@pytest.fixture(scope="module")
+def coder() -> type[ToolEnv]:
+    """The environment of the page."""
+    code = PAGE.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    names: dict[str, Any] = {"LIMITS": Limits(seconds=1.0)}
+    exec(code.replace('minimum="landlock"', 'minimum="process", limits=LIMITS'), names)
+    made: type[ToolEnv] = names["Coder"]
+    return made
+
+
+def write(env: ToolEnv, path: str, text: str) -> str:
+    code = f"open({path!r}, 'w').write({text!r})"
+    return env.step(json.dumps(env.call("python", code=code)))[0]
+
+
+@pytest.mark.parametrize("solution", SOLUTIONS)
+def test_the_pages_environment_pays_for_right_answers_only(coder: type[ToolEnv], solution: str) -> None:
+    env = coder()
+    _, info = env.reset(seed=1, options={"task": TASK})
+    assert [tool["function"]["name"] for tool in info["tools"]] == ["python", "shell"]
+    assert info["tools"][0]["function"]["parameters"]["properties"]["code"] == {
+        "type": "string",
+        "description": "The program.",
+    }
+    assert write(env, "solution.py", solution) == "(no output)"
+    assert env.step("done")[1] == pytest.approx(SOLUTIONS[solution])
+    env.close()
+
+
+def test_doing_nothing_pays_nothing(coder: type[ToolEnv]) -> None:
+    env = coder()
+    env.reset(seed=1, options={"task": TASK})
+    assert env.step("done")[1] == 0.0
+    env.close()
+
+
+def test_modules_of_the_agent_pay_only_what_they_answer(coder: type[ToolEnv]) -> None:
+    env = coder()
+    env.reset(seed=1, options={"task": TASK})
+    write(env, "sys.py", "raise SystemExit")
+    write(env, "unittest.py", "def main(): print('OK')")
+    write(env, "solution.py", "import unittest; unittest.main()")
     assert env.step("done")[1] == 0.0
     env.close()

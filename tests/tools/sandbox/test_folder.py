@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentgrpo.errors import EnvError, ToolFailure
@@ -44,6 +44,7 @@ def test_names_that_lead_out_are_refused(folder: Folder, name: str) -> None:
             action()
 
 
+@settings(max_examples=40)
 @given(name=st.text(st.sampled_from("a./\0é\\~ "), max_size=12))
 def test_no_name_leads_out(name: str) -> None:
     folder = Folder(None)
