@@ -9,15 +9,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from agentgrpo.tools.sandbox.box import Outcome, Sandbox
+    from agentgrpo.tools.sandbox.box import Sandbox
     from agentgrpo.tools.sandbox.job import Limits
     from agentgrpo.tools.sandbox.offer import python_tool, shell_tool
+    from agentgrpo.tools.sandbox.outcome import Outcome
     from agentgrpo.tools.sandbox.tiers import TIERS, examine
 
 _WHERE = {
     "TIERS": "tiers",
     "Limits": "job",
-    "Outcome": "box",
+    "Outcome": "outcome",
     "Sandbox": "box",
     "examine": "tiers",
     "python_tool": "offer",

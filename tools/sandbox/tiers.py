@@ -57,7 +57,7 @@ def strongest(minimum: str, exactly: str | None = None) -> Tier:
     for name in (minimum, exactly or minimum):
         if name not in TIERS:
             raise EnvError(f"there is no tier '{name}', they are {', '.join(TIERS)}.{nearest(name, TIERS)}")
-    enough = TIERS[TIERS.index(minimum) :]  # type: ignore[arg-type]
+    enough = TIERS[TIERS.index(minimum) :]
     if exactly is not None:
         if exactly not in enough:
             raise EnvError(f"tier '{exactly}' is weaker than the minimum, '{minimum}': change one of them")

@@ -606,9 +606,10 @@ def set_name(targets: Targets) -> object:
 
 @attack(KERNEL, "restart the machine, swap, or load another kernel")
 def restart(targets: Targets) -> object:
-    for action in (lambda: call("swapon", ctypes.c_char_p(b"x"), 0), lambda: call("kexec_load", 0, 0, None, 0)):
+    arguments = {"swapon": (ctypes.c_char_p(b"x"), 0), "kexec_load": (0, 0, None, 0)}
+    for name, given in arguments.items():
         try:
-            return action()
+            return call(name, *given)
         except OSError as error:
             if error.errno not in (1, 38):  # neither EPERM nor ENOSYS: it was let in
                 return str(error)

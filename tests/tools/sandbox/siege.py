@@ -149,7 +149,8 @@ def _kill(sandbox: Sandbox, code: str, victim: int) -> str:
 
 def is_promised(item: Attack, tier: str, *, has_own: bool) -> bool:
     """Return whether a tier is said to stop an attack, where sandboxes have users of their own or not."""
-    return list(TIERS).index(tier) >= list(TIERS).index(item.stopped_for_own_user if has_own else item.stopped_by)
+    order: list[str] = list(TIERS)
+    return order.index(tier) >= order.index(item.stopped_for_own_user if has_own else item.stopped_by)
 
 
 def unconfined(found: dict[str, Any]) -> dict[str, str]:

@@ -50,7 +50,7 @@ def reports(name: str, program: str) -> dict[str, dict[str, str]]:
 @pytest.mark.parametrize("name", ["root", "ordinary"])
 @pytest.mark.parametrize("tier", TIERS)
 def test_a_tier_stops_what_it_promises_to_stop(tier: str, name: str, set_user_id: str) -> None:
-    if missing := examine(tier).missing:  # type: ignore[arg-type]
+    if missing := examine(tier).missing:
         pytest.skip(missing)
     user = {"root": root, "ordinary": ordinary}[name]()
     report = reports(name, set_user_id)[tier]

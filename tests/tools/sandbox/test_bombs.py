@@ -34,7 +34,7 @@ def _is_right(name: str, row: dict[str, object]) -> bool:
 
 
 def _skip_without(tier: str) -> None:
-    if missing := examine(tier).missing:  # type: ignore[arg-type]
+    if missing := examine(tier).missing:
         pytest.skip(missing)
 
 

@@ -14,11 +14,17 @@ import pytest
 from agentgrpo.core import ToolEnv
 from agentgrpo.errors import EnvError, ToolError
 from agentgrpo.tools.sandbox import TIERS, Limits, Sandbox, examine, python_tool
+from agentgrpo.tools.sandbox.tiers import Tier
 from agentgrpo.tools.sandbox.user import is_open_to_others
 from tests.tools.sandbox.bombs import running
 
-AVAILABLE = [tier for tier in TIERS if examine(tier).is_there]
-each_tier = pytest.mark.parametrize("tier", AVAILABLE)
+
+@pytest.fixture(params=TIERS)
+def tier(request: pytest.FixtureRequest) -> Tier:
+    tier: Tier = request.param
+    if missing := examine(tier).missing:
+        pytest.skip(missing)
+    return tier
 
 
 @pytest.fixture
@@ -27,8 +33,7 @@ def sandbox() -> Iterator[Sandbox]:
         yield sandbox
 
 
-@each_tier
-async def test_files_stay_between_calls_processes_and_variables_do_not(tier: str) -> None:
+async def test_files_stay_between_calls_processes_and_variables_do_not(tier: Tier) -> None:
     with Sandbox(minimum="process", tier=tier) as sandbox:
         assert await sandbox.python("x = 1; open('a.txt', 'w').write('hello')") == "(no output)"
         assert await sandbox.shell("cat a.txt; sleep 61 &") == "hello"
@@ -37,8 +42,7 @@ async def test_files_stay_between_calls_processes_and_variables_do_not(tier: str
         assert running("sleep\x0061") == []
 
 
-@each_tier
-async def test_a_call_looks_the_same_in_every_tier(tier: str) -> None:
+async def test_a_call_looks_the_same_in_every_tier(tier: Tier) -> None:
     with Sandbox(minimum="process", tier=tier) as sandbox:
         sandbox.write("tools/extra.py", "def twice(n): return 2 * n\n")
         told = await sandbox.python(
@@ -54,15 +58,14 @@ async def test_a_call_looks_the_same_in_every_tier(tier: str) -> None:
         assert (outcome.output, outcome.is_success) == ("é\n", True)
 
 
-@pytest.mark.parametrize("tier", [tier for tier in AVAILABLE if tier in ("namespace", "bubblewrap")])
-def test_the_stronger_tiers_show_the_same_place_on_every_machine(tier: str) -> None:
+@pytest.mark.parametrize("tier", ["namespace", "bubblewrap"], indirect=True)
+def test_the_stronger_tiers_show_the_same_place_on_every_machine(tier: Tier) -> None:
     with Sandbox(minimum="process", tier=tier) as sandbox:
         told = sandbox.run_sync(["/bin/sh", "-c", "pwd; id -u; hostname; echo $HOME $TMPDIR"]).output
         assert told == "/tmp/work\n1000\nsandbox\n/tmp/work /tmp\n"
 
 
-@each_tier
-def test_a_command_sees_a_fixed_list_of_variables(tier: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_sees_a_fixed_list_of_variables(tier: Tier, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     with Sandbox(minimum="process", tier=tier) as sandbox:
         lines = sandbox.run_sync(["/usr/bin/env"]).output.splitlines()
@@ -178,8 +181,7 @@ def test_limits_that_cannot_be_kept_are_refused(limits: dict[str, float]) -> Non
         Limits(**limits)  # type: ignore[arg-type]
 
 
-@each_tier
-def test_more_can_be_shown_to_read_and_nothing_else(tier: str) -> None:
+def test_more_can_be_shown_to_read_and_nothing_else(tier: Tier) -> None:
     readable = Path(__file__).resolve()
     if os.geteuid() == 0 and not is_open_to_others(str(readable)):
         pytest.skip("only root can read the tests")
@@ -192,8 +194,7 @@ def test_more_can_be_shown_to_read_and_nothing_else(tier: str) -> None:
         assert tier == "process" or "\n0\n" in told
 
 
-@each_tier
-def test_the_packages_of_this_program_are_not_there(tier: str) -> None:
+def test_the_packages_of_this_program_are_not_there(tier: Tier) -> None:
     with Sandbox(minimum="process", tier=tier) as sandbox:
         code = "import sys; print([p for p in sys.path if 'site-packages' in p]); import agentgrpo"
         outcome = sandbox.run_sync([sandbox.python_path, "-s", "-c", code])
@@ -203,7 +204,7 @@ def test_the_packages_of_this_program_are_not_there(tier: str) -> None:
 
 def test_what_is_in_force_is_recorded(sandbox: Sandbox) -> None:
     facts = sandbox.facts
-    assert facts["tier"] == sandbox.tier == AVAILABLE[-1]
+    assert facts["tier"] == sandbox.tier == next(tier for tier in reversed(TIERS) if examine(tier).is_there)
     assert facts["python"] == sandbox.python_path
     assert facts["own_user"] == (os.geteuid() == 0)
 

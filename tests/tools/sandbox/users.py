@@ -29,17 +29,17 @@ class User:
 
     def run(self, module: str, *arguments: str, seconds: float = 300.0) -> Any:
         """Run a module of the tests as this user; return the JSON it prints."""
-        who = {} if self.uid is None else {"user": self.uid, "group": self.uid, "extra_groups": []}
         variables = {"PYTHONPATH": _path(), "PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"}
-        argv = [self.python, "-m", module, *arguments]
         done = subprocess.run(
-            argv,
+            [self.python, "-m", module, *arguments],
             capture_output=True,
             text=True,
             timeout=seconds,
             cwd="/",
             env=variables,
-            **who,  # type: ignore[arg-type]
+            user=self.uid,
+            group=self.uid,
+            extra_groups=None if self.uid is None else [],
         )
         assert done.returncode == 0, done.stderr[-3000:]
         return json.loads(done.stdout)
