@@ -65,8 +65,9 @@ class Folder:
         self._make()
 
     def remove(self) -> None:
-        """Delete it for good."""
-        _remove_base(self._base)
+        """Delete it for good; what cannot be deleted now, `sweep` does later."""
+        with contextlib.suppress(OSError):
+            _remove_base(self._base)
         os.close(self._lock)
 
     def write(self, name: str, data: bytes) -> None:

@@ -73,7 +73,7 @@ BOMBS: dict[str, Bomb] = {
     "flood_1_gb": Bomb("for _ in range(16384): os.write(1, b'x' * 65536)", ("exit", "deadline")),
     "flood_of_lines": Bomb("os.execv('/bin/sh', ['sh', '-c', 'yes'])"),
     "memory": Bomb("bytearray(2**33)", ("exit",)),
-    "memory_slowly": Bomb("a = []\nwhile True: a.append(bytearray(2**20))", ("exit", "memory")),
+    "memory_slowly": Bomb("a = []\nwhile True: a.append(bytearray(2**20))", ("exit", "memory", "deadline")),
     "memory_of_many": Bomb(
         "for _ in range(3): os.fork()\na = bytearray(100 * 2**20)\n"
         "for i in range(0, len(a), 4096): a[i] = 1\ntime.sleep(600)",
