@@ -31,7 +31,7 @@ def main(*, quick: bool) -> None:
             sides[tier] = partial(_timed, partial(_confined, box))
         found = alternate(sides, 10 if quick else 60)
     spreads = {name: spread(values) for name, values in found.items()}
-    rates = {tier: asyncio.run(_rate(tier, 5 if quick else 20)) for tier in tiers}
+    rates: dict[str, float] = {tier: asyncio.run(_rate(tier, 5 if quick else 20)) for tier in tiers}
     rows = [
         [name, str(ms), min(found[name]), min(found[name]) - min(found["bare"]), rates.get(name, "-")]
         for name, ms in spreads.items()
