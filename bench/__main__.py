@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from bench import engine, learner, profiling, rollout, train
+from bench import engine, learner, profiling, rollout, sandbox, train
 
 
 def main() -> None:
@@ -20,6 +20,8 @@ def main() -> None:
         profiling.main(quick=quick)
     if chosen in ("", "rollout"):
         rollout.main(arguments[1:] if chosen else arguments)
+    if chosen in ("", "sandbox"):
+        sandbox.main(quick=quick)
     if chosen == "train":
         train.main(arguments[1:])
     elif not chosen and train.has_trl():

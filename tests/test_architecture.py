@@ -19,7 +19,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 # Each layer may import itself and every layer above it in this list.
 SPINE: list[set[str]] = [
-    {"types", "errors", "seeds", "activity", "tolerances", "sizes", "blocking"},
+    {"types", "errors", "seeds", "activity", "tolerances", "sizes", "blocking", "family"},
     {"config", "config_file", "config_section", "engine_config", "judge_config"},
     {"calls", "tooling", "actions", "tasks", "core", "registry", "envcheck", "rewards"},
     {"content", "replies", "chat", "causal_lm"},
