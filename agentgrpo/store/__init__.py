@@ -6,6 +6,8 @@ from agentgrpo.store.reader import EpisodeFilter, EpisodeReader, EpisodeRow, Ste
 from agentgrpo.store.record import finish_record, hash_folder, hash_json, hash_source, resume_record, start_record
 from agentgrpo.store.redact import redact, redact_text
 from agentgrpo.store.run import Metrics, RunDirectory, read_metrics, write_json, write_text
+from agentgrpo.store.scores import Rescore, Score, rescores_of, scores_of, write_scores
+from agentgrpo.store.train_steps import TrainedGroup, TrainStep, read_train_steps
 
 __all__ = [
     "EpisodeFilter",
@@ -13,9 +15,13 @@ __all__ = [
     "EpisodeRow",
     "EpisodeStore",
     "Metrics",
+    "Rescore",
     "RunDirectory",
+    "Score",
     "StepRow",
     "StoredEpisode",
+    "TrainStep",
+    "TrainedGroup",
     "TrainingRow",
     "draw_curve",
     "finish_record",
@@ -24,10 +30,14 @@ __all__ = [
     "hash_source",
     "parse_key",
     "read_metrics",
+    "read_train_steps",
     "redact",
     "redact_text",
+    "rescores_of",
     "resume_record",
+    "scores_of",
     "start_record",
     "write_json",
+    "write_scores",
     "write_text",
 ]
