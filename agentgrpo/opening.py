@@ -90,7 +90,7 @@ class Opened:
     def resume_command(self) -> str:
         """What to type (or to call) to go on with this run."""
         reference = env_reference(self.bench.config, self.bench.source)
-        if _is_unreachable(reference):
+        if is_unreachable(reference):
             return f"agentgrpo.train(resume={str(self.run.path)!r}, env={self.bench.source.env_class.__name__})"
         return f"{program()} train --resume {shlex.quote(str(self.run.path))}"
 
@@ -257,7 +257,7 @@ def _bench(run: RunDirectory, record: JsonObject, config: Config, given: Given) 
     """
     set_threads(config)
     hashes = record["hashes"]
-    if given.env is None and _is_unreachable(config.env):
+    if given.env is None and is_unreachable(config.env):
         name = config.env.rpartition(":")[2]
         raise EnvError(
             f"the environment {name} was given as a class that no name can reach from here: pass it, "
@@ -269,7 +269,7 @@ def _bench(run: RunDirectory, record: JsonObject, config: Config, given: Given) 
     if hashes["model"] is not None and (not folder.is_dir() or hash_folder(folder) != hashes["model"]):
         what = "is not there any more" if not folder.is_dir() else "has other files or weights than when the run began"
         raise ModelError(f"the model in '{folder}' {what}: put the same one there, or --set model.path=FOLDER")
-    changes = _version_changes(record["versions"])
+    changes = version_changes(record["versions"])
     if hash_source(_class_of(source)) != hashes["env_source"]:
         changes.append(f"the code of the environment {source.id} was changed")
     bench = assemble(config, source, train, heldout)
@@ -312,7 +312,7 @@ def _task_hashes(tasks: Tasks) -> dict[str, str]:
     return {split: hash_json(rows) for split, rows in _rows(tasks).items()}
 
 
-def _version_changes(then: JsonObject) -> list[str]:
+def version_changes(then: JsonObject) -> list[str]:
     """Return which packages are of another version than when the run began."""
     now = versions()
     before, after = ({"python": v["python"], **v["packages"]} for v in (then, now))
@@ -357,7 +357,7 @@ def _episodes(
     return {k: t for k, t in found.items() if t.is_scored and t.stop_reason not in again}
 
 
-def _is_unreachable(reference: str) -> bool:
+def is_unreachable(reference: str) -> bool:
     """Whether only the process that defined an environment can find it by this name."""
     place, _, name = reference.rpartition(":")
     return place == "local" or (place == "__main__" and not hasattr(sys.modules["__main__"], name))
