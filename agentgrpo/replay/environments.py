@@ -21,7 +21,7 @@ from agentgrpo.types import EpisodeKey, Sampling, StopReason, Trajectory
 
 
 class Repetitions(Rollouts):
-    """Plays recorded episodes again. Use as an async context manager."""
+    """Plays episodes in which nothing is said but what is given. Use as an async context manager."""
 
     def __init__(self, recorded: Recorded, *, activity: Activity | None = None) -> None:
         config = recorded.config.rollout
@@ -39,8 +39,8 @@ class Repetitions(Rollouts):
         self._ends: dict[EpisodeKey, StopReason] = {}
 
     def speaker(self, recorder: Recorder, sampling: Sampling) -> Mute:
-        """Return who speaks after the last recorded action: nobody."""
-        return Mute(recorder, self._ends[recorder.key])
+        """Return who speaks after what is given: nobody."""
+        return Mute(recorder, self._ends.get(recorder.key, StopReason.MAX_TURNS))
 
     async def again(self, trajectory: Trajectory) -> Trajectory:
         """Play an episode's actions again and return what came of them, as it would be stored.

@@ -67,7 +67,7 @@ def _problem(trajectory: Trajectory) -> str | None:
     if trajectory.is_text:
         return _TEXT_ONLY
     if not trajectory.spans:
-        return "it broke before its first prompt: it has no tokens to check"
+        return "no model played it, or it broke before its first prompt: it has no tokens to check"
     last = max(span.turn for span in trajectory.spans)
     return _NO_OBSERVATIONS if any(not turn.messages for turn in trajectory.turns[:last]) else None
 

@@ -20,6 +20,7 @@ from agentgrpo.types import (
     Boundary,
     EpisodeKey,
     Failure,
+    Json,
     JsonObject,
     Message,
     Parent,
@@ -87,7 +88,12 @@ def decode(record: bytes, token_ids: bytes, logprobs: bytes) -> Trajectory:
 
 def as_stored(turn: Turn) -> Turn:
     """Return a turn as it is after it was stored and read again."""
-    return _turn(json.loads(json.dumps(redact(_turn_row(turn)), default=str)))
+    return _turn(plain(_turn_row(turn)))
+
+
+def plain(value: Json) -> Json:
+    """Return data as it is after it was stored and read again."""
+    return json.loads(json.dumps(redact(value), default=str))
 
 
 def pack_ints(values: Iterable[int]) -> bytes:

@@ -1,4 +1,4 @@
-"""Runs to step back into, made without a model: an environment's oracle plays, well or badly, in the rollout's own loop."""
+"""Runs to step back into, made without a model: an environment's oracle plays, well or badly."""
 
 from __future__ import annotations
 
@@ -120,18 +120,12 @@ def oracle_run(
     source = resolve_env(env, **settings.env_args)
     chosen = load_tasks(source.tasks("train") if rows is None else rows)[:tasks]
     run = open_run(folder, settings, source, chosen, model)
-    keys = [
-        EpisodeKey(phase="train", step=1, task_id=task.id, sample=sample) for task in chosen for sample in range(samples)
-    ]
+    keys = [EpisodeKey(phase="train", step=1, task_id=t.id, sample=sample) for t in chosen for sample in range(samples)]
+    how: dict[str, Any] = {"policy": Policy(), "sampling": Sampling(max_tokens=0), "start": Start()}
 
     async def play() -> list[Trajectory]:
         async with OracleRollouts(source, settings, chosen, quality, chat) as rollouts:
-            return [
-                await rollouts.episode(
-                    key, rollouts.tasks[key.task_id], policy=Policy(version=0), sampling=Sampling(max_tokens=0), start=Start()
-                )
-                for key in keys
-            ]
+            return [await rollouts.episode(key, rollouts.tasks[key.task_id], **how) for key in keys]
 
     with EpisodeStore(run.episodes) as store:
         store.add_sync(asyncio.run(play()))
