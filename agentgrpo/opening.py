@@ -19,6 +19,7 @@ from agentgrpo.checkpoint import Checkpoints
 from agentgrpo.config import Config, load_config
 from agentgrpo.config_file import validate
 from agentgrpo.errors import ConfigError, EnvError, ModelError, TaskError, UserError
+from agentgrpo.learner.policy import LoraPolicy
 from agentgrpo.registry import EnvSource
 from agentgrpo.report import Reporter
 from agentgrpo.store.episodes import EpisodeStore, forget_after
@@ -45,6 +46,7 @@ from agentgrpo.workbench import (
     Workbench,
     assemble,
     env_reference,
+    numbers_of,
     open_env,
     open_tasks,
     prepare,
@@ -130,7 +132,7 @@ def _write_down(run: RunDirectory, bench: Workbench) -> None:
         tasks=_rows((bench.train_tasks, bench.heldout_tasks)),
         model_path=config.model.path,
         sampling={"train": {"temperature": config.rollout.temperature}, "eval": config.eval.model_dump(mode="json")},
-        numbers=_numbers(bench),
+        numbers=bench.numbers() | {"processor": processor()},
         scoring=bench.rewarding.hashes if bench.rewarding is not None else None,
         inexact=bench.inexact(),
     )
@@ -274,13 +276,13 @@ def _bench(run: RunDirectory, record: JsonObject, config: Config, given: Given) 
         changes.append(f"the code of the environment {source.id} was changed")
     bench = assemble(config, source, train, heldout)
     changes += bench.rewarding.changes(hashes) if bench.rewarding is not None else []
-    now, then = _numbers(bench), record.get("numbers", {})
-    changes += [f"the {key} was {was}, is {now.get(key)}" for key, was in then.items() if now.get(key) != was]
-    return bench, changes
+    return bench, changes + number_changes(bench.policy, record)
 
 
-def _numbers(bench: Workbench) -> JsonObject:
-    return bench.numbers() | {"processor": processor()}
+def number_changes(policy: LoraPolicy, record: JsonObject) -> list[str]:
+    """Return what a policy's last bits depend on and is not as it was when a run began."""
+    now, then = numbers_of(policy) | {"processor": processor()}, record.get("numbers", {})
+    return [f"the {key} was {was}, is {now.get(key)}" for key, was in then.items() if now.get(key) != was]
 
 
 def _tasks(run: RunDirectory, hashes: Mapping[str, str], config: Config, source: EnvSource, given: Given) -> Tasks:
