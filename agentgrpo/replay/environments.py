@@ -14,6 +14,7 @@ from agentgrpo.replay.recorded import Recorded
 from agentgrpo.replay.said import end_of, said_in
 from agentgrpo.rollout.manager import Rollouts, Start
 from agentgrpo.rollout.record import Recorder
+from agentgrpo.rollout.scoring import Scorer
 from agentgrpo.rollout.speaker import Mute
 from agentgrpo.store.codec import decode, encode
 from agentgrpo.store.reader import StoredEpisode
@@ -23,7 +24,7 @@ from agentgrpo.types import EpisodeKey, Sampling, StopReason, Trajectory
 class Repetitions(Rollouts):
     """Plays episodes in which nothing is said but what is given. Use as an async context manager."""
 
-    def __init__(self, recorded: Recorded, *, activity: Activity | None = None) -> None:
+    def __init__(self, recorded: Recorded, *, activity: Activity | None = None, scorer: Scorer | None = None) -> None:
         config = recorded.config.rollout
         super().__init__(
             recorded.source,
@@ -32,6 +33,7 @@ class Repetitions(Rollouts):
             places=config.concurrency,
             context_length=None,
             activity=activity,
+            scorer=scorer,
         )
         self.recorded = recorded
         # What ends an episode is its record, or its environment.

@@ -5,9 +5,8 @@ How they are played is in `environments` and, without tools, in `tokens`.
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,14 +17,14 @@ from agentgrpo.errors import TaskError, UserError
 from agentgrpo.replay.compare import Replayed
 from agentgrpo.replay.environments import Repetitions
 from agentgrpo.replay.recorded import model_notes, open_config, open_recorded
+from agentgrpo.replay.sweep import sweep
 from agentgrpo.replay.tokens import compare_tokens
 from agentgrpo.report import Advance, Reporter, SilentReporter
-from agentgrpo.store.reader import EpisodeReader, EpisodeRow, StoredEpisode
+from agentgrpo.store.reader import EpisodeReader, StoredEpisode
 from agentgrpo.store.run import RunDirectory
 from agentgrpo.types import EpisodeKey
 from agentgrpo.workbench import EnvLike, make_chat
 
-_PAGE = 200  # rows read at once
 _KEPT = 100  # divergences of a run that are kept in full
 _AT_ONCE = 64  # episodes in memory, where nothing is waited for
 
@@ -127,20 +126,13 @@ async def _all(
 ) -> RunReplay:
     found = RunReplay()
     async with _way(path, mock_tools, env, overrides, reporter) as way:
-        places = asyncio.Semaphore(way.at_once)
-        with EpisodeReader(way.run.episodes) as reader, reporter.progress("replay", reader.count()) as advance:
-            async with asyncio.TaskGroup() as tasks:
-                for row in _rows(reader):
-                    await places.acquire()
-                    # Read here, not in the task: so many wait in memory, not all.
-                    job = tasks.create_task(_counted(way.again, reader.get(row.id), found, advance))
-                    job.add_done_callback(lambda _: places.release())
+
+        async def compare(stored: StoredEpisode, advance: Advance) -> None:
+            found.add(await way.again(stored))
+            advance(1, f"{found.diverged} diverged" if found.diverged else "")
+
+        await sweep(way.run.episodes, compare, at_once=way.at_once, title="replay", reporter=reporter)
     return found
-
-
-async def _counted(again: Again, stored: StoredEpisode, found: RunReplay, advance: Advance) -> None:
-    found.add(await again(stored))
-    advance(1, f"{found.diverged} diverged" if found.diverged else "")
 
 
 @asynccontextmanager
@@ -171,11 +163,3 @@ async def _way(
                 return Replayed(episode=row.id, key=trajectory.key, turns=row.turns, problem=str(error))
 
         yield _Way(run=recorded.run, again=played_again, at_once=max(_AT_ONCE, repetitions.admission.limit))
-
-
-def _rows(reader: EpisodeReader) -> Iterator[EpisodeRow]:
-    """Yield all episodes in the order they came, a page at a time."""
-    last: int | None = None
-    while page := reader.list(descending=False, limit=_PAGE, after=last):
-        yield from page
-        last = page[-1].id

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from agentgrpo.activity import Activity
 from agentgrpo.blocking import run_blocking
@@ -23,6 +24,7 @@ from agentgrpo.replay.prefix import Prefix
 from agentgrpo.replay.recorded import Recorded, open_recorded
 from agentgrpo.replay.said import said_in
 from agentgrpo.report import Reporter, SilentReporter
+from agentgrpo.rewarding import open_rewarding
 from agentgrpo.rollout.manager import RolloutManager, Rollouts, Start
 from agentgrpo.rollout.speaker import Given
 from agentgrpo.rollout.text import TextRollouts
@@ -91,7 +93,7 @@ def fork(
         RunError: the engine broke, or the episodes cannot be stored.
     """
     tell = reporter or SilentReporter()
-    recorded = open_recorded(run, env=env, overrides=overrides)
+    recorded = _without_judge(open_recorded(run, env=env, overrides=overrides))
     for note in recorded.notes:
         tell.message(f"note: {note}")
     with EpisodeReader(recorded.run.episodes) as reader:
@@ -107,6 +109,15 @@ def fork(
     )
     with RunLock(recorded.run.path, "forked"):
         return run_blocking(_fork(plan, count, tell))
+
+
+def _without_judge(recorded: Recorded) -> Recorded:
+    """Leave out a judge: its verdicts cost, and a rank within a training group is not to be had."""
+    if recorded.config.judge is None:
+        return recorded
+    note = "forks are not judged: their reward is without the judge's term"
+    config = recorded.config.model_copy(update={"judge": None})
+    return replace(recorded, config=config, notes=(*recorded.notes, note))
 
 
 def _check(recorded: Recorded, parent: StoredEpisode, turn: int, count: int) -> None:
@@ -175,14 +186,15 @@ async def _fork(plan: _Plan, count: int, reporter: Reporter) -> tuple[EpisodeRow
 @asynccontextmanager
 async def _playing(plan: _Plan, activity: Activity) -> AsyncIterator[_Player]:
     """Yield who plays; a model is loaded here, and let go at the end."""
-    recorded, policy = plan.recorded, plan.policy
-    config = recorded.config
+    recorded, policy, config = plan.recorded, plan.policy, plan.recorded.config
+    rewarding = open_rewarding(config)
+    scorer = None if rewarding is None else rewarding.scorer(activity=activity)
+    how: dict[str, Any] = {"seed": config.seed, "activity": activity, "scorer": scorer}
     if policy is None:
-        async with Repetitions(recorded, activity=activity) as rollouts:
+        async with Repetitions(recorded, activity=activity, scorer=scorer) as rollouts:
             yield _Player(rollouts=rollouts, policy=Policy(name=NOBODY), shares_tokens=True)
     elif isinstance(policy, Endpoint):
-        players = TextRollouts(recorded.source, policy, config.rollout, seed=config.seed, activity=activity)
-        async with policy, players as rollouts:
+        async with policy, TextRollouts(recorded.source, policy, config.rollout, **how) as rollouts:
             yield _Player(rollouts=rollouts, policy=Policy(name=policy.model), shares_tokens=False)
     else:
         set_threads(policy.config)
@@ -191,9 +203,8 @@ async def _playing(plan: _Plan, activity: Activity) -> AsyncIterator[_Player]:
             if policy.adapter is not None:
                 bench.policy.load(policy.adapter)
             await bench.publish(bench.policy.adapter(), policy.policy)
-            async with RolloutManager(
-                recorded.source, bench.chat, bench.engine, config.rollout, seed=config.seed, activity=activity
-            ) as rollouts:
+            manager = RolloutManager(recorded.source, bench.chat, bench.engine, config.rollout, **how)
+            async with manager as rollouts:
                 yield _Player(rollouts=rollouts, policy=policy.policy, shares_tokens=policy.shares_tokens)
         finally:
             await bench.engine.close()

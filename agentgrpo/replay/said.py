@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from agentgrpo.rollout.speaker import Given
 from agentgrpo.types import AssistantMessage, FinishReason, Generation, Span, StopReason, Trajectory
@@ -49,6 +50,13 @@ def environment_score(trajectory: Trajectory) -> tuple[float | None, Mapping[str
         reward = judged["own_reward"]
         terms.pop("judge", None)
     return reward, terms
+
+
+def as_environment_scored(trajectory: Trajectory) -> Trajectory:
+    """Return an episode with the score its environment gave it, and no other."""
+    reward, terms = environment_score(trajectory)
+    info = {name: value for name, value in trajectory.info.items() if name not in ("env_reward", "judge")}
+    return replace(trajectory, reward=reward, reward_terms=terms, info=info)
 
 
 def end_of(trajectory: Trajectory) -> StopReason:
