@@ -69,7 +69,8 @@ class AgentEnv(gymnasium.Env[str, str]):
 
     Optional, and used where defined: `snapshot() -> bytes`, `restore(bytes)`, `state() -> Json`, `state_hash() -> str`,
     `state_diff() -> list` (JSON Patch operations since the last call), `score() -> dict` (named reward terms if the
-    episode ended now) and `oracle(*, quality, rng)` (a generator of actions that is sent the messages they led to).
+    episode ended now), `oracle(*, quality, rng)` (a generator of actions that is sent the messages they led to) and
+    `facts() -> dict` (what it is played in, such as the sandbox's tier; a run's record keeps it).
     """
 
     observation_space = UnicodeText()

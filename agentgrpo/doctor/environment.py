@@ -30,6 +30,9 @@ def check_environment(subject: Subject) -> Iterator[Finding]:
         check_eval_keys(subject.config)
     yield from check_tasks(train, heldout)
     yield from _sound(subject, source)
+    facts = source.facts(train[0].row)
+    if facts:
+        yield ok("played in: " + ", ".join(f"{name} {value}" for name, value in facts.items()), facts)
     prompts = [reset(source, task, subject.config.seed) for task in _sample(train, _PROMPTS)]
     subject.prompts = [prompt for prompt, _ in prompts]
     subject.tools = max((tools for _, tools in prompts), key=len, default=())
