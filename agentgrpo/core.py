@@ -242,10 +242,14 @@ class ToolEnv(AgentEnv):
     def _load(self, split: str) -> list[str]:
         if split not in self._ids:
             is_own = split == "train" and self._own_tasks is not None
-            tasks = load_tasks(self._own_tasks or (), split=split) if is_own else _shipped(type(self), split)  # type: ignore[arg-type]
+            tasks = load_tasks(self._own_tasks or (), split=split) if is_own else self._shipped(split)
             self._rows |= {task.id: task.row for task in tasks}
             self._ids[split] = [task.id for task in tasks]
         return self._ids[split]
+
+    def _shipped(self, split: str) -> tuple[Task, ...]:
+        """Return the tasks of a split: its class's, unless the arguments of an environment choose its tasks."""
+        return _shipped(type(self), split)
 
     def _offer(self, extra: Iterable[Tool | Callable[..., Any]]) -> None:
         tools = self._own_tools | _named(map(as_tool, extra))

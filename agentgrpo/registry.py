@@ -136,7 +136,8 @@ def _spec_of_class(env_class: type[gymnasium.Env[Any, Any]]) -> EnvSpec:
 
 def _spec_of_name(name: str) -> EnvSpec:
     envs = importlib.import_module("agentgrpo.envs")
-    name = envs.SHIPPED.get(name, name)
+    shipped = {**envs.SHIPPED, **envs.ADAPTERS}
+    name = shipped.get(name, name)
     module, _, attribute = name.rpartition(":")
     if module.endswith(".py"):
         path = Path(module).resolve()
@@ -149,10 +150,10 @@ def _spec_of_name(name: str) -> EnvSpec:
     try:
         return _without_callables(gymnasium.spec(attribute))
     except gymnasium.error.Error as error:
-        known = [*envs.SHIPPED, *gymnasium.registry]
+        known = [*shipped, *gymnasium.registry]
         raise EnvError(
             f"there is no environment '{name}'.{nearest(name, known)} Expected a shipped one "
-            f"({', '.join(envs.SHIPPED)}), a Gymnasium id, module:Class, or path/to/file.py:Class."
+            f"({', '.join(shipped)}), a Gymnasium id, module:Class, or path/to/file.py:Class."
         ) from error
 
 
