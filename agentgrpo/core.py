@@ -332,4 +332,4 @@ def _named(tools: Iterable[Tool]) -> dict[str, Tool]:
 
 
 def _joined(messages: Sequence[Message]) -> str:
-    return "\n".join(str(message["content"]) for message in messages)
+    return "\n".join(str(message["content"]) for message in messages if message.get("role") != "system")

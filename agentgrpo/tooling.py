@@ -88,11 +88,11 @@ class Tool:
         try:
             value = self.function(**checked)
             if self.is_async:
-                value = _wait(value, self.deadline)
+                value = block_on(value, self.deadline)
             return ToolResult(_cap(_render(value), self.max_output))
         except ToolError as error:
             return error_result("tool_error", str(error))
-        except _DeadlineExceeded:
+        except DeadlineExceeded:
             return error_result("timeout", f"{self.name} did not finish within {self.deadline:g} s and was stopped")
         except (AgentGRPOError, KeyboardInterrupt):
             raise
@@ -335,11 +335,11 @@ def _cap(text: str, limit: int) -> str:
 # Async tools
 
 
-class _DeadlineExceeded(Exception):
+class DeadlineExceeded(Exception):
     """An async tool was cancelled at its deadline."""
 
 
-def _wait(coroutine: Coroutine[Any, Any, Any], deadline: float) -> Any:
+def block_on(coroutine: Coroutine[Any, Any, Any], deadline: float) -> Any:
     """Run a coroutine on the tools' loop and block until it is done or its deadline has passed."""
     loop = TOOL_LOOP.get() or _background_loop()
     if _is_running_here(loop):
@@ -352,7 +352,7 @@ def _wait(coroutine: Coroutine[Any, Any, Any], deadline: float) -> Any:
         if future.done():  # the tool's own TimeoutError
             raise
         future.cancel()
-        raise _DeadlineExceeded from None
+        raise DeadlineExceeded from None
 
 
 async def _within(coroutine: Coroutine[Any, Any, Any], deadline: float) -> Any:
@@ -364,7 +364,7 @@ async def _within(coroutine: Coroutine[Any, Any, Any], deadline: float) -> Any:
         raise ToolFailure(f"the tool raised {describe(error)}") from error
     except TimeoutError:
         if limit.expired():
-            raise _DeadlineExceeded from None
+            raise DeadlineExceeded from None
         raise
 
 
