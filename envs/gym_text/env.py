@@ -177,8 +177,9 @@ class GymText(ToolEnv):
         assert make is not None
         solver, word_of, last = make(), {value: word for word, value in words.items()}, None
         while True:
-            word = word_of[solver.choose(last)]
-            word = word if rng.random() < quality else rng.choice(list(words))
+            if (wanted := solver.choose(last)) not in word_of:
+                raise EnvError(f"the way to solve {self._game.id} takes action {wanted}, for which there is no word: name it")
+            word = word_of[wanted] if rng.random() < quality else rng.choice(list(words))
             last = words[word]
             yield self.call("act", action=word) if self._interface == "tool" else self.say(word)
 
