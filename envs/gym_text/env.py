@@ -41,7 +41,7 @@ class GymText(ToolEnv):
         success: An episode that the environment ended is a success if its last reward was at least this; None: above 0.
         terms: Reward terms: "outcome" (1 for a success) and "return" (the sum of the environment's own rewards).
         isolation: "inline" for an environment that never blocks, "process" for one with global state.
-        tasks: Rows with a "seed" each; None: one for each start (`starts.seeded_tasks`).
+        tasks: Rows with a "seed" each; None: one for each start (`seeded.seeded_tasks`).
         reward_weights: Weight of each reward term.
         render_mode: "ansi" or None, as in Gymnasium.
     """

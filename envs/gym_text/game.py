@@ -16,7 +16,7 @@ from typing import Any
 import gymnasium
 from gymnasium import spaces
 
-from agentgrpo.envs.gym_text.starts import seeded_tasks
+from agentgrpo.envs.seeded import seeded_tasks
 from agentgrpo.envs.gym_text.wrappers import TextObservation, load_function
 from agentgrpo.errors import AgentGRPOError, EnvError
 from agentgrpo.tasks import load_tasks
@@ -63,7 +63,7 @@ class Game:
 
 @lru_cache(maxsize=8)
 def tasks_of(game: Game, split: str) -> tuple[Task, ...]:
-    """Return the tasks of `train` or `heldout` (`starts.seeded_tasks`)."""
+    """Return the tasks of `train` or `heldout` (`seeded.seeded_tasks`)."""
     env = game.make(0)
 
     def start_of(seed: int) -> str:

@@ -1,6 +1,6 @@
-"""Tasks of a Gymnasium environment: seeds, so that the episodes of a group share their start, split by where they start.
+"""Tasks that are seeds: the episodes of a group share their start, and no start of a training task is held out.
 
-It does not know how a start looks to an agent, only whether two are the same.
+It does not know what a seed makes, only whether two make the same.
 """
 
 from __future__ import annotations
