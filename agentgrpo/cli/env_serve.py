@@ -44,7 +44,9 @@ async def _listen(server: EnvServer, host: str, port: int) -> None:
         try:
             await web.TCPSite(runner, host, port).start()
         except OSError as error:
-            raise UserError(f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --port") from error
+            raise UserError(
+                f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --port"
+            ) from error
         bound = runner.addresses[0][1]
         Console(highlight=False, soft_wrap=True).print(
             f"{server.source.id} on http://{host}:{bound} (WebSocket /ws), {server.capacity} sessions; Ctrl-C ends it",

@@ -1,6 +1,7 @@
 """What the package `bfcl-eval` holds for its multi-turn tasks: entries, right answers, tool descriptions, apps.
 
-It does not run episodes, and never uses the package's executor, which evaluates text as Python and keeps apps in globals.
+It does not run episodes, and never uses the package's executor, which evaluates text as Python and keeps apps in its
+globals.
 """
 
 from __future__ import annotations

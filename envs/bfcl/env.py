@@ -1,13 +1,11 @@
 """BFCL's multi-turn tasks as an environment: the user's turns, the apps' tools, and the checks after each turn.
 
-A turn ends with a message without calls. Then the apps' state has to equal, and the results so far have to contain, what
-the right calls lead to; the episode ends at the first turn that fails. It does not know how those calls were found.
+A turn ends with a message without calls. Then the apps' state has to equal, and the results so far have to contain,
+what the right calls lead to; the episode ends at the first turn that fails. It does not know how those calls were found.
 """
 
 from __future__ import annotations
 
-import inspect
-import json
 import random
 from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
@@ -15,7 +13,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from agentgrpo.core import ToolEnv
-from agentgrpo.envs.bfcl.data import CATEGORIES, Entry, Gold, described, entries, open_apps
+from agentgrpo.envs.bfcl.calls import answer_of, methods_of, named_arguments
+from agentgrpo.envs.bfcl.data import CATEGORIES, Gold, described, entries, open_apps
 from agentgrpo.errors import EnvError, TaskError, ToolError
 from agentgrpo.tooling import Tool, ToolResult
 from agentgrpo.types import BadCall, Json, JsonObject, Message, ToolCall
@@ -69,7 +68,7 @@ class Bfcl(ToolEnv):
             raise TaskError(f"BFCL has no multi-turn task '{task['entry']}'; expected such as multi_turn_base_0")
         self._entry = entries()[task["entry"]]
         self._apps, self._right_apps = open_apps(self._entry), open_apps(self._entry)
-        self._methods = _methods(self._apps)
+        self._methods = methods_of(self._apps)
         self._all_tools = {
             name: _tool(name, *about, partial(self._call, name))
             for app in self._entry.apps
@@ -111,7 +110,7 @@ class Bfcl(ToolEnv):
         for turn in self._entry.gold:
             for gold in turn:
                 if rng.random() < quality:
-                    yield self.call(gold.name, **_named(self._methods[gold.name], gold))
+                    yield self.call(gold.name, **named_arguments(self._methods[gold.name], gold))
             yield self.say("Done.")
 
     def _run(self, call: ToolCall | BadCall) -> ToolResult:
@@ -124,7 +123,7 @@ class Bfcl(ToolEnv):
 
     def _call(self, name: str, /, **arguments: Json) -> str:
         self._calls += 1
-        result, is_error = _answer_of(self._methods[name], (), arguments)
+        result, is_error = answer_of(self._methods[name], (), arguments)
         self._results.append(result)
         if is_error:
             raise ToolError(result)
@@ -134,8 +133,8 @@ class Bfcl(ToolEnv):
         """Apply the leaderboard's checks of one turn; without right calls there is nothing to check."""
         from bfcl_eval.eval_checker.multi_turn_eval.multi_turn_checker import response_checker, state_checker
 
-        right = _methods(self._right_apps)
-        wanted = [_answer_of(right[call.name], call.positional, call.named)[0] for call in gold]
+        right = methods_of(self._right_apps)
+        wanted = [answer_of(right[call.name], call.positional, call.named)[0] for call in gold]
         if not gold:
             return True
         is_same = self._calls > 0 and state_checker(self._apps, self._right_apps)["valid"]
@@ -144,21 +143,3 @@ class Bfcl(ToolEnv):
 
 def _tool(name: str, description: str, parameters: JsonObject, function: Callable[..., Any]) -> Tool:
     return Tool(name=name, description=description, parameters=parameters, function=function, validate=dict)
-
-
-def _methods(apps: Mapping[str, Any]) -> dict[str, Callable[..., Any]]:
-    """Return the apps' methods that the leaderboard describes, by name."""
-    return {name: getattr(app, name) for kind, app in apps.items() for name in described(kind)}
-
-
-def _named(method: Callable[..., Any], gold: Gold) -> dict[str, Json]:
-    return dict(inspect.signature(method).bind(*gold.positional, **gold.named).arguments)
-
-
-def _answer_of(method: Callable[..., Any], positional: Sequence[Json], named: Mapping[str, Json]) -> tuple[str, bool]:
-    """Return what a call gives, written as the leaderboard writes it, and whether it raised."""
-    try:
-        result = method(*positional, **named)
-        return (result if isinstance(result, str) else json.dumps(result) if isinstance(result, dict) else str(result)), False
-    except Exception as error:  # the app's way to say no: arguments are not checked before
-        return f"Error during execution: {error}", True

@@ -11,20 +11,17 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 from agentgrpo.core import StepResult, ToolEnv, weigh
-from agentgrpo.envs.gym_text.game import Game, tasks_of, words_of
-from agentgrpo.envs.gym_text.oracles import solver_of
-from agentgrpo.envs.gym_text.wrappers import TextAction
+from agentgrpo.envs.gym_text.game import Game, tasks_of
+from agentgrpo.envs.gym_text.play import Play
 from agentgrpo.errors import EnvError, TaskError, ToolError, nearest
 from agentgrpo.tooling import Tool, as_tool
 from agentgrpo.types import JsonObject, Message, Task
 
 TERMS = ("outcome", "return")
-SPLITS = ("train", "heldout")
 INTERFACES = ("tool", "text")
-_Oracle: TypeAlias = Callable[..., Generator[JsonObject, tuple[Message, ...], None]]
 
 
 class GymText(ToolEnv):
@@ -46,8 +43,6 @@ class GymText(ToolEnv):
         render_mode: "ansi" or None, as in Gymnasium.
     """
 
-    splits = SPLITS
-
     def __init__(
         self,
         *,
@@ -67,13 +62,13 @@ class GymText(ToolEnv):
         for name, value, known in (*(("term", term, TERMS) for term in terms), ("interface", interface, INTERFACES)):
             if value not in known:
                 raise EnvError(f"there is no {name} '{value}'; expected {' or '.join(known)}.{nearest(value, known)}")
-        self._game = Game(id=id, make_args=json.dumps(make_args or {}), view=view)
-        self._actions, self._instructions, self._interface = actions, instructions, interface
+        self._play = Play(Game.of(id, make_args, view), actions)
+        self._instructions, self._interface = instructions, interface
         self._success, self._terms = success, tuple(terms)
-        self._enter(0)
-        self.oracle: _Oracle | None = self._solve if solver_of(self._text) else None
+        self.oracle: Callable[..., Generator[JsonObject, tuple[Message, ...], None]] | None
+        self.oracle = self._solve if self._play.can_be_solved else None
         super().__init__(tasks=tasks, reward_weights=reward_weights, render_mode=render_mode)
-        self.metadata = self.metadata | {"isolation": isolation}
+        self.metadata = self.metadata | {"isolation": isolation}  # this one's, not the class's
 
     @classmethod
     def tasks(
@@ -85,102 +80,70 @@ class GymText(ToolEnv):
         view: str = "ansi",
     ) -> Sequence[JsonObject]:
         """Return the rows of `train` or `heldout`; no start is in both, unless there are few."""
-        if split not in SPLITS:
-            raise TaskError(f"a Gymnasium environment has no split '{split}', it has {', '.join(SPLITS)}")
-        return [task.row for task in tasks_of(Game(id=id, make_args=json.dumps(make_args or {}), view=view), split)]
+        if split not in cls.splits:
+            raise TaskError(f"a Gymnasium environment has no split '{split}', it has {', '.join(cls.splits)}")
+        return [task.row for task in tasks_of(Game.of(id, make_args, view), split)]
 
     def extra_tools(self) -> list[Tool]:
         """Return `act`, unless an action is the text of a message."""
-        words = self._text.words
-        return [] if self._interface == "text" else [replace(_act(words and tuple(words)), function=self._move)]
+        return [] if self._interface == "text" else [replace(_act(self._play.words), function=self._play.move)]
 
     def reset_task(self, task: JsonObject) -> list[Message]:
         """Start with the task's seed; the messages are the instructions and what is seen."""
-        if self._game.is_remade:
-            self._enter(task["seed"])
-        self._moves, self._rewards = [], []
-        self._ended = self._cut = False
-        seen = self._text.reset(seed=task["seed"])[0]
         system = [{"role": "system", "content": self._instructions}] if self._instructions else []
-        return [*system, {"role": "user", "content": seen}]
+        return [*system, {"role": "user", "content": self._play.start(task["seed"])}]
 
     def respond(self, content: str) -> str | None:
         """Take the text for an action where that is the interface; else it ends the episode."""
         if self._interface == "tool":
             return None
         try:
-            return self._move(content)
+            return self._play.move(content)
         except ToolError as error:
             return f"error: {error}"
 
     def is_done(self) -> bool:
         """Return whether the environment has ended the episode."""
-        return self._ended
+        return self._play.is_ended
 
     def step(self, action: str) -> StepResult:
         """Step as any tool environment; the environment's own limit of steps truncates."""
         obs, reward, terminated, truncated, info = super().step(action)
-        if self._cut and not terminated:
+        if self._play.is_cut and not terminated:
             info["reward_terms"], truncated = self.score(), True
             reward = weigh(info["reward_terms"], self.reward_weights)
         return obs, reward, terminated, truncated, info
 
     def reward(self) -> dict[str, float]:
         """Return the terms wanted."""
-        last = self._rewards[-1] if self._ended else -float("inf")
-        solved = last > 0 if self._success is None else last >= self._success
-        terms = {"outcome": float(solved), "return": sum(self._rewards)}
+        rewards, wanted = self._play.rewards, self._success
+        solved = self._play.is_ended and (rewards[-1] > 0 if wanted is None else rewards[-1] >= wanted)
+        terms = {"outcome": float(solved), "return": float(sum(rewards))}
         return {name: terms[name] for name in self._terms}
 
     def snapshot(self) -> bytes:
         """Return the task and the moves made: the same moves from the same seed lead to the same state."""
-        return json.dumps([self.task, self.answer, self._moves]).encode()
+        return json.dumps([self.task, self.answer, self._play.moves]).encode()
 
     def restore(self, data: bytes) -> None:
         """Go back to a snapshot by making its moves again."""
         self.task, self.answer, moves = json.loads(data)
-        self.reset_task(self.task)
+        self._play.start(self.task["seed"])
         for move in moves:
-            self._move(move)
+            self._play.move(move)
 
     def close(self) -> None:
         """Close the Gymnasium environment."""
-        self._text.close()
+        self._play.close()
         super().close()
 
     def _shipped(self, split: str) -> tuple[Task, ...]:
-        return tasks_of(self._game, split)
-
-    def _enter(self, seed: int) -> None:
-        if hasattr(self, "_text"):
-            self._text.close()
-        env = self._game.make(seed)
-        self._text = TextAction(env, words_of(env, self._actions))
-
-    def _move(self, action: str) -> str:
-        if self._ended or self._cut:
-            raise ToolError("it is over: no action makes a difference any more")
-        try:
-            self._text.action(action)
-        except ValueError as error:
-            raise ToolError(str(error)) from error
-        seen, reward, self._ended, self._cut, _ = self._text.step(action)
-        self._moves.append(action)
-        self._rewards.append(reward)
-        return str(seen)
+        return tasks_of(self._play.game, split)
 
     def _solve(
         self, *, quality: float = 1.0, rng: random.Random | None = None
     ) -> Generator[JsonObject, tuple[Message, ...], None]:
-        """Make the moves of the environment's solver; below quality 1 each is any move with probability 1 - quality."""
-        make, rng, words = solver_of(self._text), rng or random.Random(0), self._text.words or {}
-        assert make is not None
-        solver, word_of, last = make(), {value: word for word, value in words.items()}, None
-        while True:
-            if (wanted := solver.choose(last)) not in word_of:
-                raise EnvError(f"the way to solve {self._game.id} takes action {wanted}, for which there is no word: name it")
-            word = word_of[wanted] if rng.random() < quality else rng.choice(list(words))
-            last = words[word]
+        for word in self._play.solution(quality, rng or random.Random(0)):
             yield self.call("act", action=word) if self._interface == "tool" else self.say(word)
 
 

@@ -16,8 +16,8 @@ from typing import Any
 import gymnasium
 from gymnasium import spaces
 
-from agentgrpo.envs.seeded import seeded_tasks
 from agentgrpo.envs.gym_text.wrappers import TextObservation, load_function
+from agentgrpo.envs.seeded import seeded_tasks
 from agentgrpo.errors import AgentGRPOError, EnvError
 from agentgrpo.tasks import load_tasks
 from agentgrpo.tooling import describe
@@ -34,13 +34,18 @@ class Game:
     make_args: str
     view: str
 
+    @classmethod
+    def of(cls, id: str, make_args: Mapping[str, Any] | None, view: str) -> Game:
+        """Return the game of a config's words."""
+        return cls(id=id, make_args=json.dumps(make_args or {}), view=view)
+
     def make(self, seed: int) -> TextObservation:
         """Make the environment a seed is played in.
 
         Raises:
             EnvError: it cannot be made.
         """
-        kwargs = {name: _value(name, value, seed) for name, value in json.loads(self.make_args).items()}
+        kwargs = self.arguments(seed)
         if self.view == "ansi":
             kwargs["render_mode"] = "ansi"
         try:
@@ -55,6 +60,10 @@ class Game:
                 "knows, or 'package:id' of a package that is installed"
             ) from error
 
+    def arguments(self, seed: int) -> JsonObject:
+        """Return the environment's own arguments for a seed."""
+        return {name: _value(name, value, seed) for name, value in json.loads(self.make_args).items()}
+
     @property
     def is_remade(self) -> bool:
         """Whether each seed has an environment of its own."""
@@ -67,7 +76,7 @@ def tasks_of(game: Game, split: str) -> tuple[Task, ...]:
     env = game.make(0)
 
     def start_of(seed: int) -> str:
-        return str((game.make(seed) if game.is_remade else env).reset(seed=seed)[0])
+        return repr(game.arguments(seed)) if game.is_remade else str(env.reset(seed=seed)[0])
 
     rows = seeded_tasks(start_of, TRAIN, HELDOUT)
     env.close()

@@ -31,7 +31,12 @@ def taxi(env: gymnasium.Env[Any, Any], observation: Any) -> str:
     """Describe Taxi: where the taxi and the passenger are, where to, and which ways are open."""
     cab: Any = env.unwrapped
     row, column, passenger, destination = map(int, cab.decode(int(observation)))
-    roads = {"south": row < 4, "north": row > 0, "east": _is_open(cab, row, column), "west": _is_open(cab, row, column - 1)}
+    roads = {
+        "south": row < 4,
+        "north": row > 0,
+        "east": _is_open(cab, row, column),
+        "west": _is_open(cab, row, column - 1),
+    }
     return _json(
         {
             "row": row,
@@ -50,7 +55,7 @@ def blackjack(env: gymnasium.Env[Any, Any], observation: Any) -> str:
 
 
 def minigrid(env: gymnasium.Env[Any, Any], observation: Any) -> str:
-    """Describe MiniGrid and BabyAI as the agent sees them: its mission, the way ahead, and what is where in its view."""
+    """Describe MiniGrid and BabyAI as the agent sees them: the mission, the way ahead, what is where in view."""
     from minigrid.core.constants import IDX_TO_COLOR, IDX_TO_OBJECT, STATE_TO_IDX
 
     view, states = observation["image"], {index: name for name, index in STATE_TO_IDX.items()}

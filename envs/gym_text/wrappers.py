@@ -84,13 +84,17 @@ class TextAction(gymnasium.ActionWrapper[Any, str, Any]):
         if self.words is not None:
             if text not in self.words:
                 got, known = one_line(text, 40) or "nothing", ", ".join(self.words)
-                raise ValueError(f"there is no action '{got}'; expected one of {known}.{nearest(text[:40], self.words)}")
+                raise ValueError(
+                    f"there is no action '{got}'; expected one of {known}.{nearest(text[:40], self.words)}"
+                )
             return self.words[text]
         assert self._pattern is not None
         found = self._pattern.fullmatch(text)
         value = None if found is None else _number(self.env.action_space, found.groups())
         if value is None:
-            raise ValueError(f"got '{one_line(text, 40)}', expected {self._pattern.pattern} within {self.env.action_space}")
+            raise ValueError(
+                f"got '{one_line(text, 40)}', expected {self._pattern.pattern} within {self.env.action_space}"
+            )
         return value
 
     def step(self, action: str) -> tuple[Any, float, bool, bool, dict[str, Any]]:

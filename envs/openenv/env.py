@@ -6,21 +6,22 @@ It does not know what the environment is about: the server says which actions or
 from __future__ import annotations
 
 import contextlib
-import json
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from functools import partial
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
-from agentgrpo.core import ToolEnv
-from agentgrpo.envs.openenv.session import CLOSE_SECONDS, RefusedAction, Session
-from agentgrpo.envs.openenv.wire import action_fields, make_tool, result_of, text_of
-from agentgrpo.errors import EnvError, EnvFailure, TaskError, ToolError
-from agentgrpo.tooling import DeadlineExceeded, Tool, block_on, describe
-from agentgrpo.types import Json, JsonObject, Message
+from agentgrpo.core import StepResult, ToolEnv
+from agentgrpo.envs.openenv.episode import Episode
+from agentgrpo.envs.openenv.session import CLOSE_SECONDS, Session
+from agentgrpo.envs.openenv.wire import text_of
+from agentgrpo.errors import EnvError, EnvFailure, TaskError
+from agentgrpo.tooling import DeadlineExceeded, Tool, block_on
+from agentgrpo.types import JsonObject, Message
 
 SEEDS = {"train": range(1000), "heldout": range(1000, 1200)}
 _GRACE = 10.0  # seconds beyond the session's own deadlines
+
+T = TypeVar("T")
 
 
 class OpenEnv(ToolEnv):
@@ -56,10 +57,7 @@ class OpenEnv(ToolEnv):
             raise EnvError(f"got url = {url!r} and seconds = {seconds}; expected http://host:port and more than 0")
         super().__init__(tasks=tasks, reward_weights=reward_weights, tools=tools, render_mode=render_mode)
         self._url, self._seconds, self._instructions = url, seconds, instructions
-        self._session: Session | None = None
-        self._schema: JsonObject = {}
-        self._listed: list[Tool] = []
-        self._total, self._terms, self._over = 0.0, dict[str, float](), False
+        self._episode: Episode | None = None
 
     @classmethod
     def tasks(cls, split: str = "train") -> Sequence[JsonObject]:
@@ -71,99 +69,59 @@ class OpenEnv(ToolEnv):
     def reset_task(self, task: JsonObject) -> list[Message]:
         """Open a session and reset its environment with the task's row."""
         self._leave()
-        self._session = Session(self._url, self._seconds)
-        self._total, self._terms, self._over = 0.0, {}, False
+        self._episode = Episode(Session(self._url, self._seconds))
         wanted = {name: value for name, value in task.items() if name not in ("task_id", "weight")}
-        observation = self._wait(self._begin(self._session, wanted))
+        observation = self._wait(self._episode.begin(wanted))
         system = [{"role": "system", "content": self._instructions}] if self._instructions else []
-        own = observation.get("messages")  # ours: a server of `agentgrpo env serve`
+        own: list[Message] = observation.get("messages") or []  # of `agentgrpo env serve`
         return own or [*system, {"role": "user", "content": text_of(observation) or "Begin."}]
 
     def extra_tools(self) -> list[Tool]:
         """Return the server's tools."""
-        return self._listed
+        return self._playing().tools
+
+    def step(self, action: str) -> StepResult:
+        """Step as any tool environment; a server of ours may change the tools in between."""
+        before = self._playing().tools
+        result = super().step(action)
+        if self._playing().tools is not before:
+            self._offer(self._playing().tools)
+            result[4].update(self._info(result[4]["messages"]))
+        return result
 
     def respond(self, content: str) -> str | None:
         """Tell the server what was said, if it takes messages; without one the episode is over."""
-        if "content" not in self._schema.get("properties", {}):
-            return None
-        answer = self._wait(self._step({"type": "message", "content": content}))
-        return None if self._over else text_of(answer)
+        episode = self._playing()
+        said = self._wait(episode.say(content)) if episode.takes_messages else None
+        return None if episode.is_over else said
 
     def is_done(self) -> bool:
         """Return whether the server said `done`."""
-        return self._over
+        return self._playing().is_over
 
     def reward(self) -> dict[str, float]:
         """Return the sum of the rewards as `outcome`, or the terms a server of ours named."""
-        return self._terms or {"outcome": self._total}
+        return self._playing().terms or {"outcome": self._playing().total}
 
     def close(self) -> None:
         """End the session."""
         self._leave()
         super().close()
 
-    async def _begin(self, session: Session, wanted: JsonObject) -> JsonObject:
-        self._schema = self._schema or await session.schema()
-        try:
-            observation: JsonObject = (await session.begin(wanted)).get("observation") or {}
-        except RefusedAction as error:
-            raise EnvFailure(f"{self._url} does not take the task {wanted}: {error}") from error
-        self._listed = await self._list_tools()
-        return observation
-
-    async def _list_tools(self) -> list[Tool]:
-        if "tool_name" not in self._schema.get("properties", {}):
-            return [make_tool("act", self._schema.get("description"), action_fields(self._schema), self._act)]
-        listed = (await self._step({"type": "list_tools"})).get("tools")
-        try:
-            return [
-                make_tool(row["name"], row.get("description"), dict(row["input_schema"]), partial(self._call, row["name"]))
-                for row in listed or ()
-            ]
-        except (TypeError, KeyError, ValueError, AttributeError) as error:
-            raise EnvFailure(f"{self._url} lists tools that are none: {describe(error)}") from error
-
-    async def _act(self, **fields: Json) -> str:
-        return text_of(await self._move(fields))
-
-    async def _call(self, name: str, /, **arguments: Json) -> str:
-        observation = await self._move({"type": "call_tool", "tool_name": name, "arguments": arguments})
-        if observation.get("tools_changed"):
-            self._listed = await self._list_tools()
-            self._offer(self._listed)
-        return result_of(name, observation)
-
-    async def _move(self, action: JsonObject) -> JsonObject:
-        if self._over:
-            raise ToolError("it is over: no action makes a difference any more")
-        try:
-            return await self._step(action)
-        except RefusedAction as error:
-            raise ToolError(str(error)) from error
-
-    async def _step(self, action: JsonObject) -> JsonObject:
-        if self._session is None:
+    def _playing(self) -> Episode:
+        if self._episode is None:
             raise EnvFailure("there is no session: call reset() first")
-        answer = await self._session.ask("step", action)
-        reward = answer.get("reward")
-        if isinstance(reward, int | float):
-            self._total += reward
-        self._over = self._over or answer.get("done") is True
-        observation: JsonObject = answer.get("observation") or {}
-        self._terms = observation.get("reward_terms") or {}
-        return observation
+        return self._episode
 
-    def _wait(self, coroutine: Coroutine[Any, Any, JsonObject]) -> JsonObject:
+    def _wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
         try:
-            found: JsonObject = block_on(coroutine, 2 * self._seconds + _GRACE)
+            found: T = block_on(coroutine, 2 * self._seconds + _GRACE)
         except DeadlineExceeded as error:
             raise EnvFailure(f"{self._url} did not answer in time") from error
         return found
 
     def _leave(self) -> None:
-        session, self._session = self._session, None
-        if session is not None:
+        episode, self._episode = self._episode, None
+        if episode is not None:
             with contextlib.suppress(DeadlineExceeded, RuntimeError):  # its event loop may have ended before it
-                block_on(session.close(), 2 * CLOSE_SECONDS)
-
+                block_on(episode.close(), 2 * CLOSE_SECONDS)

@@ -1,7 +1,7 @@
 """One session with an OpenEnv server: a WebSocket, questions and answers, and what becomes of errors.
 
-It does not know what the observations mean. Every wait has a deadline; after a missed one the session is of no more use,
-for the late answer would be taken for that of the next question.
+It does not know what the observations mean. Every wait has a deadline; after a missed one the session is of no more
+use, for the late answer would be taken for that of the next question.
 """
 
 from __future__ import annotations

@@ -105,7 +105,8 @@ def evaluates_answers(scorer: object) -> bool:
     tree = ast.parse(textwrap.dedent(inspect.getsource(scorer)))  # type: ignore[arg-type]
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     return any(
-        _last_name(call.func) in _EVALUATORS and any(isinstance(n, ast.Name) and n.id == "answer" for n in ast.walk(call))
+        _last_name(call.func) in _EVALUATORS
+        and any(isinstance(n, ast.Name) and n.id == "answer" for n in ast.walk(call))
         for call in calls
     )
 

@@ -6,10 +6,8 @@ It does not know harnesses, runtimes or endpoints: the agent is our own loop, th
 from __future__ import annotations
 
 import asyncio
-import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,10 +15,11 @@ from agentgrpo.actions import parse_action
 from agentgrpo.core import StepResult, ToolEnv
 from agentgrpo.envs.verifiers.load import load, message_of, new_trace, opening
 from agentgrpo.envs.verifiers.seat import Seat
-from agentgrpo.errors import EnvError, EnvFailure, TaskError, ToolError
+from agentgrpo.envs.verifiers.toolset import tools_of
+from agentgrpo.errors import EnvError, EnvFailure, TaskError
 from agentgrpo.tasks import load_tasks
-from agentgrpo.tooling import Tool, as_tool
-from agentgrpo.types import Json, JsonObject, Message, Task, ToolCall
+from agentgrpo.tooling import Tool
+from agentgrpo.types import JsonObject, Message, Task, ToolCall
 
 SPLITS = ("train", "heldout")
 _SHARE = 6  # one task of so many is held out
@@ -78,7 +77,7 @@ class Verifiers(ToolEnv):
         first = opening(chosen)
         for said in first:
             self._seat.record(said, sampled=False)
-        self._toolset = self._seat.call(_tools_of(self._env.taskset, chosen, self._seat.trace.state, self._seat.call))
+        self._toolset = self._seat.call(tools_of(self._env.taskset, chosen, self._seat.trace.state, self._seat.call))
         return [*map(message_of, [*first, *self._seat.start(self._play(chosen, self._seat))])]
 
     def extra_tools(self) -> list[Tool]:
@@ -158,32 +157,3 @@ def _rows(count: int, split: str) -> list[JsonObject]:
         raise TaskError(f"a verifiers taskset has no split '{split}', it has {', '.join(SPLITS)}")
     chosen = [index for index in range(count) if (index % _SHARE == _SHARE - 1) == (split == "heldout")]
     return [{"task_id": f"{split}-{index}", "index": index} for index in chosen]
-
-
-async def _tools_of(taskset: Any, task: Any, state: Any, call: Callable[..., Any]) -> list[Tool]:
-    """Set up the tool servers of a task, without serving them, and return their tools."""
-    from verifiers.v1.utils.decorators import discover_decorated
-
-    tools = []
-    own = type(task).toolsets(task.config)
-    for server in [*taskset.toolsets(taskset.config), *own]:
-        server._inert_state = state  # what its `state` gives where no server has fetched another
-        await server.setup()
-        if server in own:
-            await server.setup_task(task.data)
-        prefix = f"{server.server_name}_" if server.server_name else ""
-        for function in discover_decorated(server, "tool"):
-            name = prefix + (getattr(function, "tool_name", None) or function.__name__)
-            tools.append(_as_ours(function, name, call))
-    return tools
-
-
-def _as_ours(function: Callable[..., Any], name: str, call: Callable[..., Any]) -> Tool:
-    def run(**arguments: Json) -> Any:
-        try:
-            result = function(**arguments)
-            return call(result) if inspect.isawaitable(result) else result
-        except Exception as error:  # over MCP the agent is told, and goes on
-            raise ToolError(str(error) or type(error).__name__) from error
-
-    return replace(as_tool(function), name=name, function=run, is_async=False)

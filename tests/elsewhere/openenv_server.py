@@ -1,4 +1,4 @@
-"""Two environments on OpenEnv's own server, as their authors write them; run by an interpreter that has openenv-core."""
+"""Two environments on OpenEnv's own server, as authors write them; run by an interpreter that has openenv-core."""
 
 from __future__ import annotations
 

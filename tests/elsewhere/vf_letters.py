@@ -50,7 +50,10 @@ class LettersTaskset(vf.Taskset[LettersTask, vf.TasksetConfig]):
         for index, word in enumerate(WORDS):
             letter = word[index % len(word)]
             data = LettersData(
-                prompt=f"How often is {letter} in {word}?", system_prompt="Answer with a number.", word=word, letter=letter
+                prompt=f"How often is {letter} in {word}?",
+                system_prompt="Answer with a number.",
+                word=word,
+                letter=letter,
             )
             yield LettersTask(data, self.config.task)
 
