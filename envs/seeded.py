@@ -5,7 +5,7 @@ It does not know what a seed makes, only whether two make the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 
 from agentgrpo.seeds import derive_seed
@@ -16,7 +16,9 @@ _FEWEST = 30  # distinct starts, below which they are not split
 _PATIENCE = 3000  # seeds in a row that give nothing new, after which there is nothing new
 
 
-def seeded_tasks(start_of: Callable[[int], str], train: int, heldout: int) -> dict[str, list[JsonObject]]:
+def seeded_tasks(
+    start_of: Callable[[int], str], train: int, heldout: int, seeds: Iterable[int] | None = None
+) -> dict[str, list[JsonObject]]:
     """Return the rows of `train` and `heldout`: every start once, none in both.
 
     An environment with few starts (a fixed map) has them all in both splits, as often as rows are wanted: then only
@@ -26,11 +28,12 @@ def seeded_tasks(start_of: Callable[[int], str], train: int, heldout: int) -> di
         start_of: Says what a seed starts with; equal texts are the same start.
         train: Most rows to train on.
         heldout: Most rows to hold out.
+        seeds: What to choose from; None means all from 0 on.
     """
     wanted = {"train": train, "heldout": heldout}
     found: dict[str, list[int]] = {"train": [], "heldout": []}
     seen = 0
-    for seed, start in _distinct(start_of):
+    for seed, start in _distinct(start_of, count() if seeds is None else seeds):
         seen += 1
         split = "train" if derive_seed("start", start) % _SHARE else "heldout"
         if len(found[split]) < wanted[split]:
@@ -46,10 +49,10 @@ def _row(split: str, seed: int) -> JsonObject:
     return {"task_id": f"{split}-{seed}", "seed": seed}
 
 
-def _distinct(start_of: Callable[[int], str]) -> Iterator[tuple[int, str]]:
+def _distinct(start_of: Callable[[int], str], seeds: Iterable[int]) -> Iterator[tuple[int, str]]:
     seen: set[str] = set()
     idle = 0
-    for seed in count():
+    for seed in seeds:
         start = start_of(seed)
         idle = idle + 1 if start in seen else 0
         if idle > _PATIENCE:

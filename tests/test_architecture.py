@@ -39,7 +39,7 @@ SPINE: list[set[str]] = [
         "blocking",
     }
     | {"watchdog", "sft", "tiny", "demonstrations", "warm_start", "summary", "opening", "trainer_state", "stopping"}
-    | {"run_state", "gathering", "looks", "ending", "evaluate_endpoint", "good_episodes"},
+    | {"run_state", "gathering", "looks", "ending", "evaluate_endpoint", "good_episodes", "env_server"},
 ]
 BASE = SPINE[0] | SPINE[1]
 ALLOWED = {area: set[str]().union(*SPINE[: rank + 1]) for rank, layer in enumerate(SPINE) for area in layer}
@@ -56,6 +56,7 @@ ALLOWED |= {
     "agentgrpo": ALLOWED["training"],  # the package itself: its public names, lazily
 }
 LAZY = {"torch", "transformers", "vllm", "matplotlib", "datasets", "wandb", "tensorboard", "trackio", "mcp", "ray"}
+LAZY |= {"minigrid", "bfcl_eval", "reasoning_gym", "verifiers"}  # environments from elsewhere
 LAZY_OWN = {
     "agentgrpo",
     "cli",

@@ -1,7 +1,8 @@
 """BFCL's multi-turn tasks as an environment: the user's turns, the apps' tools, and the checks after each turn.
 
 A turn ends with a message without calls. Then the apps' state has to equal, and the results so far have to contain,
-what the right calls lead to; the episode ends at the first turn that fails. It does not know how those calls were found.
+what the right calls lead to; the episode ends at the first turn that fails. It does not know who found
+those calls.
 """
 
 from __future__ import annotations

@@ -73,9 +73,17 @@ def minigrid(env: gymnasium.Env[Any, Any], observation: Any) -> str:
 
 
 def minigrid_map(env: gymnasium.Env[Any, Any], observation: Any) -> str:
-    """Describe MiniGrid and BabyAI from above: the mission and the whole grid, two characters for each cell."""
+    """Describe MiniGrid and BabyAI from above: the mission and the whole grid, two characters for each cell.
+
+    They are MiniGrid's own, but for grey, which is x there: it would read as green does.
+    """
     grid: Any = env.unwrapped
-    return f"mission: {observation['mission']}\n{grid.pprint_grid()}"
+    rows = grid.pprint_grid().split("\n")
+    for row, column in np.ndindex(grid.grid.height, grid.grid.width):
+        tile = grid.grid.get(column, row)
+        if tile is not None and tile.color == "grey" and (column, row) != tuple(grid.agent_pos):
+            rows[row] = rows[row][: 2 * column + 1] + "x" + rows[row][2 * column + 2 :]
+    return "\n".join([f"mission: {observation['mission']}", *rows])
 
 
 def _ice_at(ice: Any, row: int, column: int) -> str:

@@ -71,7 +71,11 @@ class OpenEnv(ToolEnv):
         self._leave()
         self._episode = Episode(Session(self._url, self._seconds))
         wanted = {name: value for name, value in task.items() if name not in ("task_id", "weight")}
-        observation = self._wait(self._episode.begin(wanted))
+        try:
+            observation = self._wait(self._episode.begin(wanted))
+        except BaseException:
+            self._leave()
+            raise
         system = [{"role": "system", "content": self._instructions}] if self._instructions else []
         own: list[Message] = observation.get("messages") or []  # of `agentgrpo env serve`
         return own or [*system, {"role": "user", "content": text_of(observation) or "Begin."}]

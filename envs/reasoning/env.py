@@ -25,6 +25,7 @@ from agentgrpo.types import JsonObject, Message, Task
 
 SPLITS = ("train", "heldout")
 TRAIN, HELDOUT = 1000, 200  # most tasks
+SIZE = 10_000  # questions of a dataset, by number
 INSTRUCTIONS = "Give the answer and nothing else, or put it between <answer> and </answer>."
 _EVALUATORS = {"eval", "exec", "parse_expr", "sympify", "S"}
 
@@ -57,7 +58,7 @@ class ReasoningGym(ToolEnv):
     ) -> None:
         super().__init__(tasks=tasks, reward_weights=reward_weights, render_mode=render_mode)
         self._dataset, self._args, self._instructions = dataset, json.dumps(dataset_args or {}), instructions
-        self._source = _make(dataset, self._args, 0)
+        self._source = _make(dataset, self._args)
         self._entry: JsonObject = self._source[0]
         # Some datasets ship no answer that they would accept, only what an answer has to fulfil.
         is_known = self._source.score_answer(self._entry["answer"], self._entry) == 1
@@ -74,9 +75,10 @@ class ReasoningGym(ToolEnv):
         return [task.row for task in _tasks(dataset, json.dumps(dataset_args or {}), split)]
 
     def reset_task(self, task: JsonObject) -> list[Message]:
-        """Make the seed's question."""
-        self._source = _make(self._dataset, self._args, task["seed"])
-        self._entry = self._source[0]
+        """Ask the question of the seed's number."""
+        if not 0 <= task["seed"] < SIZE:
+            raise TaskError(f"seed is {task['seed']}, expected 0 to {SIZE - 1}")
+        self._entry = self._source[task["seed"]]
         system = [{"role": "system", "content": self._instructions}] if self._instructions else []
         return [*system, {"role": "user", "content": self._entry["question"]}]
 
@@ -93,7 +95,7 @@ class ReasoningGym(ToolEnv):
     ) -> Generator[JsonObject, tuple[Message, ...], None]:
         """Give the dataset's own answer; below quality 1 now and then that of another question."""
         is_right = (rng or random.Random(0)).random() < quality
-        other = _make(self._dataset, self._args, self.task["seed"] + 1)[0]
+        other = self._source[(self.task["seed"] + 1) % SIZE]
         yield self.say(str((self._entry if is_right else other)["answer"]))
 
     def _shipped(self, split: str) -> tuple[Task, ...]:
@@ -115,8 +117,9 @@ def _last_name(function: ast.expr) -> str:
     return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
 
 
-def _make(name: str, args: str, seed: int) -> Any:
-    """Return a dataset that holds one question."""
+@lru_cache(maxsize=8)
+def _make(name: str, args: str) -> Any:
+    """Return a dataset; its questions are made when they are asked for."""
     try:
         from reasoning_gym.factory import DATASETS, create_dataset
     except ImportError as error:
@@ -131,12 +134,13 @@ def _make(name: str, args: str, seed: int) -> Any:
             "anything here: take another dataset"
         )
     try:
-        return create_dataset(name, seed=seed, size=1, **json.loads(args))
+        return create_dataset(name, **{"seed": 0, **json.loads(args), "size": SIZE})
     except (TypeError, ValueError, AssertionError) as error:
         raise EnvError(f"reasoning-gym's '{name}' does not take {args}: {describe(error)}") from error
 
 
 @lru_cache(maxsize=8)
 def _tasks(name: str, args: str, split: str) -> tuple[Task, ...]:
-    rows = seeded_tasks(lambda seed: str(_make(name, args, seed)[0]["question"]), TRAIN, HELDOUT)
+    dataset = _make(name, args)
+    rows = seeded_tasks(lambda seed: str(dataset[seed]["question"]), TRAIN, HELDOUT, range(SIZE))
     return load_tasks(rows[split], split=split)

@@ -54,7 +54,7 @@ class Verifiers(ToolEnv):
         super().__init__(tasks=tasks, reward_weights=reward_weights, render_mode=render_mode)
         self._given = (taskset, json.dumps(taskset_args or {}))
         self._env, self._all = load(*self._given)
-        self._loop = asyncio.new_event_loop()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._seat: Seat | None = None
         self._toolset: list[Tool] = []
         self._played: Any = None
@@ -72,6 +72,7 @@ class Verifiers(ToolEnv):
         if not 0 <= task["index"] < len(self._all):
             raise TaskError(f"{self._given[0]} has {len(self._all)} tasks here, there is no {task['index']}")
         self._leave()
+        self._loop = self._loop or asyncio.new_event_loop()
         chosen = self._played = self._all[task["index"]].with_data()
         self._seat, self._ended = Seat(self._loop, new_trace(chosen)), False
         first = opening(chosen)
@@ -122,7 +123,8 @@ class Verifiers(ToolEnv):
     def close(self) -> None:
         """End the environment and its event loop."""
         self._leave()
-        self._loop.close()
+        if self._loop is not None:
+            self._loop.close()
         super().close()
 
     def _shipped(self, split: str) -> tuple[Task, ...]:
