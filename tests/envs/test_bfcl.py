@@ -52,9 +52,7 @@ def test_the_oracle_solves_all_800_and_doing_nothing_solves_none(capsys: pytest.
         idle += env.step(NOTHING)[1]
     seconds = time.process_time() - clock
     with capsys.disabled():
-        print(
-            f"\nBFCL v4 multi-turn: oracle {solved}/800, do-nothing {idle:g}/800, {seconds:.1f} s of CPU"
-        )
+        print(f"\nBFCL v4 multi-turn: oracle {solved}/800, do-nothing {idle:g}/800, {seconds:.1f} s of CPU")
     assert (solved, len(rows), idle) == (800, 800, 0.0)
     assert seconds < 6.0  # 2.3 s on a quiet core: that it is under 3 is for a quiet machine to say
 
