@@ -23,7 +23,6 @@ from agentgrpo.tasks import load_tasks
 from agentgrpo.tooling import describe
 from agentgrpo.types import JsonObject, Message, Task
 
-SPLITS = ("train", "heldout")
 TRAIN, HELDOUT = 1000, 200  # most tasks
 SIZE = 10_000  # questions of a dataset, by number
 INSTRUCTIONS = "Give the answer and nothing else, or put it between <answer> and </answer>."
@@ -44,7 +43,6 @@ class ReasoningGym(ToolEnv):
 
     # Making and scoring some questions can take forever: only a process can be stopped.
     metadata: ClassVar[dict[str, Any]] = {"isolation": "process"}  # type: ignore[misc]  # as in AgentEnv
-    splits = SPLITS
 
     def __init__(
         self,
@@ -70,8 +68,8 @@ class ReasoningGym(ToolEnv):
         cls, split: str = "train", *, dataset: str = "chain_sum", dataset_args: Mapping[str, Any] | None = None
     ) -> Sequence[JsonObject]:
         """Return the rows of `train` or `heldout`."""
-        if split not in SPLITS:
-            raise TaskError(f"a reasoning-gym dataset has no split '{split}', it has {', '.join(SPLITS)}")
+        if split not in cls.splits:
+            raise TaskError(f"a reasoning-gym dataset has no split '{split}', it has {', '.join(cls.splits)}")
         return [task.row for task in _tasks(dataset, json.dumps(dataset_args or {}), split)]
 
     def reset_task(self, task: JsonObject) -> list[Message]:

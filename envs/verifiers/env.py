@@ -21,7 +21,6 @@ from agentgrpo.tasks import load_tasks
 from agentgrpo.tooling import Tool
 from agentgrpo.types import JsonObject, Message, Task, ToolCall
 
-SPLITS = ("train", "heldout")
 _SHARE = 6  # one task of so many is held out
 
 
@@ -38,7 +37,6 @@ class Verifiers(ToolEnv):
 
     # Tools and rewards are others' code, which may block, hang, and share state between episodes.
     metadata: ClassVar[dict[str, Any]] = {"isolation": "process"}  # type: ignore[misc]  # as in AgentEnv
-    splits = SPLITS
 
     def __init__(
         self,
@@ -131,7 +129,9 @@ class Verifiers(ToolEnv):
         return load_tasks(_rows(len(self._all), split), split=split)
 
     async def _play(self, task: Any, seat: Seat) -> None:
-        await self._env.run(task, _Agents(seat))
+        agents = _Agents(seat)
+        await self._env.setup(agents)
+        await self._env.run(task, agents)
 
     def _sitting(self) -> Seat:
         if self._seat is None:
@@ -155,7 +155,7 @@ class _Agents:
 
 
 def _rows(count: int, split: str) -> list[JsonObject]:
-    if split not in SPLITS:
-        raise TaskError(f"a verifiers taskset has no split '{split}', it has {', '.join(SPLITS)}")
+    if split not in Verifiers.splits:
+        raise TaskError(f"a verifiers taskset has no split '{split}', it has {', '.join(Verifiers.splits)}")
     chosen = [index for index in range(count) if (index % _SHARE == _SHARE - 1) == (split == "heldout")]
     return [{"task_id": f"{split}-{index}", "index": index} for index in chosen]

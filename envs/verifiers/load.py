@@ -61,6 +61,7 @@ def _reasons(env: Any, task: Any) -> list[str]:
         "its tasks are set up in a runtime": kind.setup is not Task.setup or kind.finalize is not Task.finalize,
         f"its {', '.join(scorers)} need a runtime": bool(scorers),
         "its environment judges several agents": type(env).finalize is not Env.finalize,
+        "its environment starts something beside it": type(env).start is not Env.start,
         "its tasks have @stop or @intercept hooks": bool(task.hooks("stop")) or _intercepts(task),
     }
     return [reason for reason, holds in found.items() if holds]
@@ -97,5 +98,5 @@ def opening(task: Any) -> list[Any]:
 
 def message_of(said: Any) -> JsonObject:
     """Return a message of verifiers as ours."""
-    content = said.content if isinstance(said.content, str) else "".join(getattr(p, "text", "") for p in said.content)
-    return {"role": said.role, "content": content}
+    parts = [said.content] if isinstance(said.content, str) else [getattr(p, "text", "") for p in said.content or ()]
+    return {"role": said.role, "content": "".join(parts)}
