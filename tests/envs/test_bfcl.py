@@ -15,8 +15,9 @@ pytest.importorskip("bfcl_eval", reason="pip install --no-deps bfcl-eval && pip 
 from agentgrpo.envcheck import check_env
 from agentgrpo.envs.bfcl.data import entries
 from agentgrpo.envs.bfcl.env import MORE_TOOLS, SPLITS, Bfcl
-from agentgrpo.errors import EnvError, TaskError
+from agentgrpo.errors import EnvError, EnvFailure, TaskError
 from agentgrpo.registry import resolve_env
+from agentgrpo.rollout.isolation import EnvHosts
 from agentgrpo.types import JsonObject
 
 ROOT = Path(__file__).parents[2]
@@ -161,6 +162,17 @@ def test_what_cannot_be_used_is_refused() -> None:
         Bfcl(reward="half")  # type: ignore[arg-type]
     with pytest.raises(TaskError, match="no multi-turn task 'x'"):
         Bfcl().reset(options={"task": {"entry": "x"}})
+
+
+async def test_numbers_that_take_forever_end_with_the_process() -> None:
+    hosts = EnvHosts(resolve_env("bfcl"), concurrency=1, seconds=2)
+    host = hosts.make()
+    math = next(entry.id for entry in entries().values() if "MathAPI" in entry.apps)
+    await host.reset(options={"task": {"task_id": math, "entry": math}})
+    call = {"id": "a", "name": "power", "arguments": {"base": 7, "exponent": 10**12}}
+    with pytest.raises(EnvFailure, match="did not return within 2 s; its process was killed"):
+        await host.step(json.dumps({"content": "", "tool_calls": [call]}))
+    hosts.close()
 
 
 def test_without_the_package_there_is_a_message() -> None:
