@@ -249,7 +249,7 @@ class ToolEnv(AgentEnv):
 
     def _shipped(self, split: str) -> tuple[Task, ...]:
         """Return the tasks of a split: its class's, unless the arguments of an environment choose its tasks."""
-        return _shipped(type(self), split)
+        return _shipped(type(self), split)  # type: ignore[arg-type]  # mypy takes classes for unhashable
 
     def _offer(self, extra: Iterable[Tool | Callable[..., Any]]) -> None:
         tools = self._own_tools | _named(map(as_tool, extra))

@@ -116,8 +116,9 @@ class Bfcl(ToolEnv):
 
     def _run(self, call: ToolCall | BadCall) -> ToolResult:
         """Run a call; as on the leaderboard, a tool that is not offered answers too (one right answer needs it to)."""
-        hidden = isinstance(call, ToolCall) and call.name in self._all_tools and call.name not in self.tools
-        return self._all_tools[call.name].call(call.arguments) if hidden else super()._run(call)
+        if isinstance(call, ToolCall) and call.name in self._all_tools and call.name not in self.tools:
+            return self._all_tools[call.name].call(call.arguments)
+        return super()._run(call)
 
     def _asked(self) -> str:
         return self._entry.questions[self._turn] or MORE_TOOLS

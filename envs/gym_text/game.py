@@ -102,7 +102,8 @@ def words_of(env: gymnasium.Env[Any, Any], actions: Any) -> dict[str, Any] | str
     if not isinstance(space, spaces.Discrete):
         raise EnvError(f"{env.unwrapped} takes {space}: give a pattern of numbers as actions")
     if actions is None and isinstance(names, EnumMeta):
-        return {action.name: int(action.value) for action in list(names)}  # type: ignore[attr-defined]
+        members: dict[str, Any] = dict(names.__members__)
+        return {name: int(member.value) for name, member in members.items()}
     values = range(int(space.start), int(space.start + space.n))
     words = list(map(str, values if actions is None else actions))
     if len(words) != len(values):

@@ -74,4 +74,5 @@ def best_actions(table: dict[int, dict[int, list[tuple[float, int, float, bool]]
         before, value = value, worth.max(axis=1)
         if np.abs(value - before).max() < _TOLERANCE:
             break
-    return np.argmax(worth, axis=1)
+    best: NDArray[np.intp] = np.argmax(worth, axis=1)
+    return best

@@ -35,10 +35,9 @@ class TextObservation(gymnasium.ObservationWrapper[str, Any, Any]):
             called with the unwrapped environment and the observation.
     """
 
-    observation_space = UnicodeText()
-
     def __init__(self, env: gymnasium.Env[Any, Any], render: str = "ansi") -> None:
         super().__init__(env)
+        self.observation_space = UnicodeText()
         own: dict[str, View] = {"ansi": self._picture, "json": _as_json}
         if render == "ansi" and env.render_mode != "ansi":
             raise EnvError(
@@ -64,10 +63,9 @@ class TextAction(gymnasium.ActionWrapper[Any, str, Any]):
             the action (one for a `Discrete` space).
     """
 
-    action_space = UnicodeText()
-
     def __init__(self, env: gymnasium.Env[str, Any], actions: Mapping[str, Any] | str) -> None:
         super().__init__(env)
+        self.action_space = UnicodeText()
         self.words: dict[str, Any] | None = None if isinstance(actions, str) else dict(actions)
         self._pattern = re.compile(actions) if isinstance(actions, str) else None
         for word, value in (self.words or {}).items():
@@ -120,7 +118,7 @@ def load_function(reference: str) -> Callable[..., Any]:
     """
     module, _, name = reference.rpartition(":")
     try:
-        found = getattr(importlib.import_module(module), name) if module else None
+        found: Callable[..., Any] | None = getattr(importlib.import_module(module), name) if module else None
     except Exception as error:
         raise EnvError(f"cannot take '{reference}': {describe(error)}; expected module:function") from error
     if not callable(found):

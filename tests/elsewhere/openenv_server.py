@@ -54,6 +54,8 @@ class DoorEnv(MCPEnvironment):
     """A door with a code: MCP tools, a reward when it is open."""
 
     SUPPORTS_CONCURRENT_SESSIONS = True
+    _code: int
+    _is_open: bool
 
     def __init__(self) -> None:
         server = FastMCP("door")

@@ -49,9 +49,9 @@ def test_its_prompt_its_tools_and_its_rewards_are_there(letters: Verifiers) -> N
     assert tool["function"]["name"] == "letters_tools_count"
     assert tool["function"]["description"] == "Count a letter in the word."
     assert letters.step(json.dumps(letters.call("letters_tools_count", letter="e")))[0] == "3"
-    reward, terminated, terms = [letters.step(json.dumps(letters.say("3")))[place] for place in (1, 2, 4)]
+    _, reward, terminated, _, info = letters.step(json.dumps(letters.say("3")))
     assert (reward, terminated) == (1.25, True)
-    assert terms["reward_terms"] == {"right": 1.0, "looked": 0.25}
+    assert info["reward_terms"] == {"right": 1.0, "looked": 0.25}
 
 
 def test_what_a_tool_refuses_is_told(letters: Verifiers) -> None:
