@@ -247,10 +247,6 @@ class ToolEnv(AgentEnv):
             self._ids[split] = [task.id for task in tasks]
         return self._ids[split]
 
-    def _shipped(self, split: str) -> tuple[Task, ...]:
-        """Return the tasks of a split: its class's, unless the arguments of an environment choose its tasks."""
-        return _shipped(type(self), split)  # type: ignore[arg-type]  # mypy takes classes for unhashable
-
     def _offer(self, extra: Iterable[Tool | Callable[..., Any]]) -> None:
         tools = self._own_tools | _named(map(as_tool, extra))
         for name in self._wanted or ():
@@ -297,6 +293,10 @@ class ToolEnv(AgentEnv):
 
     def _observe(self, capability: str) -> Any:
         return getattr(self, capability)() if self._has(capability) else None
+
+    def _shipped(self, split: str) -> tuple[Task, ...]:
+        """Return the tasks of a split: its class's, unless the arguments of an environment choose its tasks."""
+        return _shipped(type(self), split)  # type: ignore[arg-type]  # mypy takes classes for unhashable
 
 
 def weigh(terms: Mapping[str, float], weights: Mapping[str, float]) -> float:

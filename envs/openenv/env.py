@@ -15,7 +15,7 @@ from agentgrpo.envs.openenv.episode import Episode
 from agentgrpo.envs.openenv.session import CLOSE_SECONDS, Session
 from agentgrpo.envs.openenv.wire import text_of
 from agentgrpo.errors import EnvError, EnvFailure, TaskError
-from agentgrpo.tooling import DeadlineExceeded, Tool, block_on
+from agentgrpo.tooling import Tool, wait_on_tool_loop
 from agentgrpo.types import JsonObject, Message
 
 SEEDS = {"train": range(1000), "heldout": range(1000, 1200)}
@@ -119,13 +119,13 @@ class OpenEnv(ToolEnv):
 
     def _wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
         try:
-            found: T = block_on(coroutine, 2 * self._seconds + _GRACE)
-        except DeadlineExceeded as error:
+            found: T = wait_on_tool_loop(coroutine, 2 * self._seconds + _GRACE)
+        except TimeoutError as error:
             raise EnvFailure(f"{self._url} did not answer in time") from error
         return found
 
     def _leave(self) -> None:
         episode, self._episode = self._episode, None
         if episode is not None:
-            with contextlib.suppress(DeadlineExceeded, RuntimeError):  # its event loop may have ended before it
-                block_on(episode.close(), 2 * CLOSE_SECONDS)
+            with contextlib.suppress(TimeoutError, RuntimeError):  # its event loop may have ended before it
+                wait_on_tool_loop(episode.close(), 2 * CLOSE_SECONDS)
