@@ -276,7 +276,7 @@ class ToolEnv(AgentEnv):
     def _load(self, split: str) -> list[str]:
         if split not in self._ids:
             is_own = split == "train" and self._own_tasks is not None
-            tasks = load_tasks(self._own_tasks or (), split=split) if is_own else _shipped(type(self), split)  # type: ignore[arg-type]
+            tasks = load_tasks(self._own_tasks or (), split=split) if is_own else self._shipped(split)
             self._rows |= {task.id: task.row for task in tasks}
             self._ids[split] = [task.id for task in tasks]
         return self._ids[split]
@@ -332,6 +332,10 @@ class ToolEnv(AgentEnv):
     def _observe(self, capability: str) -> Any:
         return getattr(self, capability)() if self._has(capability) else None
 
+    def _shipped(self, split: str) -> tuple[Task, ...]:
+        """Return the tasks of a split: its class's, unless the arguments of an environment choose its tasks."""
+        return _shipped(type(self), split)  # type: ignore[arg-type]  # mypy takes classes for unhashable
+
 
 def weigh(terms: Mapping[str, float], weights: Mapping[str, float]) -> float:
     """Return the weighted sum of reward terms; a term without a weight counts once.
@@ -366,4 +370,4 @@ def _named(tools: Iterable[Tool]) -> dict[str, Tool]:
 
 
 def _joined(messages: Sequence[Message]) -> str:
-    return "\n".join(str(message["content"]) for message in messages)
+    return "\n".join(str(message["content"]) for message in messages if message.get("role") != "system")

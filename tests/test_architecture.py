@@ -39,7 +39,7 @@ SPINE: list[set[str]] = [
         "rewarding",
     }
     | {"watchdog", "sft", "tiny", "demonstrations", "warm_start", "summary", "opening", "trainer_state", "stopping"}
-    | {"run_state", "gathering", "looks", "ending", "evaluate_endpoint", "good_episodes"},
+    | {"run_state", "gathering", "looks", "ending", "evaluate_endpoint", "good_episodes", "env_server"},
 ]
 BASE = SPINE[0] | SPINE[1]
 ALLOWED = {area: set[str]().union(*SPINE[: rank + 1]) for rank, layer in enumerate(SPINE) for area in layer}
@@ -58,6 +58,7 @@ ALLOWED |= {
 LAZY = {"torch", "transformers", "vllm", "matplotlib", "datasets", "wandb", "tensorboard", "trackio", "mcp", "ray"}
 LAZY |= {"yaml"}  # for OpenAPI documents that are no JSON
 LAZY |= {"anyio", "httpx2", "jsonschema", "uvicorn"}  # what mcp brings
+LAZY |= {"minigrid", "bfcl_eval", "reasoning_gym", "verifiers"}  # environments from elsewhere
 LAZY_OWN = {
     "agentgrpo",
     "cli",

@@ -109,6 +109,21 @@ def env_list() -> None:
     _load("agentgrpo.cli.environments").list_shipped()
 
 
+@env_app.command(name="serve")
+def env_serve(
+    env: Annotated[str, typer.Argument(help="What names an environment, or a TOML file whose env and env_args count.")],
+    host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for all. There are no passwords.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, help="0 takes a free one.")] = 8000,
+    capacity: Annotated[int, typer.Option(min=1, help="Most episodes at once.")] = 128,
+    seconds: Annotated[float, typer.Option(help="Deadline of a reset or step.")] = 60.0,
+    set_: Set = [],  # noqa: B006
+) -> None:
+    """Serve an environment over OpenEnv's WebSocket protocol."""
+    _load("agentgrpo.cli.env_serve").serve(env, host, port, capacity, seconds, set_)
+
+
 @model_app.command(name="tiny")
 def model_tiny(
     folder: Annotated[Path, typer.Argument(help="Where to write the model.")],

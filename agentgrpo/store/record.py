@@ -115,26 +115,26 @@ def start_record(
     """Write `run.json` at the start of a run and return it.
 
     Args:
+        run: Where to.
         config: The resolved configuration, which holds the seed.
         env: The environment's classes: a mixture has several; none when it is not Python at hand.
         env_id: What the configuration calls it.
         tasks: The rows of each split.
         model_path: The folder of the base model; a name that is no folder is kept as it is, its hash unknown.
         sampling: How episodes are sampled.
-        numbers: The device, the dtype and whatever else decides the last bits of a number.
+        numbers: What decides the last bits of a number: the device, the dtype.
         scoring: The hashes of what scores episodes besides their environment.
         environment: What the environment tells of itself, such as the sandbox it has here.
         inexact: Why the same run may not repeat bit by bit.
     """
     folder = Path(model_path) if model_path is not None and Path(model_path).is_dir() else None
-    record = {
+    record: JsonObject = {
         "name": run.name,
         "status": "running",
         "started_at": time.time(),
         "resumes": [],
         "ended_at": None,
-        "exact": not inexact,
-        "inexact": list(inexact),
+        **_exactness(inexact),
         "seed": config.get("seed"),
         "env_id": env_id,
         "model_path": str(folder.resolve()) if folder else model_path and str(model_path),
@@ -148,6 +148,10 @@ def start_record(
     }
     write_json(run.record, record)
     return record
+
+
+def _exactness(inexact: Sequence[str]) -> JsonObject:
+    return {"exact": not inexact, "inexact": list(inexact)}
 
 
 def _hashes(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from agentgrpo.envs.shop.env import Shop
 from agentgrpo.errors import UserError
 from agentgrpo.store import (
     EpisodeStore,
