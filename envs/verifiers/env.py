@@ -88,7 +88,7 @@ class Verifiers(ToolEnv):
         from verifiers.v1 import AssistantMessage, ToolMessage
         from verifiers.v1 import ToolCall as TheirCall
 
-        seat, said = self._sitting(), parse_action(action, first_id=self._call_count)
+        seat, said = self._sitting(), parse_action(action, first_id=len(self.calls))
         calls = [
             TheirCall(id=call.id, name=call.name, arguments=json.dumps(call.arguments))
             for call in said.calls
