@@ -21,7 +21,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 SPINE: list[set[str]] = [
     {"types", "errors", "seeds", "activity", "tolerances", "sizes"},
     {"config", "config_file", "config_section", "engine_config"},
-    {"calls", "tooling", "actions", "tasks", "core", "registry", "envcheck"},
+    {"calls", "tooling", "actions", "tasks", "core", "registry", "baselines", "checks", "envcheck"},
     {"content", "replies", "chat", "causal_lm"},
     {"engines", "endpoint"},
     {"rollout"},
