@@ -45,7 +45,12 @@ BINDING = ("begins", "tasks", "garbage", "rewards")  # an environment cannot dec
 
 
 def check_env(
-    source: EnvSource, tasks: int = 20, seed: int = 0, *, heldout: Sequence[Task] | None = None
+    source: EnvSource,
+    tasks: int = 20,
+    seed: int = 0,
+    *,
+    train: Sequence[Task] | None = None,
+    heldout: Sequence[Task] | None = None,
 ) -> list[CheckResult]:
     """Check an environment and return one result per check, in a fixed order; one that cannot begin gets only that.
 
@@ -55,10 +60,12 @@ def check_env(
         source: What `resolve_env` returned.
         tasks: How many training tasks to play.
         seed: Chooses the tasks and seeds the episodes.
-        heldout: The held-out tasks of a config; None means those of the splits the environment ships.
+        train: The training tasks; None means those of the environment.
+        heldout: The tasks held out; None means those of the other splits the environment ships.
     """
     try:
-        subject, declared = subject_of(source, tasks, seed, heldout), _declared(source)
+        declared = _declared(source)
+        subject = subject_of(source, tasks, seed, train=train, heldout=heldout)
     except Exception as error:
         return [CheckResult(name="tasks", passed=False, detail=reason(error))]
     results: list[CheckResult] = []

@@ -19,7 +19,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 # Each layer may import itself and every layer above it in this list.
 SPINE: list[set[str]] = [
-    {"types", "errors", "seeds", "activity", "tolerances", "sizes"},
+    {"types", "errors", "seeds", "activity", "tolerances", "sizes", "jsonpatch"},
     {"config", "config_file", "config_section", "engine_config"},
     {"calls", "tooling", "actions", "tasks", "core", "registry", "baselines", "checks", "envcheck"},
     {"content", "replies", "chat", "causal_lm"},
@@ -52,7 +52,8 @@ ALLOWED |= {
     "tools": BASE | {"tooling", "tools"},
     "envs": BASE | SPINE[2] | {"tools", "envs"},
     "doctor": ALLOWED["training"] | {"doctor"},
-    "cli": ALLOWED["training"] | {"viewer", "tools", "envs", "cli", "agentgrpo", "doctor"},
+    "envstats": ALLOWED["training"] | {"envstats"},
+    "cli": ALLOWED["training"] | {"viewer", "tools", "envs", "cli", "agentgrpo", "doctor", "envstats"},
     "agentgrpo": ALLOWED["training"],  # the package itself: its public names, lazily
 }
 LAZY = {"torch", "transformers", "vllm", "matplotlib", "datasets", "wandb", "tensorboard", "trackio", "mcp", "ray"}

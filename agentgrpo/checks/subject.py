@@ -70,16 +70,24 @@ class Subject:
             env.close()
 
 
-def subject_of(source: EnvSource, tasks: int, seed: int, heldout: Sequence[Task] | None = None) -> Subject:
-    """Choose so many of an environment's training tasks to check it with.
+def subject_of(
+    source: EnvSource,
+    tasks: int,
+    seed: int,
+    *,
+    train: Sequence[Task] | None = None,
+    heldout: Sequence[Task] | None = None,
+) -> Subject:
+    """Choose so many training tasks to check an environment with, of those it ships where none are given.
 
     Raises:
         TaskError: its rows cannot be used; whatever its own code raises comes through.
     """
-    rows = load_tasks(source.tasks("train"))
+    rows = load_tasks(source.tasks("train")) if train is None else tuple(train)
+    chosen = tuple(random.Random(seed).sample(rows, min(tasks, len(rows))))
     return Subject(
-        source=source,
-        tasks=tuple(random.Random(seed).sample(rows, min(tasks, len(rows)))),
+        source=source if train is None else source.with_tasks(chosen),
+        tasks=chosen,
         train=rows,
         heldout=None if heldout is None else tuple(heldout),
         seed=seed,
