@@ -72,7 +72,8 @@ def _check(folder: Path) -> None:
     if not folder.parent.is_dir():
         raise UserError(f"there is no folder '{folder.parent}' to make '{name}' in")
     if not _NAME.fullmatch(name) or keyword.iskeyword(name):
-        usable = re.sub(r"\W+", "_", name.lower()).strip("_") or "desk"
+        usable = re.sub(r"\W+", "_", name.lower()).strip("_")
+        usable = usable if _NAME.fullmatch(usable) and not keyword.iskeyword(usable) else f"env_{usable}"
         raise UserError(f"'{name}' can be no Python module: expected small letters, digits and _, such as '{usable}'")
     if importlib.util.find_spec(name) is not None:
         raise UserError(f"there is a Python module '{name}' already, which would hide yours: try 'my_{name}'")

@@ -218,8 +218,8 @@ class Game:
 
 _HINT = "call a tool by its name or number  ·  say TEXT  ·  help  ·  quit"
 _CALLS = (
-    'find name="Sam Cox"      a call with its arguments; without any you are asked for each\n'
-    'find {"name": "Sam Cox"} the same, as JSON; a whole message or a <tool_call> works too'
+    'find name="Sam Cox" day=Monday   a call with its arguments; without any you are asked for each\n'
+    'find {"name": "Sam Cox"}         the same as JSON; a whole message or a <tool_call> works too'
 )
 
 

@@ -179,10 +179,21 @@ def _call_line(function: JsonObject, rest: str) -> Action | Form:
     try:
         if rest.startswith("{"):
             return call_action(name, json.loads(rest))
-        pairs = dict(word.split("=", 1) for word in shlex.split(rest))
-        return call_action(name, {key: parse_value(text, properties.get(key, {})) for key, text in pairs.items()})
+        return call_action(name, _arguments(rest, properties))
     except (ValueError, RecursionError) as error:
         example = " ".join(f"{key}=..." for key in properties)
         raise NotUnderstood(
             f"these are no arguments: {error}; expected {name} {example}, {name} {{JSON}}, or {name} alone to be asked"
         ) from error
+
+
+def _arguments(text: str, properties: JsonObject) -> JsonObject:
+    """Return arguments written as name=value; where a tool takes one only, its value is enough."""
+    only = next(iter(properties)) if len(properties) == 1 else None
+    if only is not None and not text.startswith(f"{only}="):
+        return {only: parse_value(text, properties[only])}
+    pairs = [word.partition("=") for word in shlex.split(text)]
+    for word, equals, _ in pairs:
+        if not equals:
+            raise ValueError(f"'{word}' is not NAME=VALUE")
+    return {key: parse_value(value, properties.get(key, {})) for key, _, value in pairs}

@@ -123,8 +123,8 @@ def answer(signal: Signal, tasks_per_step: int) -> str:
     if signal.differing:
         used = max(1, round(signal.share * tasks_per_step))
         told = (
-            f"episodes differ in {signal.share:.0%} of the groups (95 % interval {signal.low:.0%} to {signal.high:.0%}); "
-            f"of a train step's {tasks_per_step} groups, about {used} would train"
+            f"in {signal.share:.0%} of the groups do episodes differ (95 % interval {signal.low:.0%} to "
+            f"{signal.high:.0%}); of a train step's {tasks_per_step} groups, about {used} would train"
         )
         if signal.share >= _LITTLE:
             return f"Yes: {told}."
