@@ -48,8 +48,8 @@ def tasks(subject: Subject) -> str:
 
 def splits(subject: Subject) -> str:
     """Check that nothing held out is trained on, under this id or another."""
-    train = {_content(task): task.id for task in subject.train}
-    ids = set(train.values())
+    ids = {task.id for task in subject.train}
+    train = {content: task.id for task in subject.train if (content := _content(task))}
     found = {name: tasks for name, tasks in _held_out(subject) if tasks}
     if not found:
         raise NotApplicable("nothing is held out here: set heldout in the config (a share, a file or a split)")
@@ -57,7 +57,7 @@ def splits(subject: Subject) -> str:
         for task in tasks:
             if task.id in ids:
                 raise Problem(f"task '{task.id}' is both trained on and in the split '{name}': ids must differ")
-            if (twin := train.get(_content(task))) is not None:
+            if (twin := train.get(_content(task) or "")) is not None:
                 raise Problem(
                     f"task '{task.id}' of the split '{name}' is training task '{twin}' under another id: success on "
                     "it says nothing; take it out of one of them"
@@ -100,7 +100,7 @@ def tools(subject: Subject) -> str:
             )
         most = max(most, len(offered))
     if not most:
-        raise Problem("no tools: give the class methods marked @ag.tool, or set metadata['action_format'] = 'text'")
+        raise NotApplicable("no tools, so the agent only speaks; if it should act, mark methods with @ag.tool")
     return f"{most} tool{'s' if most > 1 else ''}, each described and typed"
 
 
@@ -136,6 +136,7 @@ def _held_out(subject: Subject) -> Iterator[tuple[str, Sequence[Task]]]:
             yield split, load_tasks(subject.source.tasks(split), split=split)
 
 
-def _content(task: Task) -> str:
+def _content(task: Task) -> str | None:
+    """Return what tells a task from another but its id; None when there is only that."""
     row = {key: value for key, value in task.row.items() if key not in ("task_id", "weight")}
-    return json.dumps(row, sort_keys=True)
+    return json.dumps(row, sort_keys=True) if row else None

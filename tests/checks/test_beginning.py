@@ -8,6 +8,8 @@ import pytest
 from pydantic import BaseModel
 
 import agentgrpo as ag
+from agentgrpo.checks.subject import NotApplicable, subject_of
+from agentgrpo.envcheck import CHECKS
 from agentgrpo.errors import EnvError
 from agentgrpo.registry import resolve_env
 from agentgrpo.tooling import Tool
@@ -108,6 +110,20 @@ def test_what_is_held_out_is_not_trained_on(env: Any, told: str) -> None:
     assert told in found["splits"]
 
 
+def test_rows_that_are_only_an_id_are_told_apart_by_it() -> None:
+    class ById(Sound):
+        @classmethod
+        def tasks(cls, split: str = "train") -> list[JsonObject]:
+            return [{"task_id": row["task_id"]} for row in Sound.tasks(split)]
+
+        def reset_task(self, task: JsonObject) -> str:
+            split, _, index = task["task_id"].partition("-")
+            self.task |= Sound.tasks(split)[int(index)]
+            return super().reset_task(self.task)  # type: ignore[return-value]
+
+    assert failed(ById) == {}
+
+
 def test_the_held_out_tasks_of_a_config_are_looked_at_in_place_of_the_shipped() -> None:
     rows = [row | {"task_id": f"mine-{i}"} for i, row in enumerate(Sound.tasks("train"))]
     found = {r.name: r for r in ag.check_env(resolve_env(Sound), tasks=2, heldout=ag.load_tasks(rows))}
@@ -183,11 +199,15 @@ def _long_tool(name: str) -> Callable[..., Any]:
         (Verbose, "tool 'wipe': its schema takes 7,"),
         (Doubled, "two tools are called 'look'"),
         (Crowded, "the schemas of 42 tools take"),
-        (Bare, "no tools: give the class methods marked @ag.tool"),
     ],
 )
 def test_what_is_wrong_with_tools(env: Any, told: str) -> None:
     assert told in problem("tools", env)
+
+
+def test_an_agent_without_tools_can_still_speak() -> None:
+    with pytest.raises(NotApplicable, match=r"mark methods with @ag\.tool"):
+        CHECKS["tools"](subject_of(resolve_env(Bare), 1, 0))
 
 
 class Nested(BaseModel):

@@ -23,6 +23,7 @@ def project(
 ) -> Path:
     """A project of each template, as the command leaves it."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))  # an environment's folder is added to it
     done = agentgrpo("env", "new", "front_desk", "--template", request.param)
     assert (done.code, done.err) == (0, "")
     for line in ("cd front_desk", "agentgrpo env check front_desk.toml", "agentgrpo train front_desk.toml"):
