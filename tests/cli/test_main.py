@@ -187,7 +187,7 @@ def test_env_check_says_what_is_wrong_with_one_in_this_folder(
     assert line.split()[:2] == ["FAILED", "nothing"]
     assert also.split()[:2] == ["FAILED", "random"]
     assert "'[train] " in line  # printed as it stands
-    assert "an agent that does nothing earns 1, not 0" in line
+    assert "an episode cut off before its first action earns 1, not 0" in line
     assert done.out.splitlines()[-1] == "generous_env:Generous: 2 of 15 checks failed"
 
 

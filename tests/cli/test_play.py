@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.command import Command, Done
+from tests.cli.picture import PICTURE, draw, words
 from tests.small import EXAMPLE
 
 
@@ -113,3 +114,9 @@ def test_arguments_of_the_environment_can_be_set(agentgrpo: Command) -> None:
     done = agentgrpo("env", "play", "lockbox", "--set", "env_args.turns=1", typed="press {}\npress 0\n")
     assert "argument 'digit' is missing" in done.out
     assert "done" in done.out
+
+
+def test_the_picture_in_the_documentation_is_what_is_drawn() -> None:
+    drawn = words(draw())
+    assert "refund_order" in drawn
+    assert words(PICTURE.read_text(encoding="utf-8")) == drawn
