@@ -59,6 +59,7 @@ class AgentEnv(gymnasium.Env[str, str]):
     Optional, and used where defined: `snapshot() -> bytes`, `restore(bytes)`, `state() -> Json`, `state_hash() -> str`,
     `state_diff() -> list` (JSON Patch operations since the last call), `score() -> dict` (named reward terms if the
     episode ended now) and `oracle(*, quality, rng)` (a generator of actions that is sent the messages they led to).
+    `metadata["unchecked"]` maps checks of `check_env` that do not apply to why.
     """
 
     observation_space = UnicodeText()

@@ -8,22 +8,26 @@ from __future__ import annotations
 import json
 import random
 import resource
+import signal
+import threading
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 from agentgrpo.actions import parse_action
-from agentgrpo.baselines import made_up
+from agentgrpo.baselines import Env, made_up
 from agentgrpo.checks.subject import NotApplicable, Problem, Subject, name_of, one_call_of_each
-from agentgrpo.core import UnicodeText
+from agentgrpo.core import StepResult, UnicodeText
 from agentgrpo.tooling import describe, one_line
 from agentgrpo.types import JsonObject, Task
 
 MOST_IDLE = 0.005  # seconds a step may wait without computing, where every other episode waits with it
 MOST_BUSY = 0.25  # seconds it may compute there
 MOST_TEXT = 20_000  # characters of one observation: some 5,000 tokens
+MOST_STEP = 10.0  # seconds a step may take on nonsense
 _PASSES = 3  # the least of so many counts: other programs may hold the core
 _REPEATS = 30  # of the same action
 _LAST = 15  # of those, in which no step may grow
@@ -108,25 +112,69 @@ def _what(action: str) -> str:
 
 
 def garbage(subject: Subject) -> str:
-    """Check that nothing a model could write makes a step raise."""
+    """Check that nothing a model could write makes a step raise, or go on for ever."""
     task = subject.some()[0]
     env, _, info = subject.start(task)
+    # A process of its own is for code that may hang: there it can be killed, here it cannot.
+    may_hang = subject.source.isolation == "process"
     try:
-        actions = list(nonsense(info.get("tools") or [], random.Random(subject.seed)))
+        actions = list(nonsense(info.get("tools") or [], random.Random(subject.seed), has_huge_numbers=not may_hang))
         for action in actions:
-            try:
-                _, _, terminated, truncated, _ = env.step(action)
-            except Exception as error:
-                raise Problem(
-                    f"step raised {describe(error)} on the action {one_line(action, 120)}; what a model wrote must "
-                    "come back as an error it reads: raise ag.ToolError in tools"
-                ) from error
+            _, _, terminated, truncated, _ = _survive(env, action)
             if terminated or truncated:
                 env.close()
                 env, _, _ = subject.start(task)
     finally:
         env.close()
-    return f"{len(actions)} nonsensical actions, none raised"
+    return f"{len(actions)} nonsensical actions, none raised" + (" (huge numbers left out)" if may_hang else "")
+
+
+def _survive(env: Env, action: str) -> StepResult:
+    """Take a step that may go wrong."""
+    what, is_late = f"the action {one_line(action, 120)}", threading.Event()
+    late = Problem(
+        f"step had not returned after {MOST_STEP:g} s on {what}: bound what a tool does, or declare isolation "
+        "'process', where it can be killed"
+    )
+    try:
+        with _alarm(MOST_STEP, is_late):
+            result: StepResult = env.step(action)
+    except Exception as error:
+        if is_late.is_set():
+            raise late from error
+        raise Problem(
+            f"step raised {describe(error)} on {what}; what a model wrote must come back as an error it reads: raise "
+            "ag.ToolError in tools"
+        ) from error
+    if is_late.is_set():  # whatever was raised in it was caught in it
+        raise late
+    return result
+
+
+class _Late(Exception):
+    """The alarm rang."""
+
+
+@contextmanager
+def _alarm(seconds: float, has_rung: threading.Event) -> Iterator[None]:
+    """Raise in the main thread after a while, and note it; in other threads there are no alarms."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(*_: object) -> None:
+        has_rung.set()
+        raise _Late
+
+    handler, clock = signal.signal(signal.SIGALRM, ring), time.monotonic()
+    left, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:  # there may be one alarm only: another's goes on where it was
+        left = max(left - (time.monotonic() - clock), 1e-3) if left else 0.0
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, left, interval)
 
 
 def observations(subject: Subject) -> str:
@@ -191,8 +239,11 @@ def _check_growth(subject: Subject, action: str) -> None:
         )
 
 
-def nonsense(tools: Iterable[JsonObject], rng: random.Random) -> Generator[str, None, None]:
+def nonsense(
+    tools: Iterable[JsonObject], rng: random.Random, *, has_huge_numbers: bool = True
+) -> Generator[str, None, None]:
     """Yield actions that no environment should trip over."""
+    odd = [value for value in _ODD if has_huge_numbers or value not in _HUGE]
     offered = [tool["function"] for tool in tools]
     space = UnicodeText()
     space.seed(rng.randrange(2**31))
@@ -202,7 +253,7 @@ def nonsense(tools: Iterable[JsonObject], rng: random.Random) -> Generator[str, 
     yield '{"tool_calls": [' + "[" * 100_000
     yield _calls(["no_such_tool", *(function["name"] for function in offered)], {"no_such_argument": 1})
     for function in offered:
-        for arguments in _bad_arguments(function.get("parameters", {}).get("properties", {})):
+        for arguments in _bad_arguments(function.get("parameters", {}).get("properties", {}), odd):
             yield _calls([function["name"]], arguments)
 
 
@@ -211,16 +262,17 @@ def _calls(names: Iterable[str], arguments: Any) -> str:
     return json.dumps({"content": "", "tool_calls": calls})
 
 
-def _bad_arguments(properties: JsonObject) -> Generator[Any, None, None]:
+def _bad_arguments(properties: JsonObject, odd: Iterable[Any]) -> Generator[Any, None, None]:
     """Yield arguments of one tool: of no use at all, all the same odd value, and one that is odd among good ones."""
     yield from ({}, [], "text", None)
     good = {name: made_up(schema) for name, schema in properties.items()}
-    for value in _ODD if properties else ():
+    for value in odd if properties else ():
         yield dict.fromkeys(properties, value)
         yield from ({**good, name: value} for name in properties if len(properties) > 1)
 
 
+_HUGE = (10**30, 1e308, "1e999")
 _ODD: tuple[Any, ...] = (
-    *(None, True, -1, 0, 10**30, 1e308, 0.5, "", " ", "nobody", "-1", "1e999", "../../etc/passwd", "'; --", "%s{0}"),
+    *(None, True, -1, 0, *_HUGE, 0.5, "", " ", "nobody", "-1", "../../etc/passwd", "'; --", "%s{0}"),
     *("x" * 100_000, "\ud800", "\x00", "\u202e\U0001f600", [], [[]], ["nobody"], {}, {"a": {}}),
 )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import time
 from typing import Any
 
@@ -106,6 +107,31 @@ def test_a_step_that_raises_on_what_a_model_wrote(env: Any, told: str) -> None:
     found = problem("garbage", env)
     assert told in found
     assert "raise ag.ToolError in tools" in found
+
+
+class Patient(Sound):
+    @ag.tool
+    def wait(self, seconds: float) -> str:
+        """Wait for the paint to dry."""
+        time.sleep(min(max(seconds, 0), 60) if seconds > 1e9 else 0)
+        return "dry"
+
+
+class Killable(Patient):
+    metadata = {"isolation": "process"}  # noqa: RUF012
+
+
+def test_a_tool_that_goes_on_for_ever_is_told_unless_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agentgrpo.checks.conduct.MOST_STEP", 0.2)
+    before = signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)
+    found = problem("garbage", Patient)
+    assert "step had not returned after 0.2 s on the action" in found
+    assert "bound what a tool does, or declare isolation 'process'" in found
+    handler, (left, _) = signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)
+    assert handler is before[0]  # pytest's own alarm, which goes on
+    assert bool(left) == bool(before[1][0])
+    assert left <= before[1][0]
+    assert "(huge numbers left out)" in CHECKS["garbage"](subject_of(resolve_env(Killable), 1, 0))
 
 
 class Chatty(Sound):
