@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentgrpo.baselines import Env, reset, score
+from agentgrpo.errors import AgentGRPOError, EnvError, EnvFailure, UserError
 from agentgrpo.jsonpatch import patch
 from agentgrpo.registry import EnvSource
+from agentgrpo.tooling import describe
 from agentgrpo.types import Json, JsonObject, Message, Task
 
 
@@ -56,11 +58,20 @@ class Hand:
         return self._ask("state")
 
     def begin(self) -> Heard:
-        """Start the episode, or start it again."""
+        """Start the episode, or start it again.
+
+        Raises:
+            EnvError: it cannot begin.
+        """
         self.close()
         self._env = self.source.make()
         self.actions, self._saved, self._earned = [], [], []
-        obs, info = reset(self._env, self.task, self.seed)
+        try:
+            obs, info = reset(self._env, self.task, self.seed)
+        except UserError:
+            raise
+        except Exception as error:
+            raise EnvError(f"the episode cannot begin: reset raised {describe(error)}") from error
         self._state = copy.deepcopy(self.state)
         self.heard = [self._note(obs, info, before=(), is_over=False, is_truncated=False)]
         return self.last
@@ -70,9 +81,18 @@ class Hand:
 
         Args:
             action: As an environment takes it: canonical JSON, or text.
+
+        Raises:
+            EpisodeError: the environment broke; only `begin` is of use then.
         """
-        self._saved.append(self._ask("snapshot") if self._can_restore else None)
-        obs, reward, terminated, truncated, info = self._made().step(action)
+        saved = self._ask("snapshot") if self._can_restore else None
+        try:
+            obs, reward, terminated, truncated, info = self._made().step(action)
+        except AgentGRPOError:
+            raise
+        except Exception as error:
+            raise EnvFailure(f"step raised {describe(error)}") from error
+        self._saved.append(saved)
         self.actions.append(action)
         self._earned.append(float(reward))
         self.heard.append(

@@ -24,6 +24,7 @@ from agentgrpo.envstats.groups import of_endpoint, of_model, of_run
 from agentgrpo.envstats.lengths import CHARACTERS, Length, ended, measure
 from agentgrpo.errors import EnvError, UserError
 from agentgrpo.report import ConsoleReporter
+from agentgrpo.tooling import describe
 from agentgrpo.types import Task
 
 
@@ -75,9 +76,21 @@ def _baselines(
         for name in names:
             played[name] = []
             for index, task in enumerate(chosen):
-                played[name].append((task, play(target.source, task, name, seed=index)))
+                played[name].append((task, _play(target, task, name, index)))
                 advance()
     return played
+
+
+def _play(target: Target, task: Task | None, baseline: str, seed: int) -> Played:
+    try:
+        return play(target.source, task, baseline, seed=seed)
+    except UserError:
+        raise
+    except Exception as error:
+        what = f"task '{task.id}'" if task is not None else f"seed {seed}"
+        raise EnvError(
+            f"{target.name} broke while '{baseline}' played {what}: {describe(error)}; agentgrpo env check says more"
+        ) from error
 
 
 def _draw(rows: Sequence[Task | None], count: int) -> list[Task | None]:

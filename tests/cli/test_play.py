@@ -95,6 +95,30 @@ def test_an_environment_that_breaks_begins_again(agentgrpo: Command, tmp_path: P
     assert "seed 1" in done.out
 
 
+def test_an_environment_that_cannot_begin_or_raises_by_itself_is_told(agentgrpo: Command, tmp_path: Path) -> None:
+    (tmp_path / "wild.py").write_text(
+        "import agentgrpo as ag\n"
+        "class Wild(ag.AgentEnv):\n"
+        "    metadata = {'action_format': 'text'}\n"
+        "    def reset(self, *, seed=None, options=None):\n"
+        "        return 'go', {}\n"
+        "    def step(self, action):\n"
+        "        return [1][5]\n"
+        "class Still(Wild):\n"
+        "    def reset(self, *, seed=None, options=None):\n"
+        "        return {}['nowhere']\n"
+    )
+    done = agentgrpo("env", "play", f"{tmp_path / 'wild.py'}:Wild", typed="left\n/undo\n/quit\n")
+    assert (done.code, "would count as failed: step raised IndexError" in done.out) == (0, True)
+    assert "nothing was done yet" in done.out
+    done = agentgrpo("env", "play", f"{tmp_path / 'wild.py'}:Still")
+    assert (done.code, "the episode cannot begin: reset raised KeyError" in done.err) == (2, True)
+    done = agentgrpo("env", "stats", f"{tmp_path / 'wild.py'}:Wild")
+    assert done.code == 2
+    assert "broke while 'nothing' played seed 0: IndexError" in done.err
+    assert "agentgrpo env check says more" in done.err
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
