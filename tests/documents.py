@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import click
 import typer
 
 from agentgrpo.cli.main import app
@@ -63,10 +62,10 @@ def commands(page: str) -> list[list[str]]:
 
 def parse(words: list[str]) -> None:
     """Fail when the command line does not take these words, which begin with `agentgrpo`."""
-    command: click.Command = typer.main.get_command(app)
-    context, rest = click.Context(command, info_name=words[0]), words[1:]
-    while isinstance(command, click.Group):
-        name, found, rest = command.resolve_command(context, rest)
-        assert found is not None
-        command, context = found, click.Context(found, info_name=name, parent=context)
+    command: Any = typer.main.get_command(app)
+    rest = words[1:]
+    while hasattr(command, "resolve_command"):
+        context = command.make_context(command.name, rest, resilient_parsing=True)
+        _, command, rest = command.resolve_command(context, rest)
+        assert command is not None, f"there is no such command: {words}"
     command.make_context(command.name, list(rest))

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers.utils import get_json_schema
+from transformers.utils.chat_template_utils import get_json_schema
 
 import agentgrpo as ag
 from agentgrpo.config import load_config
 from agentgrpo.registry import resolve_env
+from agentgrpo.tooling import as_tool
 from agentgrpo.types import JsonObject
 from tests.documents import DOCS, blocks
 
@@ -86,7 +87,7 @@ def test_arts_schema_written_by_hand_is_the_one_that_is_made() -> None:
 def test_the_function_of_verifiers_stays_the_same_but_for_its_error() -> None:
     names: dict[str, Any] = {}
     exec(blocks("migrate/verifiers.md", "python before")[0].text, names)
-    assert tool_of("verifiers.md") == ag.core.as_tool(names["price"]).schema["function"]  # type: ignore[attr-defined]
+    assert tool_of("verifiers.md") == as_tool(names["price"]).schema["function"]
 
 
 def tool_of(page: str) -> JsonObject:

@@ -20,7 +20,7 @@ from typing import Any
 from agentgrpo.actions import parse_action
 from agentgrpo.baselines import Env, made_up
 from agentgrpo.checks.subject import NotApplicable, Problem, Subject, name_of, one_call_of_each
-from agentgrpo.core import StepResult, UnicodeText
+from agentgrpo.core import UnicodeText
 from agentgrpo.tooling import describe, one_line
 from agentgrpo.types import JsonObject, Task
 
@@ -129,7 +129,7 @@ def garbage(subject: Subject) -> str:
     return f"{len(actions)} nonsensical actions, none raised" + (" (huge numbers left out)" if may_hang else "")
 
 
-def _survive(env: Env, action: str) -> StepResult:
+def _survive(env: Env, action: str) -> tuple[Any, Any, bool, bool, JsonObject]:
     """Take a step that may go wrong."""
     what, is_late = f"the action {one_line(action, 120)}", threading.Event()
     late = Problem(
@@ -138,7 +138,7 @@ def _survive(env: Env, action: str) -> StepResult:
     )
     try:
         with _alarm(MOST_STEP, is_late):
-            result: StepResult = env.step(action)
+            result = env.step(action)
     except Exception as error:
         if is_late.is_set():
             raise late from error

@@ -237,7 +237,7 @@ def test_a_tool_that_cannot_be_described_is_refused_when_the_environment_is_foun
 
 
 def test_an_environment_of_text_needs_no_tools() -> None:
-    gymnasium.register("tests/Echo-v0", entry_point=Echo)
+    gymnasium.register("tests/Echo-v0", entry_point="tests.checks.test_beginning:Echo")
     found = results("tests/Echo-v0")
     assert found["tools"].passed is None
     assert {name for name, result in found.items() if result.passed is False} == {"tasks"}

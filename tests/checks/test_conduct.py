@@ -52,7 +52,7 @@ class Busy(Sound):
 
 class Awaiting(Sound):
     @ag.tool
-    async def look(self, thing: str) -> str:
+    async def look(self, thing: str) -> str:  # type: ignore[override]
         """Say what colour a thing has."""
         await asyncio.sleep(0)
         return str(self.things.get(thing))

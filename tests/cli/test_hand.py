@@ -9,6 +9,7 @@ import agentgrpo as ag
 from agentgrpo.cli.hand import Hand
 from agentgrpo.envs.lockbox.env import Lockbox
 from agentgrpo.registry import resolve_env
+from agentgrpo.tooling import as_tool
 from agentgrpo.types import JsonObject
 
 TASK = ag.load_tasks(Lockbox.tasks())[0]
@@ -31,7 +32,7 @@ class Growing(Lockbox):
     def step(self, action: str) -> Any:
         result = super().step(action)
         if self.position == 1:
-            self.tools = self.tools | {"wait": ag.tooling.as_tool(self.wait)}  # type: ignore[attr-defined]
+            self.tools = self.tools | {"wait": as_tool(self.wait)}
             return (*result[:4], result[4] | self._info(result[4]["messages"]))
         return result
 
