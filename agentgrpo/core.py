@@ -71,6 +71,7 @@ class AgentEnv(gymnasium.Env[str, str]):
     `state_diff() -> list` (JSON Patch operations since the last call), `score() -> dict` (named reward terms if the
     episode ended now), `oracle(*, quality, rng)` (a generator of actions that is sent the messages they led to) and
     `facts() -> dict` (what it is played in, such as the sandbox's tier; a run's record keeps it).
+    `metadata["unchecked"]` maps checks of `check_env` that do not apply to why.
     """
 
     observation_space = UnicodeText()

@@ -25,7 +25,7 @@ from gymnasium.envs.registration import EnvSpec
 from agentgrpo.errors import AgentGRPOError, EnvError, nearest
 from agentgrpo.tasks import load_tasks
 from agentgrpo.tooling import describe
-from agentgrpo.types import JsonObject
+from agentgrpo.types import JsonObject, Task
 
 Isolation: TypeAlias = Literal["inline", "thread", "process"]
 ActionFormat: TypeAlias = Literal["message", "text"]
@@ -64,6 +64,15 @@ class EnvSource:
         # What chooses among the shipped rows is an argument of both the environment and its tasks().
         shared = kwargs.keys() & inspect.signature(shipped).parameters.keys()
         return cast(Sequence[JsonObject], shipped(split, **{name: kwargs[name] for name in sorted(shared)}))
+
+    def with_tasks(self, tasks: Sequence[Task]) -> EnvSource:
+        """Return the environment as one that has these training tasks for its own, where it takes any."""
+        given = replace(self, spec=replace(self.spec, kwargs={**self.spec.kwargs, "tasks": [t.row for t in tasks]}))
+        try:
+            given.make().close()
+        except (TypeError, EnvError):  # a class without tasks=, or with arguments that choose among those it ships
+            return self
+        return given
 
     @property
     def classes(self) -> tuple[type, ...]:

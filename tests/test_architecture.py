@@ -19,9 +19,9 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 # Each layer may import itself and every layer above it in this list.
 SPINE: list[set[str]] = [
-    {"types", "errors", "seeds", "activity", "tolerances", "sizes", "blocking", "family"},
+    {"types", "errors", "seeds", "activity", "tolerances", "sizes", "blocking", "family", "jsonpatch"},
     {"config", "config_file", "config_section", "engine_config", "judge_config"},
-    {"calls", "tooling", "actions", "tasks", "core", "registry", "envcheck", "rewards"},
+    {"calls", "tooling", "actions", "tasks", "core", "registry", "baselines", "checks", "envcheck", "rewards"},
     {"content", "replies", "chat", "causal_lm"},
     {"engines", "endpoint", "judge"},
     {"rollout"},
@@ -52,7 +52,8 @@ ALLOWED |= {
     "tools": BASE | {"tooling", "tools"},
     "envs": BASE | SPINE[2] | {"tools", "envs"},
     "doctor": ALLOWED["training"] | {"doctor"},
-    "cli": ALLOWED["training"] | {"viewer", "tools", "envs", "cli", "agentgrpo", "doctor"},
+    "envstats": ALLOWED["training"] | {"envstats"},
+    "cli": ALLOWED["training"] | {"viewer", "tools", "envs", "cli", "agentgrpo", "doctor", "envstats"},
     "agentgrpo": ALLOWED["training"],  # the package itself: its public names, lazily
 }
 LAZY = {"torch", "transformers", "vllm", "matplotlib", "datasets", "wandb", "tensorboard", "trackio", "mcp", "ray"}

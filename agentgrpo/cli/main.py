@@ -15,21 +15,23 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from agentgrpo.cli import authoring
+from agentgrpo.cli.authoring import Set
 from agentgrpo.cli.show import show
 from agentgrpo.errors import RunError, UserError
 
 _ABOUT = "Train tool-use agents by reinforcement learning on multi-turn environments."
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=_ABOUT)
-env_app = typer.Typer(no_args_is_help=True, help="Look at environments.")
+env_app = typer.Typer(no_args_is_help=True, help="Make, check, play and measure environments.")
 model_app = typer.Typer(no_args_is_help=True, help="Make and warm-start models.")
 engine_app = typer.Typer(no_args_is_help=True, help="Start what generates.")
 app.add_typer(env_app, name="env")
 app.add_typer(model_app, name="model")
 app.add_typer(engine_app, name="engine")
 app.command()(show)
+authoring.register(env_app)
 
-Set = Annotated[list[str], typer.Option("--set", help="section.key=value; may be given several times.")]
 MaxHours = Annotated[float | None, typer.Option(help="Stop training after this many hours.")]
 
 
@@ -94,13 +96,14 @@ def eval_(
 
 @env_app.command(name="check")
 def env_check(
-    env: Annotated[str, typer.Argument(help='A shipped name, "module:Class" or a Gymnasium id.')],
-    tasks: Annotated[Path | None, typer.Option(help="A file of rows, for an environment that ships none.")] = None,
+    env: authoring.Env,
+    tasks: authoring.Tasks = None,
     count: Annotated[int, typer.Option(help="How many tasks to try.")] = 20,
     seed: int = 0,
+    set_: Set = [],  # noqa: B006
 ) -> None:
-    """Check that an environment is sound: Gymnasium's contract, determinism, oracle, do-nothing, garbage."""
-    _load("agentgrpo.cli.environments").check(env, tasks, count, seed)
+    """Check that an environment is fit to train on; each check that fails says what to do."""
+    _load("agentgrpo.cli.environments").check(env, tasks, count, seed, set_)
 
 
 @env_app.command(name="list")
