@@ -17,6 +17,7 @@ MAX_LENGTH = 200  # characters; so a value has at most about 200 digits
 MAX_DIGITS = 9  # of a number
 MAX_DEPTH = 20  # of parentheses
 OPERATORS = "+-*/"
+_RANK = {"+": 1, "-": 1, "*": 2, "/": 2}
 _TOKEN = re.compile(r" *([0-9]+|[-+*/()])")
 
 
@@ -67,7 +68,8 @@ class Operation:
         return apply(self.operator, self.left.evaluate(), self.right.evaluate())
 
     def __str__(self) -> str:
-        return f"{_inner(self.left)}{self.operator}{_inner(self.right)}"
+        rank = _RANK[self.operator]
+        return f"{_inner(self.left, rank)}{self.operator}{_inner(self.right, rank + 1)}"
 
 
 Expression: TypeAlias = Number | Operation
@@ -172,5 +174,7 @@ def _number(token: str) -> Number:
     return Number(value=int(token))
 
 
-def _inner(expression: Expression) -> str:
-    return str(expression) if isinstance(expression, Number) else f"({expression})"
+def _inner(expression: Expression, rank: int) -> str:
+    """Return a part of an expression, in parentheses where it would bind weaker than its surroundings."""
+    is_weaker = isinstance(expression, Operation) and _RANK[expression.operator] < rank
+    return f"({expression})" if is_weaker else str(expression)
