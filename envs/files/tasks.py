@@ -19,7 +19,7 @@ from agentgrpo.envs.rows import ShippedRows
 from agentgrpo.types import JsonObject
 
 _PLAN: dict[str, tuple[tuple[Template, ...], int]] = {  # split: templates, rows of each
-    "train": (TRAIN_TEMPLATES, 200),
+    "train": (TRAIN_TEMPLATES, 150),
     "heldout": (TRAIN_TEMPLATES, 40),
     "heldout_templates": (HELDOUT_TEMPLATES, 40),
 }
