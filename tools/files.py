@@ -18,6 +18,7 @@ MODES = ("rw", "ro")
 MAX_NODES = 1000  # files and directories
 MAX_TEXT = 20_000  # characters of a file
 MAX_TOTAL = 400_000  # characters of all files: a snapshot stays small enough to fork in a millisecond
+_BELOW = "(id > ? AND id < ?)"  # see _range
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 
 
@@ -37,26 +38,27 @@ class FilesApp(AppState):
         """List the names in a directory, in order; those of directories end with a slash."""
         folder = self._folder(path)
         start = len(join(folder, ""))
+        rows = self.rows(f"SELECT id, kind FROM nodes WHERE {_BELOW} ORDER BY id", *_range(folder))
         return [
-            row["id"][start:] + ("/" if row["kind"] == "dir" else "")
-            for row in self._below(folder)
-            if "/" not in row["id"][start:]
+            row["id"][start:] + ("/" if row["kind"] == "dir" else "") for row in rows if "/" not in row["id"][start:]
         ]
 
     def find(self, path: str, name: str) -> list[str]:
         """Find everything below a directory that has a name; * in the name stands for any text."""
         if len(name) > MAX_NAME:
             raise ToolError(f"a name has at most {MAX_NAME} characters, this one has {len(name)}")
-        pieces = name.split("*")
-        return [row["id"] for row in self._below(self._folder(path)) if _is_like(name_of(row["id"]), pieces)]
+        folder, pieces = self._folder(path), name.split("*")
+        rows = self.rows(f"SELECT id FROM nodes WHERE {_BELOW} ORDER BY id", *_range(folder))
+        return [row["id"] for row in rows if _is_like(name_of(row["id"]), pieces)]
 
     def grep(self, path: str, text: str) -> list[JsonObject]:
         """Find the lines that hold a text, in a file or in all files below a directory."""
         if not text:
             raise ToolError("grep needs a text to look for")
-        node = self._node(path)
-        nodes = [node] if node["kind"] == "file" else self._below(node["id"])
-        return [{"path": row["id"], "line": line} for row in nodes for line in _lines(row["text"]) if text in line]
+        place = self._node(path)["id"]
+        sql = f"SELECT id, text FROM nodes WHERE (id = ? OR {_BELOW}) AND INSTR(text, ?) ORDER BY id"
+        rows = self.rows(sql, place, *_range(place), text)
+        return [{"path": row["id"], "line": line} for row in rows for line in _lines(row["text"]) if text in line]
 
     def cat(self, path: str) -> list[str]:
         """Return the lines of a file."""
@@ -119,7 +121,7 @@ class FilesApp(AppState):
     def rm(self, path: str) -> JsonObject:
         """Remove a file, or a directory that is empty."""
         place = _writable(self._node(path))["id"]
-        if place == "/" or self._below(place):
+        if place == "/" or self.row(f"SELECT id FROM nodes WHERE {_BELOW} LIMIT 1", *_range(place)) is not None:
             raise ToolError(f"only an empty directory can be removed, {_show(place)} is not")
         self._remove(place)
         return {"removed": place}
@@ -149,11 +151,6 @@ class FilesApp(AppState):
             raise ToolError(f"{_show(row['id'])} is a file, not a directory")
         return str(row["id"])
 
-    def _below(self, folder: str) -> list[Row]:
-        first = join(folder, "")
-        # "0" follows "/": the range holds what starts with the folder's path and a slash, and nothing else.
-        return self.rows("SELECT * FROM nodes WHERE id > ? AND id < ? ORDER BY id", first, first[:-1] + "0")
-
     def _source_and_target(self, path: str, to: str) -> tuple[Row, str, list[Row]]:
         """Return what is to be moved or copied, the path it gets, and its rows: itself and all below it."""
         node, target = self._node(path), normalize(to)
@@ -163,7 +160,7 @@ class FilesApp(AppState):
         if node["id"] == "/" or f"{target}/".startswith(f"{node['id']}/"):
             raise ToolError(f"{_show(node['id'])} cannot go into or onto itself")
         self._require_free(target)
-        rows = [node, *self._below(node["id"])]
+        rows = [node, *self.rows(f"SELECT * FROM nodes WHERE {_BELOW}", *_range(node["id"]))]
         for row in rows:
             normalize(target + row["id"][len(node["id"]) :])  # not too deep there
         return node, target, rows
@@ -187,8 +184,13 @@ class FilesApp(AppState):
         self.change("UPDATE nodes SET text = ? WHERE id = ?", text, row["id"])
 
     def _remove(self, place: str) -> None:
-        first = join(place, "")
-        self.change("DELETE FROM nodes WHERE id = ? OR (id > ? AND id < ?)", place, first, first[:-1] + "0")
+        self.change(f"DELETE FROM nodes WHERE id = ? OR {_BELOW}", place, *_range(place))
+
+
+def _range(folder: str) -> tuple[str, str]:
+    """Return between which ids everything below a folder is: those that start with its path and a slash."""
+    first = join(folder, "")
+    return first, first[:-1] + "0"  # the character after the slash
 
 
 def _file(row: Row) -> Row:
