@@ -40,7 +40,7 @@ ITEMS = (
 # fmt: on
 STATUSES = ("draft", "review", "final")
 STATUS_WEIGHTS = (5, 3, 3)
-AMOUNTS = tuple(range(15, 310, 5))
+AMOUNTS = tuple(range(20, 310, 10))
 HELDOUT_SEED = 1_000_000  # worlds from this seed on use the pairs kept for the held-out splits
 _PERIOD = 4  # one pair in so many is held out
 _TOPS, _FOLDERS, _NAMES = 3, 2, 8

@@ -92,8 +92,8 @@ def words(texts: list[str]) -> set[str]:
 
 @pytest.fixture(scope="module")
 def solved(files: Files) -> dict[str, list[tuple[JsonObject, float, list[str]]]]:
-    """Rows with the oracle's reward at quality 1 and everything said, by split; of the rows one in three."""
-    return {split: [(row, *solve(files, row)) for row in rows[::3]] for split, rows in ROWS.items()}
+    """Rows with the oracle's reward at quality 1 and everything said, by split; of the rows one in five."""
+    return {split: [(row, *solve(files, row)) for row in rows[::5]] for split, rows in ROWS.items()}
 
 
 def test_splits_have_their_sizes_levels_and_templates() -> None:
@@ -112,7 +112,7 @@ def test_splits_have_their_sizes_levels_and_templates() -> None:
 def test_rows_are_the_same_everywhere() -> None:
     # Changing the rows on purpose? Then figures of earlier runs no longer compare: say so, and put the new digest here.
     digest = hashlib.sha256(json.dumps([ROWS[split] for split in SPLITS]).encode()).hexdigest()
-    assert digest == "6ee87648bd0f0beebdb120076e2e23e7dc3bb82b8f641bc304e7b99c806b0252"
+    assert digest == "f2717dcd8fd1be53e1e20cac94f86fd9d8fdf752165ed730f5566b8ccb6f18bc"
 
 
 def test_heldout_parts_occur_in_training_and_heldout_paths_do_not() -> None:
