@@ -87,9 +87,9 @@ HELDOUT_KINDS = (
     _kind("six_any", 3, 6, 4, "+-*/", 50, 999),
 )
 _PLAN: dict[str, tuple[tuple[Kind, ...], int]] = {  # split: kinds, rows of each
-    "train": (TRAIN_KINDS, 400),
-    "heldout": (TRAIN_KINDS, 100),
-    "heldout_templates": (HELDOUT_KINDS, 60),
+    "train": (TRAIN_KINDS, 1000),
+    "heldout": (TRAIN_KINDS, 200),
+    "heldout_templates": (HELDOUT_KINDS, 100),
 }
 
 
