@@ -25,6 +25,8 @@ class Step:
 class Reach:
     """The values that subsets of some numbers can make with some operators, found subset by subset.
 
+    In its expressions the larger part of an operation comes first.
+
     Args:
         numbers: The numbers; each is used at most once.
         operators: A choice of + - * /.
@@ -57,7 +59,7 @@ class Reach:
         while part:  # each part of the subset, and what is left of it; both orders of a pair come up
             for left in self._steps[part]:
                 for right in self._steps[subset ^ part]:
-                    for operator in self._operators:
+                    for operator in self._operators if left >= right else "":
                         value = whole(operator, left, right)
                         if value is not None and value not in found:
                             found[value] = Step(operator=operator, left=(part, left), right=(subset ^ part, right))

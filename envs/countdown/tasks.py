@@ -86,31 +86,31 @@ HELDOUT_KINDS = (
     _kind("four_all", 2, 4, 4, "+-*/", 25, 300),
     _kind("six_any", 3, 6, 4, "+-*/", 50, 999),
 )
-_PLAN: dict[str, tuple[tuple[Kind, ...], int]] = {  # split: kinds, rows of each
-    "train": (TRAIN_KINDS, 1000),
-    "heldout": (TRAIN_KINDS, 200),
-    "heldout_templates": (HELDOUT_KINDS, 100),
+_PLAN: dict[str, tuple[tuple[Kind, ...], tuple[int, int, int]]] = {  # split: kinds, rows of each kind by level
+    "train": (TRAIN_KINDS, (3000, 1000, 500)),
+    "heldout": (TRAIN_KINDS, (200, 100, 100)),
+    "heldout_templates": (HELDOUT_KINDS, (60, 60, 60)),
 }
 
 
 @cache
 def _rows(split: str) -> tuple[JsonObject, ...]:
-    kinds, count = _PLAN[split]
-    columns = [list(itertools.islice(_kind_rows(split, kind), count)) for kind in kinds]
-    return tuple(itertools.chain.from_iterable(zip(*columns, strict=True)))  # kinds take turns
+    kinds, counts = _PLAN[split]
+    placed: list[tuple[float, JsonObject]] = []  # kinds take turns, evenly however many rows they have
+    for kind in kinds:
+        count = counts[kind.level - 1]
+        placed += [(n / count, row) for n, row in enumerate(itertools.islice(_kind_rows(split, kind), count))]
+    return tuple(row for _, row in sorted(placed, key=lambda pair: pair[0]))
 
 
 def _kind_rows(split: str, kind: Kind) -> Iterator[JsonObject]:
-    rng, seen = random.Random(f"{split}-{kind.name}"), set[str]()
+    rng, seen = random.Random(f"{split}-{kind.name}"), set[tuple[int, ...]]()
     while True:
         found = kind.sample(rng, heldout=split != "train")
-        key = repr(found and (sorted(found["numbers"]), found["target"]))
+        key = (*found["numbers"], found["target"]) if found else ()
         if found is not None and key not in seen:
-            yield {
-                "task_id": f"{split}-{kind.name}-{len(seen):03d}",
-                "template": kind.name,
-                "level": kind.level,
-            } | found
+            task_id = f"{split}-{kind.name}-{len(seen):04d}"
+            yield {"task_id": task_id, "template": kind.name, "level": kind.level} | found
             seen.add(key)
 
 
