@@ -1,18 +1,21 @@
-"""The scripted player of countdown: finds an expression by search, tries it on the calculator, and answers.
+"""The scripted player of countdown: tries expressions on the calculator until one makes the target, and answers it.
 
-Below quality 1 it sometimes tries any expression instead, and sometimes answers with one that missed the target.
+One operation on two numbers is found by trying them all in order; a longer way by search in the player's head. Below
+quality 1 it tries any operation first where it should search, and now and then answers with one that missed the target.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import combinations
 
 from agentgrpo.envs.attempt import Attempt, Script
-from agentgrpo.envs.countdown.solver import solve
+from agentgrpo.envs.countdown.solver import solve, whole
 from agentgrpo.errors import TaskError
+from agentgrpo.tools.calculator import Expression
 from agentgrpo.types import JsonObject
 
-MOST_TRIES = 5
+MOST_GUESSES = 4
 
 
 def play(attempt: Attempt) -> Script[None]:
@@ -25,16 +28,28 @@ def play(attempt: Attempt) -> Script[None]:
     solution = solve(numbers, target, operators)
     if solution is None:
         raise TaskError(f"the oracle finds no way from {numbers} to {target} by {' '.join(operators)} in whole steps")
-    for _ in range(MOST_TRIES):
-        expression = str(solution) if attempt.is_careful() else _guess(attempt, numbers, operators)
+    for expression in _tries(attempt, solution):
         shown: JsonObject = yield from attempt.ask("calculate", expression=expression)
         if shown.get("result") == target or not attempt.is_careful():
+            yield attempt.actions.say(expression)
+            return
+    raise AssertionError("unreachable: the last try is the solution")
+
+
+def _tries(attempt: Attempt, solution: Expression) -> Iterator[str]:
+    """Return what is tried; the solution is among it."""
+    operations = _operations(attempt.goal["numbers"], attempt.goal["operators"])
+    if len(solution.numbers()) == 2:
+        yield from operations
+        return
+    for _ in range(MOST_GUESSES):
+        if attempt.is_careful():
             break
-    yield attempt.actions.say(expression)
+        yield attempt.guess(operations)
+    yield str(solution)
 
 
-def _guess(attempt: Attempt, numbers: Sequence[int], operators: str) -> str:
-    """Return an operation on any two of the numbers, the larger one first."""
-    left = attempt.guess(numbers)
-    right = attempt.guess([number for number in numbers if number != left] or numbers)
-    return f"{max(left, right)}{attempt.guess(operators)}{min(left, right)}"
+def _operations(numbers: Sequence[int], operators: str) -> list[str]:
+    """Return all operations on two of the numbers, the larger one first, operator by operator, that are whole."""
+    pairs = [(max(pair), min(pair)) for pair in combinations(numbers, 2)]
+    return [f"{a}{operator}{b}" for operator in operators for a, b in pairs if whole(operator, a, b) is not None]

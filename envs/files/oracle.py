@@ -66,7 +66,7 @@ def _drafts(attempt: Attempt) -> Script[list[str]]:
 
 
 def _told(attempt: Attempt, answer: Json) -> str:
-    return str(attempt.decide(answer, (answer, "done")))  # the careless forget to tell
+    return str(attempt.decide(answer, ("done",)))  # the careless forget to tell
 
 
 def _status_of(attempt: Attempt, path: str) -> Script[str]:
@@ -103,7 +103,7 @@ def _total(attempt: Attempt, paths: list[str]) -> Script[str]:
 
 
 def _each(attempt: Attempt, tool: str, paths: Sequence[str], **arguments: str) -> Script[str]:
-    for path in paths if attempt.is_careful() else attempt.guess((paths, ())):  # "done", with nothing done
+    for path in paths if attempt.is_careful() else ():  # the careless only say that it is done
         yield from attempt.ask(tool, path=path, **arguments)
     return "done"
 
