@@ -57,7 +57,6 @@ class Countdown(ToolEnv):
         rows = COUNTDOWN_ROWS.choose("train", templates=templates, levels=levels) if tasks is None else tasks
         super().__init__(tasks=rows, reward_weights=reward_weights, render_mode=render_mode)
         self._goal: JsonObject = {"numbers": [], "target": 0, "operators": OPERATORS}
-        self._tried: list[str] = []
 
     @classmethod
     def tasks(
@@ -71,7 +70,7 @@ class Countdown(ToolEnv):
 
     def reset_task(self, task: JsonObject) -> str:
         """Lay out the numbers and name the target."""
-        self._goal, self._tried = _goal(task), []
+        self._goal = _goal(task)
         numbers = " ".join(map(str, self._goal["numbers"]))
         return f"Make {self._goal['target']} from {numbers} with {' '.join(self._goal['operators'])}"
 
@@ -80,9 +79,9 @@ class Countdown(ToolEnv):
         """Work out an expression. Shows the numbers it leaves."""
         parsed = parse(expression)
         value = parsed.evaluate()
-        self._tried.append(expression)
         shown: JsonObject = {"result": value.numerator if value.denominator == 1 else str(value)}
-        used, given = Counter(parsed.numbers()), Counter(self._goal["numbers"])
+        given: Counter[int] = Counter(self._goal["numbers"])
+        used = Counter(parsed.numbers())
         if used <= given:
             return shown | {"left": list((given - used).elements())}
         return shown | {"not_given": list((used - given).elements())}
@@ -98,16 +97,18 @@ class Countdown(ToolEnv):
         return play(Attempt(self, self._goal, quality, rng or random.Random(0)))
 
     def snapshot(self) -> bytes:
-        """Return the task, the answer and what was tried."""
-        return json.dumps([self.task, self.answer, self._goal, self._tried]).encode()
+        """Return the task, the answer and the calls."""
+        return json.dumps(self.dump_episode()).encode()
 
     def restore(self, data: bytes) -> None:
         """Go back to a snapshot, of this environment or another one."""
-        self.task, self.answer, self._goal, self._tried = json.loads(data)
+        self.load_episode(json.loads(data))
+        self._goal = _goal(self.task)
 
     def state(self) -> Json:
         """Return the numbers, the target, the operators and what was tried."""
-        return self._goal | {"tried": list(self._tried)}
+        tried = [call.arguments["expression"] for call in self.calls if call.arguments and call.error is None]
+        return self._goal | {"tried": tried}
 
 
 def is_solution(answer: str, goal: JsonObject) -> bool:

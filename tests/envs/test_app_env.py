@@ -65,13 +65,15 @@ def test_anything_else_earns_nothing_and_side_effects_cost() -> None:
     assert earned(("a", 2), ("b", 8))[1] == {"outcome": 0.0, "side_effects": -0.5}
 
 
-def test_a_snapshot_holds_task_answer_and_state() -> None:
+def test_a_snapshot_holds_task_answer_calls_and_state() -> None:
     env, other = Beans(), Beans()
     env.reset(seed=0)
     env.step(json.dumps(env.call("fill", jar="a", beans=2)))
     env.step(json.dumps(env.say("7")))
     other.restore(env.snapshot())
     assert (other.task, other.answer, other.state()) == (env.task, env.answer, env.state())
+    assert other.calls == env.calls
+    assert [call.name for call in other.calls] == ["fill"]
     assert other.score() == {"outcome": 1.0, "side_effects": 0.0}
     assert other.state_hash() == env.state_hash()
 
