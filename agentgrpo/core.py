@@ -69,7 +69,9 @@ class AgentEnv(gymnasium.Env[str, str]):
 
     Optional, and used where defined: `snapshot() -> bytes`, `restore(bytes)`, `state() -> Json`, `state_hash() -> str`,
     `state_diff() -> list` (JSON Patch operations since the last call), `score() -> dict` (named reward terms if the
-    episode ended now) and `oracle(*, quality, rng)` (a generator of actions that is sent the messages they led to).
+    episode ended now), `oracle(*, quality, rng)` (a generator of actions that is sent the messages they led to) and
+    `facts() -> dict` (what it is played in, such as the sandbox's tier; a run's record keeps it).
+    `metadata["unchecked"]` maps checks of `check_env` that do not apply to why.
     """
 
     observation_space = UnicodeText()
@@ -275,7 +277,7 @@ class ToolEnv(AgentEnv):
     def _load(self, split: str) -> list[str]:
         if split not in self._ids:
             is_own = split == "train" and self._own_tasks is not None
-            tasks = load_tasks(self._own_tasks or (), split=split) if is_own else _shipped(type(self), split)  # type: ignore[arg-type]
+            tasks = load_tasks(self._own_tasks or (), split=split) if is_own else self._shipped(split)
             self._rows |= {task.id: task.row for task in tasks}
             self._ids[split] = [task.id for task in tasks]
         return self._ids[split]
@@ -331,6 +333,10 @@ class ToolEnv(AgentEnv):
     def _observe(self, capability: str) -> Any:
         return getattr(self, capability)() if self._has(capability) else None
 
+    def _shipped(self, split: str) -> tuple[Task, ...]:
+        """Return the tasks of a split: its class's, unless the arguments of an environment choose its tasks."""
+        return _shipped(type(self), split)  # type: ignore[arg-type]  # mypy takes classes for unhashable
+
 
 def weigh(terms: Mapping[str, float], weights: Mapping[str, float]) -> float:
     """Return the weighted sum of reward terms; a term without a weight counts once.
@@ -365,4 +371,4 @@ def _named(tools: Iterable[Tool]) -> dict[str, Tool]:
 
 
 def _joined(messages: Sequence[Message]) -> str:
-    return "\n".join(str(message["content"]) for message in messages)
+    return "\n".join(str(message["content"]) for message in messages if message.get("role") != "system")

@@ -98,7 +98,7 @@ def _open_run(
     start_record(
         run,
         config=config.model_dump(mode="json", exclude_none=True),
-        env=source.env_class,
+        env=source.classes,
         env_id=source.id,
         tasks=rows,
         model_path=None,

@@ -28,7 +28,7 @@ from agentgrpo.store.reader import EpisodeReader
 from agentgrpo.store.record import (
     hash_folder,
     hash_json,
-    hash_source,
+    hash_sources,
     processor,
     resume_record,
     start_record,
@@ -127,13 +127,14 @@ def _write_down(run: RunDirectory, bench: Workbench) -> None:
     start_record(
         run,
         config=config.model_dump(mode="json"),
-        env=_class_of(bench.source),
+        env=bench.source.classes,
         env_id=bench.source.id,
         tasks=_rows((bench.train_tasks, bench.heldout_tasks)),
         model_path=config.model.path,
         sampling={"train": {"temperature": config.rollout.temperature}, "eval": config.eval.model_dump(mode="json")},
         numbers=bench.numbers() | {"processor": processor()},
         scoring=bench.rewarding.hashes if bench.rewarding is not None else None,
+        environment=bench.source.facts(bench.train_tasks[0].row),
         inexact=bench.inexact(),
     )
 
@@ -272,7 +273,7 @@ def _bench(run: RunDirectory, record: JsonObject, config: Config, given: Given) 
         what = "is not there any more" if not folder.is_dir() else "has other files or weights than when the run began"
         raise ModelError(f"the model in '{folder}' {what}: put the same one there, or --set model.path=FOLDER")
     changes = version_changes(record["versions"])
-    if hash_source(_class_of(source)) != hashes["env_source"]:
+    if hash_sources(source.classes) != hashes["env_source"]:
         changes.append(f"the code of the environment {source.id} was changed")
     bench = assemble(config, source, train, heldout)
     changes += bench.rewarding.changes(hashes) if bench.rewarding is not None else []
@@ -363,7 +364,3 @@ def is_unreachable(reference: str) -> bool:
     """Whether only the process that defined an environment can find it by this name."""
     place, _, name = reference.rpartition(":")
     return place == "local" or (place == "__main__" and not hasattr(sys.modules["__main__"], name))
-
-
-def _class_of(source: EnvSource) -> type:
-    return type(source.make().unwrapped)

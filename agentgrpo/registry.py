@@ -9,6 +9,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import json
 import os
 import re
 import sys
@@ -24,7 +25,7 @@ from gymnasium.envs.registration import EnvSpec
 from agentgrpo.errors import AgentGRPOError, EnvError, nearest
 from agentgrpo.tasks import load_tasks
 from agentgrpo.tooling import describe
-from agentgrpo.types import JsonObject
+from agentgrpo.types import JsonObject, Task
 
 Isolation: TypeAlias = Literal["inline", "thread", "process"]
 ActionFormat: TypeAlias = Literal["message", "text"]
@@ -63,6 +64,41 @@ class EnvSource:
         # What chooses among the shipped rows is an argument of both the environment and its tasks().
         shared = kwargs.keys() & inspect.signature(shipped).parameters.keys()
         return cast(Sequence[JsonObject], shipped(split, **{name: kwargs[name] for name in sorted(shared)}))
+
+    def with_tasks(self, tasks: Sequence[Task]) -> EnvSource:
+        """Return the environment as one that has these training tasks for its own, where it takes any."""
+        given = replace(self, spec=replace(self.spec, kwargs={**self.spec.kwargs, "tasks": [t.row for t in tasks]}))
+        try:
+            given.make().close()
+        except (TypeError, EnvError):  # a class without tasks=, or with arguments that choose among those it ships
+            return self
+        return given
+
+    @property
+    def classes(self) -> tuple[type, ...]:
+        """What it is made of: its class, and those of its parts if it has some."""
+        classes_of = getattr(self.env_class, "classes_of", None)
+        return (self.env_class, *(() if classes_of is None else classes_of(**self.spec.kwargs)))
+
+    def facts(self, row: JsonObject) -> JsonObject:
+        """Return what an episode of a task tells of what it is played in, such as the sandbox it has; {} if nothing.
+
+        Raises:
+            EnvError: it cannot tell, or not as JSON data.
+        """
+        if not hasattr(self.env_class, "facts"):
+            return {}
+        env = self.make()
+        try:
+            env.reset(seed=0, options={"task": row})
+            facts: JsonObject = json.loads(json.dumps(env.get_wrapper_attr("facts")()))
+            return facts
+        except AgentGRPOError:
+            raise
+        except Exception as error:
+            raise EnvError(f"{self.id}: facts() gave no plain data: {describe(error)}") from error
+        finally:
+            env.close()
 
     def id_of(self, row: JsonObject) -> str:
         """Return what the environment of a task is called: a mixture has several."""

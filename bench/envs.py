@@ -119,13 +119,14 @@ def gigabytes(size: float) -> float:
 
 
 def hold(size: float) -> None:
-    """Open a thousand apps of a size, each after a call, and print the gigabytes they take."""
+    """Open a thousand apps of a size, each after a call and a change, and print the gigabytes they take."""
     snapshot = grown(size).snapshot()
     before = _resident()
     envs = [Shop() for _ in range(AT_ONCE)]
     for env in envs:
         env._app.restore(snapshot)
         env._app.find_customer("Name1 Family1")
+        env._app.insert("customers", [{"id": "new", "name": "Ann Poe"}])
         env._app.state_hash()
     print((_resident() - before) / 1e9)
 

@@ -19,9 +19,9 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 # Each layer may import itself and every layer above it in this list.
 SPINE: list[set[str]] = [
-    {"types", "errors", "seeds", "activity", "tolerances", "sizes", "blocking", "family"},
+    {"types", "errors", "seeds", "activity", "tolerances", "sizes", "blocking", "family", "jsonpatch"},
     {"config", "config_file", "config_section", "engine_config", "judge_config"},
-    {"calls", "tooling", "actions", "tasks", "core", "registry", "envcheck", "rewards"},
+    {"calls", "tooling", "actions", "tasks", "core", "registry", "baselines", "checks", "envcheck", "rewards"},
     {"content", "replies", "chat", "causal_lm"},
     {"engines", "endpoint", "judge"},
     {"rollout"},
@@ -39,7 +39,7 @@ SPINE: list[set[str]] = [
         "rewarding",
     }
     | {"watchdog", "sft", "tiny", "demonstrations", "warm_start", "summary", "opening", "trainer_state", "stopping"}
-    | {"run_state", "gathering", "looks", "ending", "evaluate_endpoint", "good_episodes"},
+    | {"run_state", "gathering", "looks", "ending", "evaluate_endpoint", "good_episodes", "env_server"},
 ]
 BASE = SPINE[0] | SPINE[1]
 ALLOWED = {area: set[str]().union(*SPINE[: rank + 1]) for rank, layer in enumerate(SPINE) for area in layer}
@@ -52,12 +52,14 @@ ALLOWED |= {
     "tools": BASE | {"tooling", "tools"},
     "envs": BASE | SPINE[2] | {"tools", "envs"},
     "doctor": ALLOWED["training"] | {"doctor"},
-    "cli": ALLOWED["training"] | {"viewer", "tools", "envs", "cli", "agentgrpo", "doctor"},
+    "envstats": ALLOWED["training"] | {"envstats"},
+    "cli": ALLOWED["training"] | {"viewer", "tools", "envs", "cli", "agentgrpo", "doctor", "envstats"},
     "agentgrpo": ALLOWED["training"],  # the package itself: its public names, lazily
 }
 LAZY = {"torch", "transformers", "vllm", "matplotlib", "datasets", "wandb", "tensorboard", "trackio", "mcp", "ray"}
 LAZY |= {"yaml"}  # for OpenAPI documents that are no JSON
 LAZY |= {"anyio", "httpx2", "jsonschema", "uvicorn"}  # what mcp brings
+LAZY |= {"minigrid", "bfcl_eval", "reasoning_gym", "verifiers"}  # environments from elsewhere
 LAZY_OWN = {
     "agentgrpo",
     "cli",

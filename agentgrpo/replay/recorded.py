@@ -14,7 +14,7 @@ from agentgrpo.config import Config, load_config
 from agentgrpo.errors import EnvError, TaskError, UserError, nearest
 from agentgrpo.opening import is_unreachable, version_changes
 from agentgrpo.registry import EnvSource
-from agentgrpo.store.record import hash_folder, hash_json, hash_source
+from agentgrpo.store.record import hash_folder, hash_json, hash_sources
 from agentgrpo.store.run import RunDirectory
 from agentgrpo.tasks import load_tasks
 from agentgrpo.types import JsonObject, Task
@@ -71,7 +71,7 @@ def open_recorded(
     source = open_env(config, env)
     hashes = record.get("hashes", {})
     tasks, notes = _tasks(run, config, source, hashes.get("tasks", {}))
-    if hashes.get("env_source") not in (None, hash_source(source.env_class)):
+    if hashes.get("env_source") not in (None, hash_sources(source.classes)):
         notes.append(f"the code of the environment {source.id} was changed since the run began")
     notes += model_notes(config, record) if needs_model else []
     notes += version_changes(record["versions"]) if "versions" in record else []

@@ -72,6 +72,12 @@ def hash_source(thing: type | FunctionType) -> str | None:
         return None
 
 
+def hash_sources(classes: Sequence[type]) -> str | None:
+    """Return the same for the classes an environment is made of; of one alone it is that one's."""
+    hashes = [hash_source(each) for each in classes]
+    return hashes[0] if len(hashes) == 1 else hash_json(hashes) if hashes else None
+
+
 def versions() -> JsonObject:
     """Return the versions of Python, the platform and the packages that decide what a run does."""
     installed = {name: _version(name) for name in PACKAGES}
@@ -96,13 +102,14 @@ def start_record(
     run: RunDirectory,
     *,
     config: JsonObject,
-    env: type | None,
+    env: Sequence[type],
     env_id: str,
     tasks: Mapping[str, Sequence[JsonObject]],
     model_path: str | Path | None,
     sampling: JsonObject,
     numbers: JsonObject | None = None,
     scoring: Mapping[str, str | None] | None = None,
+    environment: JsonObject | None = None,
     inexact: Sequence[str] = (),
 ) -> JsonObject:
     """Write `run.json` at the start of a run and return it.
@@ -110,24 +117,24 @@ def start_record(
     Args:
         run: Where to.
         config: The resolved configuration, which holds the seed.
-        env: The environment's class; None when it is not Python at hand.
+        env: The environment's classes: a mixture has several; none when it is not Python at hand.
         env_id: What the configuration calls it.
         tasks: The rows of each split.
         model_path: The folder of the base model; a name that is no folder is kept as it is, its hash unknown.
         sampling: How episodes are sampled.
-        numbers: The device, the dtype and whatever else decides the last bits of a number.
+        numbers: What decides the last bits of a number: the device, the dtype.
         scoring: The hashes of what scores episodes besides their environment.
+        environment: What the environment tells of itself, such as the sandbox it has here.
         inexact: Why the same run may not repeat bit by bit.
     """
     folder = Path(model_path) if model_path is not None and Path(model_path).is_dir() else None
-    record = {
+    record: JsonObject = {
         "name": run.name,
         "status": "running",
         "started_at": time.time(),
         "resumes": [],
         "ended_at": None,
-        "exact": not inexact,
-        "inexact": list(inexact),
+        **_exactness(inexact),
         "seed": config.get("seed"),
         "env_id": env_id,
         "model_path": str(folder.resolve()) if folder else model_path and str(model_path),
@@ -136,18 +143,23 @@ def start_record(
         "tasks": {split: len(rows) for split, rows in tasks.items()},
         "versions": versions(),
         "numbers": numbers or {},
+        "environment": environment or {},
         "config": config,
     }
     write_json(run.record, record)
     return record
 
 
+def _exactness(inexact: Sequence[str]) -> JsonObject:
+    return {"exact": not inexact, "inexact": list(inexact)}
+
+
 def _hashes(
-    config: JsonObject, env: type | None, tasks: Mapping[str, Sequence[JsonObject]], model: Path | None
+    config: JsonObject, env: Sequence[type], tasks: Mapping[str, Sequence[JsonObject]], model: Path | None
 ) -> JsonObject:
     return {
         "config": hash_json(config),
-        "env_source": None if env is None else hash_source(env),
+        "env_source": hash_sources(env),
         "model": hash_folder(model) if model else None,
         "tasks": {split: hash_json(list(rows)) for split, rows in tasks.items()},
     }

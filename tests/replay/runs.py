@@ -144,7 +144,7 @@ def open_run(
     start_record(
         run,
         config=config.model_dump(mode="json"),
-        env=source.env_class,
+        env=source.classes,
         env_id=source.id,
         tasks={"train": rows, "heldout": []},
         model_path=model,
