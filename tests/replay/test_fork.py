@@ -19,14 +19,11 @@ from agentgrpo.replay.prefix import Diverged
 from agentgrpo.report import SilentReporter
 from agentgrpo.store import EpisodeFilter, EpisodeReader, RunDirectory
 from agentgrpo.store.lock import RunLock
-from agentgrpo.training import train
 from agentgrpo.types import StopReason, Trajectory
 from tests.replay.runs import oracle_run
-from tests.small import small_model, small_run
 from tests.test_evaluate_endpoint import serve
 
 ADDERS = "tests.replay.adders"
-SILENT = SilentReporter()
 
 
 class Notes(SilentReporter):
@@ -35,15 +32,6 @@ class Notes(SilentReporter):
 
     def message(self, text: str) -> None:
         self.lines.append(text)
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
-    """A small run that trained two steps."""
-    model = small_model(tmp_path_factory.getbasetemp(), "lockbox")
-    config = small_run(model, tmp_path_factory.mktemp("trained"), eval={"tasks": 2, "every": 0})
-    config["train"] |= {"keep_checkpoints": 3, "checkpoint_every": 1}
-    return RunDirectory(path=train(config, reporter=SILENT).path)
 
 
 def longest(run: RunDirectory) -> Trajectory:
@@ -96,7 +84,7 @@ def test_forks_get_numbers_of_their_own_and_are_replayed_like_others(trained: Ru
     of_a_fork = fork(trained.path, one[0].id, turn=3) if one[0].turns >= 3 else ()
     assert len({row.sample for row in (*one, *two, *of_a_fork)}) == 3 + len(of_a_fork)
     assert count(trained) == before + 3 + len(of_a_fork)
-    assert (two[0].policy, one[0].policy, one[0].policy_version) == ("base", "policy", 2)
+    assert (two[0].policy, one[0].policy, one[0].policy_version) == ("base", "policy", 3)
     for mock_tools in (False, True):
         found = replay_run(trained.path, mock_tools=mock_tools)
         assert found.same == found.total == count(trained)
