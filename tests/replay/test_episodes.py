@@ -254,3 +254,13 @@ def test_the_tokens_of_an_oracles_run_are_made_again(tmp_path: Path, tiny_chat: 
     assert same(found)
     assert found.checked == dict.fromkeys(("prompts", "calls", "tokens", "masks"), 4)
     assert same(replay_run(run.path))
+
+
+def test_text_from_an_endpoint_has_no_tokens_to_make_again(tmp_path: Path) -> None:
+    run = adder(tmp_path)
+    record = run.read_record()
+    record["endpoint"] = {"model": "chatty", "url": "http://127.0.0.1:9"}
+    run.record.write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"a chat model behind an endpoint played it.*without --mock-tools"):
+        replay_run(run.path, mock_tools=True)
+    assert same(replay_run(run.path))
