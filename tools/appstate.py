@@ -10,6 +10,7 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Iterable
+from contextlib import closing
 from functools import cache
 from typing import ClassVar, Self, TypeAlias
 
@@ -17,6 +18,8 @@ from agentgrpo.types import Json, JsonObject
 
 Row: TypeAlias = dict[str, Json]
 _MASK = 2**64 - 1
+_MOST_HASHES = 4096
+_known_hashes: dict[bytes, int] = {}  # of snapshots: all rows need not be read again for each copy of one
 # Small pages: a table of a dozen rows fills one, so a whole app stays at a few kilobytes.
 _PAGE = "PRAGMA page_size=1024;"
 
@@ -33,7 +36,7 @@ class AppState:
     def __init__(self, snapshot: bytes | None = None) -> None:
         self._db = self._open(snapshot)
         self._pending: dict[tuple[str, str], tuple[str | None, str | None]] = {}
-        self._hash = self._full_hash()
+        self._hash = self._full_hash() if snapshot is None else self._hash_of(snapshot)
 
     def _open(self, snapshot: bytes | None) -> sqlite3.Connection:
         # Autocommit: serialize() would silently leave out an open transaction.
@@ -48,15 +51,21 @@ class AppState:
 
     def snapshot(self) -> bytes:
         """Return the database's bytes."""
-        return self._db.serialize()
+        self._take_log()
+        data = self._db.serialize()
+        _note(self.schema, data, self._hash)
+        return data
 
     def restore(self, snapshot: bytes) -> None:
         """Go back to a snapshot; what changed until then is forgotten."""
-        # A new connection: TEMP triggers stay listed but no longer fire after deserialize() on an open one.
-        old, self._db = self._db, self._open(snapshot)
-        old.close()
+        # Copied page by page into the open connection: deserialize() there would silence its TEMP triggers, and making
+        # them anew in another one takes ten times as long.
+        with closing(sqlite3.connect(":memory:")) as source:
+            source.deserialize(snapshot)
+            source.backup(self._db)
+        self._db.execute("DELETE FROM temp.change_log")
         self._pending.clear()
-        self._hash = self._full_hash()
+        self._hash = self._hash_of(snapshot)
 
     def fork(self) -> Self:
         """Return an independent copy."""
@@ -119,6 +128,15 @@ class AppState:
                 total += _row_hash(table, row["text"])
         return total & _MASK
 
+    def _hash_of(self, snapshot: bytes) -> int:
+        """Return the content's hash right after a snapshot was loaded; known ones are not computed again."""
+        known = _known_hashes.get(_key(self.schema, snapshot))
+        if known is not None:
+            return known
+        computed = self._full_hash()
+        _note(self.schema, snapshot, computed)
+        return computed
+
     def _take_log(self) -> None:
         log = self.rows("SELECT tbl, id, before, after FROM temp.change_log ORDER BY rowid")
         if not log:
@@ -129,6 +147,16 @@ class AppState:
             self._hash = (self._hash - _row_hash(table, before) + _row_hash(table, after)) & _MASK
             first = self._pending.get((table, entry["id"]), (before, None))[0]
             self._pending[table, entry["id"]] = (first, after)
+
+
+def _key(schema: str, snapshot: bytes) -> bytes:
+    return hashlib.blake2b(snapshot, digest_size=16, key=hashlib.blake2b(schema.encode()).digest()).digest()
+
+
+def _note(schema: str, snapshot: bytes, content_hash: int) -> None:
+    if len(_known_hashes) >= _MOST_HASHES:
+        _known_hashes.clear()
+    _known_hashes[_key(schema, snapshot)] = content_hash
 
 
 def patch(before: JsonObject, after: JsonObject) -> list[JsonObject]:
