@@ -19,9 +19,9 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 # Each layer may import itself and every layer above it in this list.
 SPINE: list[set[str]] = [
-    {"types", "errors", "seeds", "activity", "tolerances", "sizes"},
+    {"types", "errors", "seeds", "activity", "tolerances", "sizes", "blocking"},
     {"config", "config_file", "config_section", "engine_config"},
-    {"calls", "tooling", "actions", "tasks", "core", "registry", "envcheck"},
+    {"calls", "tooling", "actions", "tasks", "core", "registry", "envcheck", "users"},
     {"content", "replies", "chat", "causal_lm"},
     {"engines", "endpoint"},
     {"rollout"},
@@ -36,7 +36,6 @@ SPINE: list[set[str]] = [
         "checkpoint",
         "report",
         "tracking",
-        "blocking",
     }
     | {"watchdog", "sft", "tiny", "demonstrations", "warm_start", "summary", "opening", "trainer_state", "stopping"}
     | {"run_state", "gathering", "looks", "ending", "evaluate_endpoint", "good_episodes"},
@@ -62,7 +61,7 @@ LAZY_OWN = {
     "registry",
     "engine_kinds",
 }  # may import agentgrpo in a function: to start fast, or at all
-TORCH_FREE = {"types", "errors", "config", "tooling", "core", "tasks", "store", "viewer"}
+TORCH_FREE = {"types", "errors", "config", "tooling", "core", "tasks", "users", "store", "viewer"}
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ def failed(found: dict[str, CheckResult]) -> set[str]:
     return {name for name, result in found.items() if result.passed is False}
 
 
-@pytest.mark.parametrize("name", ["lockbox", "shop"])
+@pytest.mark.parametrize("name", ["lockbox", "shop", "workspace"])
 def test_shipped_environments_pass_everything(name: str) -> None:
     found = results(name)
     assert list(found) == list(CHECKS)

@@ -210,7 +210,7 @@ CANCEL_SERIES = Effect(
     wordings=("Cancel {which} and the rest of its series.", "Please cancel {which} and the rest of its series."),
     sample=_of_series,
     solve=_cancel_series,
-    tools=("cancel_series",),
+    tools=("cancel_series", "cancel_meeting"),  # the last one for the careless
 )
 MOVE_SERIES = Effect(
     name="move_series",

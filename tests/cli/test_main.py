@@ -174,7 +174,7 @@ def test_show_lists_what_the_run_stored(trained: Path, agentgrpo: Command) -> No
 def test_env_list_names_what_is_shipped(agentgrpo: Command) -> None:
     done = agentgrpo("env", "list")
     assert done.code == 0
-    assert [line.split()[0] for line in done.out.splitlines()] == ["name", "shop", "lockbox"]
+    assert [line.split()[0] for line in done.out.splitlines()] == ["name", "shop", "workspace", "lockbox"]
 
 
 def test_env_check_finds_a_shipped_environment_sound(agentgrpo: Command) -> None:
