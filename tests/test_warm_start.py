@@ -30,8 +30,8 @@ from agentgrpo.types import Task
 from agentgrpo.warm_start import reuse, run_sft, warm_start
 from tests.small import EXAMPLE, TINY
 
-ENVS = {"locker": f"{EXAMPLE / 'locker.py'}:Locker", "lockbox": "lockbox", "shop": "shop"}
-COUNT = {"locker": 100, "lockbox": 40, "shop": 100}
+ENVS = {"locker": f"{EXAMPLE / 'locker.py'}:Locker", "lockbox": "lockbox", "shop": "shop", "workspace": "workspace"}
+COUNT = {"locker": 100, "lockbox": 40, "shop": 100, "workspace": 100}
 
 
 def source_and_tasks(name: str) -> tuple[EnvSource, tuple[Task, ...]]:

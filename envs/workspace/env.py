@@ -94,6 +94,7 @@ class Workspace(ToolEnv):
         self._opened = "both"  # a key of OFFERED
         self._fields: JsonObject | None = None  # of the answer
         self._talk: list[Message] = []  # between user and agent
+        self._show_tools()
         if tools is not None and not isinstance(rows, str | Path):
             _check_tools({*(row["template"] for row in rows), *(templates or ())}, tools)
 
