@@ -108,6 +108,7 @@ class World:
     rooms: tuple[tuple[str, int], ...]  # name, seats
     meetings: tuple[Meeting, ...]
     mails: tuple[Mail, ...]  # the oldest first
+    is_heldout: bool  # whether its names and titles are those kept for the held-out splits
 
     @property
     def me(self) -> str:
@@ -142,9 +143,10 @@ class World:
         return [slot for slot in _SLOTS if slot[0] in self.days and slot not in taken]
 
     def new_title(self, rng: random.Random) -> str:
-        """Return a title that no meeting and no mail has; its two words are known ones."""
+        """Return a title that no meeting and no mail has, of those the world's split may use."""
         taken = {meeting.title for meeting in self.meetings} | {mail.subject for mail in self.mails}
-        return rng.choice([title for topic in TOPICS for kind in KINDS if (title := f"{topic} {kind}") not in taken])
+        titles = _pairs(rng, TOPICS, KINDS, heldout=self.is_heldout)
+        return next(title for title in titles if title not in taken)
 
     def contact_of(self, name: str) -> str:
         """Return the id of a full name."""
@@ -156,7 +158,7 @@ def _attended(organiser: str, guests: tuple[tuple[str, str], ...]) -> frozenset[
     return frozenset((organiser, *(contact for contact, reply in guests if reply != "no")))
 
 
-def is_heldout(first: int, second: int) -> bool:
+def is_kept(first: int, second: int) -> bool:
     """Whether a name or title of two words, given as their indices, is kept for the held-out splits."""
     return (first + second) % 5 == 0
 
@@ -171,7 +173,7 @@ class _Maker:
     """Makes one world, person by person and meeting by meeting."""
 
     def __init__(self, rng: random.Random, *, heldout: bool) -> None:
-        self.rng = rng
+        self.rng, self.is_heldout = rng, heldout
         self.today = rng.choice(DAYS[:3])
         self.days = DAYS[DAYS.index(self.today) :]
         self.titles = _pairs(rng, TOPICS, KINDS, heldout=heldout)
@@ -204,6 +206,7 @@ class _Maker:
             rooms=self.rooms,
             meetings=tuple(self.meetings),
             mails=tuple(self.mails(me, others)),
+            is_heldout=self.is_heldout,
         )
 
     def meet(self, host: str, guest: str, *, reply: str = "yes", days: Sequence[str] | None = None) -> None:
@@ -279,7 +282,7 @@ def _pairs(rng: random.Random, first: Sequence[str], second: Sequence[str], *, h
     while True:
         left, right = rng.randrange(len(first)), rng.randrange(len(second))
         pair = f"{first[left]} {second[right]}"
-        if is_heldout(left, right) == heldout and pair not in seen:
+        if is_kept(left, right) == heldout and pair not in seen:
             seen.add(pair)
             yield pair
 
