@@ -68,7 +68,7 @@ class Workspace(ToolEnv):
 
     metadata: ClassVar[dict[str, Any]] = {"isolation": "inline"}  # type: ignore[misc]  # as in AgentEnv
     splits = SPLITS
-    system_prompt = "You run an office. Use the tools, ask me what I left out, then answer my question or say done."
+    system_prompt = "You run an office. Use the tools, ask for what I left out; call answer if I asked, else say done."
 
     def __init__(
         self,
