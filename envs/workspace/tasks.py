@@ -14,7 +14,8 @@ import random
 from collections.abc import Sequence
 from functools import cache
 
-from agentgrpo.envs.workspace.templates import HELDOUT_TEMPLATES, TEMPLATES, TRAIN_TEMPLATES, Template
+from agentgrpo.envs.workspace.parts import Template
+from agentgrpo.envs.workspace.templates import HELDOUT_TEMPLATES, TEMPLATES, TRAIN_TEMPLATES
 from agentgrpo.envs.workspace.world import HELDOUT_SEED, make_world
 from agentgrpo.errors import TaskError, nearest
 from agentgrpo.types import JsonObject
