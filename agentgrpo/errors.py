@@ -10,10 +10,12 @@ AgentGRPOError
 │   ├── ToolFailure      a tool's backend is down or hung (not: the tool said no)
 │   ├── EnvFailure       the environment raised outside a tool
 │   ├── EngineFailure    generation failed
-│   └── ParseFailure     messages and tokens could not be converted
+│   ├── ParseFailure     messages and tokens could not be converted
+│   ├── RewardFailure    the reward named in the config could not be had
+│   └── JudgeFailure     the judge gave no verdict
 └── RunError             the run cannot go on: checkpoint, exit 1
 
-ToolError stands apart: a tool raises it to tell the *model* something; the episode goes on.
+ToolError and its ToolTimeout stand apart: a tool raises them to tell the *model* something; the episode goes on.
 Messages say what was got, what was expected, and what to do.
 """
 
@@ -80,12 +82,36 @@ class ParseFailure(EpisodeError):
     boundary = Boundary.PARSE
 
 
+class RewardFailure(EpisodeError):
+    """The reward named in the config raised, hung or gave no number: the episode has no score."""
+
+    boundary = Boundary.REWARD
+
+
+class JudgeFailure(EpisodeError):
+    """The judge gave no verdict: the episode has no score. `kind` is what failures are counted by."""
+
+    boundary = Boundary.JUDGE
+
+    def __init__(self, kind: str, told: str) -> None:
+        super().__init__(told)
+        self.kind = kind
+
+
 class RunError(AgentGRPOError, RuntimeError):
     """The run cannot go on."""
 
 
 class ToolError(Exception):
     """Raised by a tool to tell the model why it did nothing; the episode goes on."""
+
+    kind: ClassVar[str] = "tool_error"  # what the model is told its type is
+
+
+class ToolTimeout(ToolError):
+    """Raised by a tool that gave up waiting for something slow but alive; what is dead or hung is a ToolFailure."""
+
+    kind = "timeout"
 
 
 def first_line(error: BaseException) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agentgrpo.config import EvalConfig
 from agentgrpo.rollout.manager import OnEpisode, Rollouts
@@ -23,6 +23,7 @@ class Evaluation:
     high: float | None
     reward: float | None
     mean_turns: float | None
+    environments: Mapping[str, float] = field(default_factory=dict)  # success in each, where there are several
 
     def metrics(self) -> dict[str, float]:
         """Return what is known as flat metrics."""
@@ -34,6 +35,7 @@ class Evaluation:
             "eval/turns": self.mean_turns,
             "eval/tasks": float(self.tasks),
             "eval/failed": float(self.failed),
+            **{f"eval/success/{name}": success for name, success in self.environments.items()},
         }
         return {k: v for k, v in values.items() if v is not None}
 
@@ -41,7 +43,8 @@ class Evaluation:
         if self.success is None:
             return f"no episode could be scored ({self.failed} failed)"
         interval = f"95 % interval {self.low:.3f}-{self.high:.3f}"
-        return f"{self.success:.3f} ({interval}, {self.episodes} episodes of {self.tasks} tasks)"
+        each = "".join(f", {name} {success:.3f}" for name, success in self.environments.items())
+        return f"{self.success:.3f} ({interval}, {self.episodes} episodes of {self.tasks} tasks{each})"
 
 
 def wilson(successes: int, total: int, z: float = 1.959964) -> tuple[float, float]:
@@ -54,8 +57,14 @@ def wilson(successes: int, total: int, z: float = 1.959964) -> tuple[float, floa
     return max(0.0, (centre - margin) / scale), min(1.0, (centre + margin) / scale)
 
 
-def summarize(trajectories: Sequence[Trajectory], tasks: int) -> Evaluation:
-    """Return the success rate and means over scored episodes; failed ones are counted, not scored."""
+def summarize(trajectories: Sequence[Trajectory], tasks: int, env_id: str | None = None) -> Evaluation:
+    """Return the success rate and means over scored episodes; failed ones are counted, not scored.
+
+    Args:
+        trajectories: All episodes.
+        tasks: How many tasks they are of.
+        env_id: The run's environment; what was played in one of its parts is told apart. None: nothing is.
+    """
     scored = [t for t in trajectories if t.is_scored]
     failed = sum(not t.is_scored for t in trajectories)
     if not scored:
@@ -73,7 +82,19 @@ def summarize(trajectories: Sequence[Trajectory], tasks: int) -> Evaluation:
         high=high,
         reward=sum(t.reward or 0.0 for t in scored) / len(scored),
         mean_turns=sum(len(t.turns) for t in scored) / len(scored),
+        environments={
+            name: sum(bool(t.success) for t in part) / len(part) for name, part in by_part(scored, env_id).items()
+        },
     )
+
+
+def by_part(trajectories: Sequence[Trajectory], env_id: str | None) -> dict[str, list[Trajectory]]:
+    """Return episodes by the part of a mixture of environments they were played in; nothing for a single one."""
+    parts: dict[str, list[Trajectory]] = {}
+    for trajectory in trajectories:
+        if env_id is not None and trajectory.env_id != env_id:
+            parts.setdefault(trajectory.env_id, []).append(trajectory)
+    return dict(sorted(parts.items()))
 
 
 async def evaluate(
@@ -98,4 +119,4 @@ async def evaluate(
         on_episode=on_episode,
         finished=finished,
     )
-    return summarize([t for result in results for t in result.trajectories], len(tasks))
+    return summarize([t for r in results for t in r.trajectories], len(tasks), manager.source.id)

@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 from agentgrpo.causal_lm import quiet_transformers
 from agentgrpo.config import SftConfig
 from agentgrpo.errors import RunError, UserError
+from agentgrpo.learner.attention import use_causal_attention
 from agentgrpo.learner.batch import Row, collate
 from agentgrpo.learner.forward import trained_logprobs
 from agentgrpo.learner.schedule import learning_rate
@@ -46,6 +47,7 @@ def fine_tune(
     """
     total = sum(steps for steps, _ in phases)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
+    use_causal_attention(model)
     model.requires_grad_(True).train()
     done = 0
     for number, (steps, sequences) in enumerate(phases):

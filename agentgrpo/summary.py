@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from agentgrpo.config import Config
-from agentgrpo.evaluate import Evaluation
+from agentgrpo.evaluate import Evaluation, by_part
 from agentgrpo.learner.step import LearnResult
 from agentgrpo.rollout.group import GroupResult
 from agentgrpo.store.episodes import TrainingRow
-from agentgrpo.types import Group, StopReason, Trajectory, Turn
+from agentgrpo.types import Boundary, Group, StopReason, Trajectory, Turn
 
 _ERROR_KIND = re.compile(r'\{"error": \{"type": "(\w+)"')  # as `tooling.error_result` writes it
 _VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -24,9 +24,9 @@ _VLLM_TOOL_PARSERS = {"qwen3": "hermes"}  # by renderer
 
 
 def train_metrics(
-    trajectories: Sequence[Trajectory], groups: Sequence[Group], learned: LearnResult
+    trajectories: Sequence[Trajectory], groups: Sequence[Group], learned: LearnResult, env_id: str
 ) -> dict[str, float]:
-    """Return the metrics of one train step; means are over scored episodes."""
+    """Return the metrics of one train step of an environment; means are over scored episodes."""
     scored = [t for group in groups for t in group.trajectories]
     calls = sum(t.call_count for t in scored)
     count = len(scored)
@@ -42,8 +42,22 @@ def train_metrics(
         "train/truncated": sum(t.stop_reason.is_truncated for t in scored) / count,
     }
     kinds = Counter(kind for t in scored for turn in t.turns for kind in _error_kinds(turn))
+    for name, part in by_part(scored, env_id).items():
+        metrics[f"train/reward/{name}"] = sum(t.reward or 0.0 for t in part) / len(part)
+        metrics[f"train/success/{name}"] = sum(bool(t.success) for t in part) / len(part)
+        metrics[f"train/episodes/{name}"] = float(len(part))
     metrics |= {f"train/tool_errors/{kind}": number / calls for kind, number in sorted(kinds.items()) if calls}
     return metrics | {f"train/{name}": value for name, value in learned.metrics.items()}
+
+
+def score_metrics(results: Sequence[GroupResult]) -> dict[str, float]:
+    """Return the mean of each reward term, unweighted, where it is known, and how many could not be scored by what."""
+    scored = [t for result in results for t in result.group.trajectories]
+    names = sorted({name for t in scored for name in t.reward_terms})
+    values = {name: [t.reward_terms[name] for t in scored if name in t.reward_terms] for name in names}
+    missing = Counter(t.failure.boundary for result in results for t in result.failed if t.failure is not None)
+    unscored = {f"train/unscored/{name}": float(missing[name]) for name in (Boundary.REWARD, Boundary.JUDGE)}
+    return {f"train/terms/{name}": sum(known) / len(known) for name, known in values.items()} | unscored
 
 
 def staleness_metrics(groups: Sequence[Group], version: int) -> dict[str, float]:

@@ -88,10 +88,10 @@ class Tool:
         try:
             value = self.function(**checked)
             if self.is_async:
-                value = _wait(value, self.deadline)
+                value = wait_on_tool_loop(value, self.deadline)
             return ToolResult(_cap(_render(value), self.max_output))
         except ToolError as error:
-            return error_result("tool_error", str(error))
+            return error_result(error.kind, str(error))
         except _DeadlineExceeded:
             return error_result("timeout", f"{self.name} did not finish within {self.deadline:g} s and was stopped")
         except (AgentGRPOError, KeyboardInterrupt):
@@ -335,13 +335,13 @@ def _cap(text: str, limit: int) -> str:
 # Async tools
 
 
-class _DeadlineExceeded(Exception):
+class _DeadlineExceeded(TimeoutError):
     """An async tool was cancelled at its deadline."""
 
 
-def _wait(coroutine: Coroutine[Any, Any, Any], deadline: float) -> Any:
-    """Run a coroutine on the tools' loop and block until it is done or its deadline has passed."""
-    loop = TOOL_LOOP.get() or _background_loop()
+def wait_on_tool_loop(coroutine: Coroutine[Any, Any, Any], deadline: float) -> Any:
+    """Run a coroutine on the tools' loop and block until it is done; TimeoutError after `deadline` seconds."""
+    loop = TOOL_LOOP.get() or background_loop()
     if _is_running_here(loop):
         coroutine.close()
         raise EnvError("an `async def` tool would wait for the event loop it blocks: use isolation 'thread'")
@@ -379,8 +379,8 @@ _background: list[asyncio.AbstractEventLoop] = []
 _background_lock = threading.Lock()
 
 
-def _background_loop() -> asyncio.AbstractEventLoop:
-    """Return the private loop, started on first use: a notebook's own loop cannot be waited for from inside it."""
+def background_loop() -> asyncio.AbstractEventLoop:
+    """Return this process's own loop, started on first use: a notebook's loop cannot be waited for from inside it."""
     with _background_lock:
         if not _background:
             loop = asyncio.new_event_loop()

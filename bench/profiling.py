@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from agentgrpo.chat import Chat
-from agentgrpo.engines import attention
+from agentgrpo.engines import passes
 from agentgrpo.engines.decode import DecodeLoop
 from agentgrpo.engines.embedded import EmbeddedEngine
 from agentgrpo.engines.versions import PolicyVersions
@@ -35,7 +35,7 @@ from bench.our_side import configuration
 from bench.train import CASES, Case, settings_of
 
 PARTS: tuple[tuple[str, Any, str], ...] = (
-    ("engine: forward passes", attention, "run_pass"),
+    ("engine: forward passes", passes, "run_pass"),
     ("engine: sampling", DecodeLoop, "_sample"),
     ("engine: who runs next", DecodeLoop, "step"),
     ("engine: requests", EmbeddedEngine, "_send"),

@@ -1,8 +1,8 @@
 """The rollout path against what it could be at best: `python -m bench rollout [--quick] [--trl-python PATH]`.
 
 (b) CPU time per turn of everything that is not the engine; (c) episodes per second as a fraction of the ideal, for
-tools without latency, with a constant one and with a heavy tail; beside TRL's with a tail. The parts that need vLLM or
-the learner are modules of their own, null where they are not there.
+tools without latency, with a constant one and with a heavy tail; beside TRL's with a tail. The parts that need vLLM
+(null without it) or a learner are modules of their own.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
-import importlib
-import importlib.util
 import statistics
 import sys
 import tempfile
@@ -30,7 +28,7 @@ from agentgrpo.rollout.manager import RolloutManager
 from agentgrpo.store.episodes import EpisodeStore
 from agentgrpo.tasks import load_tasks
 from agentgrpo.types import Policy, Sampling, Trajectory
-from bench import train
+from bench import rollout_async, rollout_vllm, train
 from bench.common import last_line, report
 from bench.ideal import makespan
 from bench.lockbox_model import lockbox_model
@@ -39,12 +37,6 @@ from bench.workplace import Cost, Desk, Draw, ModelledEngine, Script, Workplace,
 GROUP = 8
 QUICK_ENGINE = Cost(step=0.001, sequence=0.0)  # for the CPU time of a turn: the less it waits, the sooner it is known
 TAIL = train.Case(groups=2, group_size=8, turns=4, latency=0.05, slow_share=0.1, rounds=3)
-# Measured by a module of their own: `measure(quick: bool) -> float | None`.
-ELSEWHERE = {
-    "vs_bare_vllm": "bench.rollout_vllm",
-    "async_vs_sync": "bench.rollout_async",
-    "publish_ms": "bench.rollout_publish",
-}
 HEADINGS = ("part", "episodes", "at once", "turns", "seconds", "ideal s", "CPU ms/turn", "of the ideal")
 
 
@@ -98,7 +90,8 @@ def main(arguments: Sequence[str] = ()) -> None:
     fractions = _fractions(chat, rows, quick=quick)
     summary: dict[str, Any] = {"vs_bare_vllm": None, "cpu_ms_per_turn": cpu, "ideal_fraction": fractions}
     summary["vs_trl_heavy"] = None if quick else _against_trl(options.trl_python)
-    summary |= {name: _elsewhere(module, quick=quick) for name, module in ELSEWHERE.items()}
+    summary["async_vs_sync"] = rollout_async.measure(quick=quick)
+    summary |= rollout_vllm.measure(quick=quick)
     report("rollout", HEADINGS, rows, summary=summary)
     last_line(summary)
 
@@ -121,7 +114,7 @@ def _fractions(chat: Chat, rows: list[Sequence[Any]], *, quick: bool) -> dict[st
     """Return how near episodes per second come to the ideal, for each kind of tool latency."""
     fractions = {}
     for name, work in LATENCIES.items():
-        work = replace(work, episodes=96, turns=3) if quick else work
+        work = replace(work, episodes=40, turns=2) if quick else work
         measured = [_roll_out(chat, work, step) for step in range(1 if quick else 3)]
         middle = sorted(measured, key=lambda m: m.fraction)[len(measured) // 2]
         timing = (middle.turns, middle.seconds, middle.ideal, middle.cpu_ms, middle.fraction)
@@ -178,14 +171,6 @@ def _against_trl(trl_python: str) -> float | None:
     if trl_python == sys.executable and not train.has_trl():
         return None
     return round(train.against_trl(TAIL, lockbox_model(), trl_python, is_quick=False)[1], 3)
-
-
-def _elsewhere(module: str, *, quick: bool) -> float | None:
-    """Return what a module of its own measures; None where it is not there, or finds that it cannot."""
-    if importlib.util.find_spec(module) is None:
-        return None
-    found: float | None = importlib.import_module(module).measure(quick=quick)
-    return found
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import asyncio
 import statistics
 import sys
 import time
-from random import Random
 
 from agentgrpo.blocking import in_daemon
 from agentgrpo.chat import Chat
@@ -28,23 +27,23 @@ from bench.workplace import Cost, ModelledEngine, Script, Workplace, heavy_taile
 TASKS_PER_STEP, GROUP, TURNS = 8, 8, 4
 PLACES = TASKS_PER_STEP * GROUP
 STALENESS = 2  # what a perfect machine makes of this tail: 1.7 with 1, 1.9 with 2, 1.96 with 4 (simulated)
-SCALE = 0.15  # of the other parts' seconds, the engine's and the tools': shorter, nothing else
-COST = Cost(step=SCALE * Cost().step, sequence=SCALE * Cost().sequence)
+SCALE, QUICK_SCALE = 0.15, 0.08  # of the other parts' seconds, the engine's and the tools': shorter, nothing else
 SAMPLING = Sampling(max_tokens=1)
 
 
 def measure(*, quick: bool) -> float:
     """Return how many times the synchronous throughput the asynchronous one is."""
     chat = Chat.from_folder(lockbox_model(), enable_thinking=False)
-    return round(async_vs_sync(chat, steps=6 if quick else 16, rounds=1 if quick else 3), 3)
+    scale = QUICK_SCALE if quick else SCALE
+    return round(async_vs_sync(chat, steps=3 if quick else 16, rounds=1 if quick else 3, scale=scale), 3)
 
 
-def async_vs_sync(chat: Chat, *, steps: int, rounds: int, staleness: int = STALENESS) -> float:
+def async_vs_sync(chat: Chat, *, steps: int, rounds: int, scale: float, staleness: int = STALENESS) -> float:
     """Return the median of the ratios of what was measured in the same round: train steps amid a longer run."""
     ratios = []
     for _ in range(rounds):
-        synchronous, learn = asyncio.run(_synchronous(chat, steps))
-        asynchronous = asyncio.run(_asynchronous(chat, steps, staleness, learn=learn))
+        synchronous, learn = asyncio.run(_synchronous(chat, steps, scale))
+        asynchronous = asyncio.run(_asynchronous(chat, steps, staleness, scale, learn=learn))
         ratios.append(synchronous / asynchronous)
         print(
             f"rollout = learning = {learn:.2f} s; a train step: synchronous {synchronous:.2f} s, asynchronous "
@@ -54,9 +53,9 @@ def async_vs_sync(chat: Chat, *, steps: int, rounds: int, staleness: int = STALE
     return statistics.median(ratios)
 
 
-async def _synchronous(chat: Chat, steps: int) -> tuple[float, float]:
+async def _synchronous(chat: Chat, steps: int, scale: float) -> tuple[float, float]:
     """Return the seconds of a train step after the first, and of its rollout; learning takes as long as that did."""
-    manager, sampler = _parts(chat)
+    manager, sampler = _parts(chat, scale)
     rollouts = []
     async with manager:
         for version in range(steps):
@@ -78,9 +77,9 @@ async def _synchronous(chat: Chat, steps: int) -> tuple[float, float]:
     return seconds / (steps - 1), statistics.mean(rollouts[1:])
 
 
-async def _asynchronous(chat: Chat, steps: int, staleness: int, *, learn: float) -> float:
+async def _asynchronous(chat: Chat, steps: int, staleness: int, scale: float, *, learn: float) -> float:
     """Return the seconds of a train step after the first."""
-    manager, sampler = _parts(chat)
+    manager, sampler = _parts(chat, scale)
     longer = steps + staleness + 1  # so that rollouts go on to the end
     pacing = Pacing(batch=TASKS_PER_STEP, group_size=GROUP, max_staleness=staleness, steps=longer)
 
@@ -100,16 +99,13 @@ async def _asynchronous(chat: Chat, steps: int, staleness: int, *, learn: float)
     return seconds / (steps - 1)
 
 
-def _parts(chat: Chat) -> tuple[RolloutManager, TaskSampler]:
-    script = Script(chat, _latency, turns=TURNS)
-    engine = ModelledEngine(script=script, cost=COST)
+def _parts(chat: Chat, scale: float) -> tuple[RolloutManager, TaskSampler]:
+    script = Script(chat, lambda rng: scale * heavy_tailed(rng), turns=TURNS)
+    cost = Cost(step=scale * Cost().step, sequence=scale * Cost().sequence)
+    engine = ModelledEngine(script=script, cost=cost)
     source = resolve_env(Workplace)
     config = RolloutConfig(concurrency=PLACES, max_turns=TURNS, tool_seconds=300.0)
     return RolloutManager(source, chat, engine, config, seed=0), TaskSampler(load_tasks(source.tasks("train")), seed=0)
-
-
-def _latency(rng: Random) -> float:
-    return SCALE * heavy_tailed(rng)
 
 
 async def _learn(seconds: float) -> None:

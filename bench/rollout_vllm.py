@@ -1,4 +1,4 @@
-"""(a) Tokens a second through the whole rollout path against bare `vllm.LLM.generate`.
+"""(a) Tokens a second through the whole rollout path against bare `vllm.LLM.generate`; (e) publish and proof.
 
 The rollout's requests are kept as they were: prompts, lengths, seeds, adapter. Bare vLLM is then asked the same, all
 episodes' first turns at once, then all second turns and so on: no environment, no chat template, no store.
@@ -12,10 +12,11 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agentgrpo.chat import Chat
 from agentgrpo.config import RolloutConfig
@@ -31,8 +32,10 @@ from bench.lockbox_model import lockbox_model
 
 if TYPE_CHECKING:
     from agentgrpo.engines.vllm_local import VllmEngine
+    from agentgrpo.learner.policy import LoraPolicy
 
 GROUP, TURNS = 8, 6
+POLICY = Policy()
 GROUPS = vllm_side.SEQUENCES // GROUP  # every episode runs from the beginning
 
 
@@ -91,30 +94,46 @@ class Listener:
         await self.engine.close()
 
 
-def measure(*, quick: bool) -> float | None:
-    """Return our tokens a second as a share of bare vLLM's; None without vLLM, or where two starts take too long."""
-    if quick or not vllm_side.has_vllm():
-        return None
+def measure(*, quick: bool) -> dict[str, float | None]:
+    """Return our tokens a second as a share of bare vLLM's, and milliseconds per publish; None without vLLM."""
+    if not vllm_side.has_vllm():
+        return {"vs_bare_vllm": None, "publish_ms": None}
     trained = vllm_side.policy()
-    vllm_side.move(trained, 1)
-    rounds = asyncio.run(_rollouts(vllm_side.start(), trained.adapter(), rounds=4))[1:]
-    ours = [seconds for seconds, _ in rounds]
-    bare = _bare([asked for _, asked in rounds], trained.adapter())
-    tokens = [sum(a.tokens for a in asked) for _, asked in rounds]
-    for count, mine, theirs in zip(tokens, ours, bare, strict=True):
-        print(f"{count} tokens: {count / mine:,.0f} a second through the rollout, {count / theirs:,.0f} bare")
-    return round(statistics.median(b / a for a, b in zip(ours, bare, strict=True)), 3)
+    with ThreadPoolExecutor() as pool:  # beside each other: a start takes some 15 seconds, an end some 4
+        starting = pool.submit(Bare)
+        engine, bare = vllm_side.start(), starting.result()
+        try:
+            publish_ms = asyncio.run(_publish(engine, trained, 8 if quick else 40))
+            share = _share(engine, bare, trained, turns=2 if quick else TURNS, rounds=1 if quick else 6)
+        finally:
+            ending = pool.submit(bare.close)
+            asyncio.run(engine.close())
+            ending.result()
+    return {"vs_bare_vllm": share, "publish_ms": publish_ms}
 
 
-async def _rollouts(engine: VllmEngine, adapter: Adapter, *, rounds: int) -> list[tuple[float, list[Asked]]]:
-    """Roll out some times; return the seconds and the requests of each."""
+def _share(engine: VllmEngine, bare: Bare, trained: LoraPolicy, *, turns: int, rounds: int) -> float:
+    """Return the median of the ratios of what was measured in the same round, first the one side, then the other."""
+    asyncio.run(engine.publish(trained.adapter(), POLICY))
+    bare.load(trained.adapter())
+    ratios = []
+    for step in range(rounds + 1):
+        ours, asked = asyncio.run(_rollout(engine, step, turns if step else 1))
+        theirs = bare.seconds(asked)
+        tokens = sum(a.tokens for a in asked)
+        print(f"{tokens} tokens: {tokens / ours:,.0f} a second through the rollout, {tokens / theirs:,.0f} bare")
+        ratios.append(theirs / ours)
+    return round(statistics.median(ratios[1:]), 3)  # the first warms up
+
+
+async def _rollout(engine: VllmEngine, step: int, turns: int) -> tuple[float, list[Asked]]:
+    """Roll out once; return the seconds and the requests."""
     chat = Chat.from_folder(lockbox_model(head_dim=32), enable_thinking=False)
-    source = resolve_env("lockbox", turns=TURNS)
+    source = resolve_env("lockbox", turns=turns)
     config = RolloutConfig(
-        concurrency=vllm_side.SEQUENCES, max_turns=TURNS + 1, max_tokens=400, max_turn_tokens=64, temperature=1.0
+        concurrency=vllm_side.SEQUENCES, max_turns=turns + 1, max_tokens=400, max_turn_tokens=64, temperature=1.0
     )
-    found = []
-    await engine.publish(adapter, Policy())
+    listener = Listener(engine)
     with (
         tempfile.TemporaryDirectory(prefix="agentgrpo-bench-") as folder,
         EpisodeStore(Path(folder) / "episodes.sqlite") as store,
@@ -123,46 +142,68 @@ async def _rollouts(engine: VllmEngine, adapter: Adapter, *, rounds: int) -> lis
         async def keep(trajectory: Trajectory) -> None:
             await store.add([trajectory])
 
-        for step in range(rounds):
-            listener = Listener(engine)
-            tasks = load_tasks(source.tasks("train"))[GROUPS * step : GROUPS * (step + 1)]
-            async with RolloutManager(source, chat, listener, config, seed=0) as manager:
-                clock = time.perf_counter()
-                await manager.rollout(
-                    tasks,
-                    policy=Policy(),
-                    phase="train",
-                    step=step,
-                    group_size=GROUP,
-                    sampling=Sampling(max_tokens=64),
-                    on_episode=keep,
-                )
-                found.append((time.perf_counter() - clock, listener.asked))
-    await engine.close()
-    return found
-
-
-def _bare(rounds: Sequence[Sequence[Asked]], adapter: Adapter) -> list[float]:
-    """Return the seconds bare vLLM takes for the same requests, turn by turn."""
-    from vllm import LLM, SamplingParams
-    from vllm.lora.request import LoRARequest
-
-    with tempfile.TemporaryDirectory(prefix="agentgrpo-bench-") as folder:
-        save_adapter(adapter, Path(folder))
-        llm, lora = LLM(**vllm_side.options()), LoRARequest("bench", 1, folder)
-        seconds = []
-        for asked in (rounds[0], *rounds):  # the first again, to warm up
-            llm.reset_prefix_cache()
+        async with RolloutManager(source, chat, listener, config, seed=0) as manager:
             clock = time.perf_counter()
-            for turn in range(1 + max(a.turn for a in asked)):
-                now = [a for a in asked if a.turn == turn]
-                params = [
-                    SamplingParams(
-                        max_tokens=a.tokens, seed=a.seed, ignore_eos=True, logprobs=0, detokenize=False, temperature=1.0
-                    )
-                    for a in now
-                ]
-                prompts = [{"prompt_token_ids": list(a.prompt_ids)} for a in now]
-                llm.generate(prompts, params, lora_request=lora, use_tqdm=False)
-            seconds.append(time.perf_counter() - clock)
-    return seconds[1:]
+            await manager.rollout(
+                load_tasks(source.tasks("train"))[GROUPS * step : GROUPS * (step + 1)],
+                policy=POLICY,
+                phase="train",
+                step=step,
+                group_size=GROUP,
+                sampling=Sampling(max_tokens=64),
+                on_episode=keep,
+            )
+            return time.perf_counter() - clock, listener.asked
+
+
+class Bare:
+    """Bare vLLM, started as the rollout's is."""
+
+    def __init__(self) -> None:
+        from vllm import LLM
+
+        self._llm = LLM(**vllm_side.options())
+        self._lora: Any = None
+
+    def close(self) -> None:
+        """End its processes."""
+        self._llm.llm_engine.engine_core.shutdown()
+
+    def load(self, adapter: Adapter) -> None:
+        """Use an adapter."""
+        from vllm.lora.request import LoRARequest
+
+        folder = tempfile.mkdtemp(prefix="agentgrpo-bench-")
+        save_adapter(adapter, Path(folder))
+        self._lora = LoRARequest("bench", 1, folder)
+
+    def seconds(self, asked: Sequence[Asked]) -> float:
+        """Return the seconds the same requests take, turn by turn."""
+        from vllm import SamplingParams
+
+        self._llm.reset_prefix_cache()
+        clock = time.perf_counter()
+        for turn in range(1 + max(a.turn for a in asked)):
+            now = [a for a in asked if a.turn == turn]
+            params = [
+                SamplingParams(
+                    max_tokens=a.tokens, seed=a.seed, ignore_eos=True, logprobs=0, detokenize=False, temperature=1.0
+                )
+                for a in now
+            ]
+            prompts = [{"prompt_token_ids": list(a.prompt_ids)} for a in now]
+            self._llm.generate(prompts, params, lora_request=self._lora, use_tqdm=False)
+        return time.perf_counter() - clock
+
+
+async def _publish(engine: VllmEngine, trained: LoraPolicy, count: int) -> float:
+    """Return the milliseconds from the end of learning to a version that may be sampled from, proof included."""
+    seconds = []
+    for version in range(count + 1):
+        vllm_side.move(trained, version)
+        policy = Policy(name="published", version=version)
+        clock = time.perf_counter()
+        await engine.publish(trained.adapter(), policy, canary=trained.canary())
+        seconds.append(time.perf_counter() - clock)
+        await engine.retire(policy)
+    return round(1000 * statistics.median(seconds[1:]), 1)  # the first also samples the canary's text and warms up

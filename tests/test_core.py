@@ -263,6 +263,45 @@ def test_tools_may_change_in_mid_episode() -> None:
     assert "extra" not in str(env.reset()[1]["tools"])
 
 
+class Swapping(ag.ToolEnv):
+    """Its own tool, `grow`, swaps the tools it has from elsewhere."""
+
+    def reset_task(self, task: JsonObject) -> str:
+        self.is_grown = False
+        return "Grow."
+
+    @ag.tool
+    def grow(self) -> str:
+        self.is_grown = True
+        return "grown"
+
+    def extra_tools(self) -> list[Callable[..., Any]]:
+        def old() -> str:
+            return "old"
+
+        def new() -> str:
+            return "new"
+
+        return [new if self.is_grown else old]
+
+    def reward(self) -> float:
+        return 1.0
+
+
+@pytest.mark.parametrize("wanted", [None, ["grow", "old"]])
+def test_tools_from_elsewhere_are_asked_for_after_every_step(wanted: list[str] | None) -> None:
+    env = Swapping(tools=wanted)
+
+    def offered(info: JsonObject) -> list[str]:
+        return [tool["function"]["name"] for tool in info["tools"]]
+
+    assert offered(env.reset()[1]) == ["grow", "old"]
+    grown = ["grow", "new"] if wanted is None else ["grow"]  # one that was chosen may vanish
+    assert offered(act(env, env.call("grow"))[4]) == grown
+    assert (act(env, env.call("new"))[0] == "new") == (wanted is None)
+    assert offered(env.reset()[1]) == ["grow", "old"]
+
+
 def test_authors_mistakes_are_told() -> None:
     with pytest.raises(
         TaskError, match=r"cannot use task 'train-0': KeyError: 'lockers' \(test_core.py:\d+\).*no data"
@@ -310,3 +349,61 @@ def test_samples_are_short_printable_and_seeded() -> None:
     assert all(sample in space and sample.isprintable() and len(sample) <= 64 for sample in samples)
     assert len(UnicodeText(200, min_length=100).sample()) == 100
     assert 5 not in space
+
+
+# Calls on record
+
+
+class Recorded(Locker):
+    def reward(self) -> dict[str, float]:
+        return {"outcome": float(len(self.calls))}
+
+    def snapshot(self) -> bytes:
+        return json.dumps([self.dump_episode(), self.lockers, self.opened]).encode()
+
+    def restore(self, data: bytes) -> None:
+        episode, self.lockers, self.opened = json.loads(data)
+        self.load_episode(episode)
+
+
+def recorded() -> Recorded:
+    env = Recorded(tasks=ROWS)
+    env.reset(options={"task": ROWS[0]})
+    env.step(json.dumps(env.call("find", name="ann")))
+    env.step(json.dumps(env.call("find", name="nobody")))
+    env.step(json.dumps(env.call("find", nme="ann")))
+    env.step(json.dumps(env.call("open_sesame")))
+    env.step('<tool_call>{"name": "find", "arguments": </tool_call>')
+    return env
+
+
+def test_an_environment_sees_its_calls_and_what_came_of_them() -> None:
+    env = recorded()
+    assert [(call.name, call.error) for call in env.calls] == [
+        ("find", None),
+        ("find", "tool_error"),
+        ("find", "invalid_arguments"),
+        ("open_sesame", "unknown_tool"),
+        ("", "invalid_json"),
+    ]
+    first, *_, last = env.calls
+    assert (first.arguments, first.result) == ({"name": "ann"}, "7")
+    assert last.arguments is None
+    assert "nobody is called nobody" in env.calls[1].result
+    env.reset(options={"task": ROWS[0]})
+    assert env.calls == ()
+
+
+def test_calls_go_with_a_snapshot_into_another_environment() -> None:
+    env = recorded()
+    other = Recorded(tasks=ROWS)
+    other.reset(options={"task": ROWS[1]})
+    other.step(json.dumps(other.call("find", name="cid")))
+    other.restore(env.snapshot())
+    assert (other.calls, other.task, other.answer) == (env.calls, env.task, env.answer)
+    assert other.score() == env.score() == {"outcome": 5.0}
+
+
+def test_calls_cannot_be_replaced() -> None:
+    with pytest.raises(AttributeError):
+        recorded().calls = ()  # type: ignore[misc]

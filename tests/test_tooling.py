@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
-from agentgrpo.errors import EnvError, ToolError, ToolFailure
+from agentgrpo.errors import EnvError, ToolError, ToolFailure, ToolTimeout
 from agentgrpo.tooling import MAX_MESSAGE, TOOL_LOOP, as_tool, encodable, error_result, is_tool, one_line, tool
 
 
@@ -198,11 +198,14 @@ def test_the_three_ways_a_tool_can_fail() -> None:
     def act(how: str) -> str:
         if how == "no":
             raise ToolError("not\npossible")
+        if how == "late":
+            raise ToolTimeout("still busy")
         if how == "down":
             raise ToolFailure("backend is down")
         raise KeyError(how)
 
     assert error_of(as_tool(act).call({"how": "no"}).content) == {"type": "tool_error", "message": "not possible"}
+    assert error_of(as_tool(act).call({"how": "late"}).content) == {"type": "timeout", "message": "still busy"}
     with pytest.raises(ToolFailure, match="backend is down"):
         as_tool(act).call({"how": "down"})
     with pytest.raises(ToolFailure, match=r"tool 'act' raised KeyError: 'bug' \(test_tooling.py:\d+\)"):

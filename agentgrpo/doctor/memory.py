@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from agentgrpo.config import LearnerConfig, ModelConfig
 from agentgrpo.doctor.subject import ModelFacts
 from agentgrpo.engine_config import EngineConfig
-from agentgrpo.engines.slots import BLOCK, blocks_for
+from agentgrpo.engines.kernel import BLOCK
+from agentgrpo.engines.slots import blocks_for
 from agentgrpo.sizes import activations, cache_column, head
 from agentgrpo.types import JsonObject
 

@@ -1,7 +1,7 @@
 """Continuous batching over a slot cache: sequences join and leave at any token.
 
 Synchronous and single-threaded; `embedded.py` gives it a thread. It knows tokens, slots and policies, no text.
-What is fed in one pass is decided here, what a pass computes in `attention.py`; neither changes what a request gets.
+What is fed in one pass is decided here, what a pass computes in `passes.py`; neither changes what a request gets.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from agentgrpo import causal_lm
-from agentgrpo.engines import LOGPROB_STEP, attention
+from agentgrpo.engines import LOGPROB_STEP, passes
 from agentgrpo.engines.attention import Feed, Ints
 from agentgrpo.engines.requests import Request, Seats
 from agentgrpo.engines.sampling import probabilities, sample, uniforms
@@ -30,7 +30,7 @@ class DecodeLoop:
     def __init__(
         self, model: PreTrainedModel, *, max_sequences: int, context_length: int, prefill_tokens: int = 1024
     ) -> None:
-        attention.use_slots(model)
+        passes.use_slots(model)
         self.versions = PolicyVersions(model)
         self.context_length = context_length
         self.cache = SlotCache(model, slots=max_sequences, max_length=context_length)
@@ -115,7 +115,7 @@ class DecodeLoop:
     def _pass(self, model: PreTrainedModel, policy: Policy) -> None:
         slots, positions = self._seats.feed(policy, self._prefill_tokens)
         tokens = self._seats.tokens[slots, positions]
-        hidden = attention.run_pass(model, tokens, Feed(self.cache, slots, positions))
+        hidden = passes.run_pass(model, tokens, Feed(self.cache, slots, positions))
         self.fed_tokens += len(tokens)
         ready = self._seats.fed(slots, positions)
         if len(ready):
@@ -124,7 +124,7 @@ class DecodeLoop:
     def _sample(self, model: PreTrainedModel, hidden: Tensor, places: Ints, slots: Ints, positions: Ints) -> None:
         """Sample what follows these positions of the sequences in `slots`, from the hidden states at `places`."""
         if len(places) < len(hidden):  # not a token each, and no padding
-            padded = np.concatenate([places, np.zeros(-len(places) % attention.ROWS, dtype=np.int64)])
+            padded = np.concatenate([places, np.zeros(-len(places) % passes.ROWS, dtype=np.int64)])
             hidden = hidden[torch.from_numpy(padded).to(self._device)]
         logits = causal_lm.logits(model, hidden)[: len(places)]
         seats = self._seats

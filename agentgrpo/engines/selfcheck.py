@@ -1,6 +1,6 @@
 """Does this machine keep the promise that a sequence gets the same bits alone and in any batch? Try it.
 
-The promise rests on how the installed linear algebra multiplies (see `attention.py`); another processor or library may
+The promise rests on how the installed linear algebra multiplies (see `passes.py`); another processor or library may
 do it differently, and then a run says so instead of claiming to be exact. Logits are compared before any rounding.
 """
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from agentgrpo import causal_lm
-from agentgrpo.engines import attention
+from agentgrpo.engines import passes
 from agentgrpo.engines.attention import Feed, Ints
 from agentgrpo.engines.slots import SlotCache
 from agentgrpo.errors import ModelError
@@ -49,7 +49,7 @@ def _difference(model: PreTrainedModel) -> float:
     most = causal_lm.context_length(model)
     sequences = [np.arange(1, n + _NEW + 1)[:most] % model.config.vocab_size for n in (5, 17)]
     shared = causal_lm.share_weights(model)
-    attention.use_slots(shared)
+    passes.use_slots(shared)
     differences = []
     for found, ids in zip(_logits(shared, sequences, piece=7), sequences, strict=True):
         own = model(torch.from_numpy(ids)[None].to(model.device)).logits[0].float()
@@ -60,7 +60,7 @@ def _difference(model: PreTrainedModel) -> float:
 def is_batch_invariant(model: PreTrainedModel) -> bool:
     """Return whether some sequences get equal logits alone, together, and with their prompts fed in pieces."""
     model = causal_lm.share_weights(model)
-    attention.use_slots(model)
+    passes.use_slots(model)
     most = causal_lm.context_length(model)
     draw = np.random.default_rng(0)
     sequences = [draw.integers(0, model.config.vocab_size, n + _NEW)[:most] for n in _PROMPTS]
@@ -82,7 +82,7 @@ def _logits(model: PreTrainedModel, sequences: Sequence[Ints], piece: int) -> li
         slots = np.repeat(np.array(rows), counts)
         positions = np.concatenate([np.arange(fed[i], fed[i] + n) for i, n in zip(rows, counts, strict=True)])
         tokens = np.array([sequences[i][p] for i, p in zip(slots, positions, strict=True)])
-        hidden = attention.run_pass(model, tokens, Feed(cache, slots, positions))
+        hidden = passes.run_pass(model, tokens, Feed(cache, slots, positions))
         logits = causal_lm.logits(model, hidden)[: len(tokens)]
         for i, part in zip(rows, logits.split(counts), strict=True):
             found[i].append(part)

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-BLOCK = 32  # positions in a block of keys
+from agentgrpo.engines.kernel import BLOCK
+
 Length = TypeVar("Length", int, NDArray[np.int64])
 
 
@@ -27,9 +28,10 @@ def blocks_for(length: Length) -> Length:
 
 
 class SlotCache:
-    """Keys and values [blocks, K, BLOCK, D] per layer, grown on demand; `table` [slots, most] says whose blocks.
+    """Keys [blocks, K, D, BLOCK] and values [blocks, K, BLOCK, D] per layer, grown on demand.
 
-    The lowest free block is taken first: what is in use lies close together, and attention reads it as it lies.
+    `table` [slots, most] says whose the blocks are. The lowest free block is taken first, so that what is in use lies
+    close together.
     """
 
     def __init__(self, model: PreTrainedModel, *, slots: int, max_length: int) -> None:
@@ -39,13 +41,14 @@ class SlotCache:
         self.kv_heads = int(getattr(config, "num_key_value_heads", None) or heads)
         self.groups = heads // self.kv_heads
         self.head_dim = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
-        self.device, self.dtype = model.device, model.dtype
+        self.device = model.device
+        self.dtype = torch.float32 if self.device.type == "cpu" else model.dtype  # what the kernel reads
         self.table = np.full((slots, blocks_for(max_length)), -1, dtype=np.int64)
         self.blocks = 0
         self._free: list[int] = []  # a heap
-        nothing = torch.zeros(0, self.kv_heads, BLOCK, self.head_dim, device=self.device, dtype=self.dtype)
+        nothing = torch.zeros(0, self.kv_heads, self.head_dim, BLOCK, device=self.device, dtype=self.dtype)
         self.keys = [nothing] * self.layer_count
-        self.values = [nothing] * self.layer_count
+        self.values = [nothing.transpose(2, 3).contiguous()] * self.layer_count
 
     @property
     def bytes_per_token(self) -> int:
@@ -87,17 +90,6 @@ class SlotCache:
         for block in behind[behind >= 0].tolist():
             heapq.heappush(self._free, block)
         behind[:] = -1
-
-    def rows(self, slots: NDArray[np.int64], positions: NDArray[np.int64]) -> Tensor:
-        """Return where `write` puts tokens at these slots and positions [N]: rows [N K] of a layer as [rows, D]."""
-        first = self.table[slots, positions // BLOCK] * self.kv_heads
-        rows = (first[:, None] + np.arange(self.kv_heads)) * BLOCK + (positions % BLOCK)[:, None]
-        return torch.from_numpy(rows.ravel()).to(self.device)
-
-    def write(self, layer: int, rows: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Store keys and values [N, K, D] of tokens at the places that `rows` gave for them."""
-        for tensor, new in ((self.keys[layer], keys), (self.values[layer], values)):
-            tensor.view(-1, self.head_dim).index_copy_(0, rows, new.reshape(-1, self.head_dim))
 
     def clear(self, slot: int) -> None:
         """Forget what a slot holds: numbers that are none spoil whoever has its blocks next, also where hidden."""

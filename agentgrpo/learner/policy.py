@@ -22,6 +22,7 @@ from agentgrpo import causal_lm
 from agentgrpo.config import LoraConfig
 from agentgrpo.engines.proof import Canary
 from agentgrpo.errors import ModelError
+from agentgrpo.learner.attention import use_causal_attention
 from agentgrpo.learner.batch import Microbatch, Row, collate
 from agentgrpo.learner.forward import trained_logprobs
 from agentgrpo.types import Adapter, Sequence
@@ -44,6 +45,7 @@ class LoraPolicy:
         model_path: str = "",
         gradient_checkpointing: bool = False,
     ) -> None:
+        use_causal_attention(base)
         config = peft.LoraConfig(
             r=lora.rank,
             lora_alpha=lora.alpha,  # type: ignore[arg-type]

@@ -40,7 +40,7 @@ class Stage:
 
 
 async def run_episode(recorder: Recorder, task: Task, stage: Stage) -> Trajectory:
-    """Run one episode and return its record; only cancellation escapes."""
+    """Run one episode and return its record; only cancellation and a RunError escape."""
     failure = None
     try:
         async with asyncio.timeout(stage.limits.episode_seconds):

@@ -1,7 +1,7 @@
 """Environments behind an async face: run in the event loop, in a thread, or in a process, each call with a deadline.
 
-It does not know what an episode is. Whatever an environment raises arrives as an EpisodeError, whatever it does to its
-thread or process stays there.
+It does not know what an episode is. Whatever an environment raises arrives as an EpisodeError (a RunError as it is),
+whatever it does to its thread or process stays there.
 """
 
 from __future__ import annotations
@@ -114,7 +114,8 @@ class EnvHosts:
 class EnvHost:
     """The async face of one environment. After a missed deadline or a cancelled call it is of no more use.
 
-    Every method raises EnvFailure when the environment raised or missed its deadline, ToolFailure when a tool did.
+    Every method raises EnvFailure when the environment raised or missed its deadline, ToolFailure when a tool did, and
+    RunError when the environment said that the run cannot go on.
     """
 
     def __init__(self, place: Place, hosts: EnvHosts) -> None:
@@ -138,6 +139,10 @@ class EnvHost:
         """Return the weighted reward and its terms if the episode ended now; None when the env cannot tell."""
         scored = await self._call("score")
         return None if scored is None else (scored[0], scored[1])
+
+    async def state(self) -> Json:
+        """Return the env's state as JSON data; None when it has none to show."""
+        return await self._call("state")
 
     async def snapshot(self) -> bytes | None:
         """Return the env's snapshot; None when it takes none."""

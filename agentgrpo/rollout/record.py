@@ -10,6 +10,7 @@ from agentgrpo.types import (
     EpisodeKey,
     Failure,
     Generation,
+    Json,
     JsonObject,
     Message,
     Policy,
@@ -40,7 +41,9 @@ class Recorder:
     forks: int = 0
     sampled_count: int = 0
     info: JsonObject = field(default_factory=dict)
+    state: Json = None  # the environment's, at the end: for whatever scores the episode, not for the record
     started_at: float = field(default_factory=time.time)
+    frozen: Trajectory | None = None  # once the episode has ended
     _tip: int = -1  # the span the next one follows
     _clock: float = field(default_factory=time.perf_counter)
 
@@ -76,7 +79,7 @@ class Recorder:
     def freeze(self, stop_reason: StopReason, failure: Failure | None = None) -> Trajectory:
         """Return the record."""
         is_scored = failure is None and stop_reason not in (StopReason.FAILED, StopReason.CANCELLED)
-        return Trajectory(
+        self.frozen = Trajectory(
             key=self.key,
             env_id=self.env_id,
             seed=self.seed,
@@ -94,6 +97,7 @@ class Recorder:
             started_at=self.started_at,
             seconds=time.perf_counter() - self._clock,
         )
+        return self.frozen
 
     def score(self, reward: float, terms: Mapping[str, float]) -> None:
         """Note the episode's reward."""

@@ -111,7 +111,7 @@ class EpisodeFilter:
     filter_reason: str | None = None
     policy_version: int | None = None
     success: bool | None = None
-    failed: bool | None = None  # ended by a failure, not by an unsuccessful agent
+    failed: bool | None = None  # ended, or left without a score, by a failure, not by an unsuccessful agent
     min_reward: float | None = None
     max_reward: float | None = None
     contains: str | None = None  # words in this order, the last may be unfinished, in any case
@@ -129,7 +129,7 @@ _SELECT = f"SELECT {', '.join(COLUMNS)} FROM episodes"
 _CONDITIONS = {
     **{name: f"{name} = ?" for name in ("phase", "step", "env_id", "stop_reason", "filter_reason")},
     **{name: f"{name} = ?" for name in ("policy_version", "success")},
-    "failed": "(stop_reason = 'failed') = ?",
+    "failed": "(stop_reason = 'failed' OR ifnull(boundary IN ('reward', 'judge'), 0)) = ?",
     "min_reward": "reward >= ?",
     "max_reward": "reward <= ?",
 }

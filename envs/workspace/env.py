@@ -179,16 +179,16 @@ class Workspace(ToolEnv):
         return assistant.work(template.selector.name, template.effect.name)
 
     def snapshot(self) -> bytes:
-        """Return the task, what was said and opened, and the database."""
-        said = {"answer": self.answer, "fields": self._fields, "talk": self._talk, "opened": self._opened}
-        return json.dumps({"task": self.task} | said).encode() + b"\n" + self._app.snapshot()
+        """Return task, answer and calls, what was said and opened, and the database."""
+        said = {"fields": self._fields, "talk": self._talk, "opened": self._opened}
+        return json.dumps(self.dump_episode() | said).encode() + b"\n" + self._app.snapshot()
 
     def restore(self, data: bytes) -> None:
         """Go back to a snapshot, of this environment or another one."""
         header, database = data.split(b"\n", 1)
         said = json.loads(header)
-        self.task, self.answer, self._fields = said["task"], said["answer"], said["fields"]
-        self._talk, self._opened = said["talk"], said["opened"]
+        self.load_episode(said)
+        self._fields, self._talk, self._opened = said["fields"], said["talk"], said["opened"]
         self._case = _case_of(self.task)
         self._app.restore(database)
         self._show_tools()

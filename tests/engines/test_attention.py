@@ -6,23 +6,23 @@ import torch
 from transformers import PreTrainedModel
 
 from agentgrpo import causal_lm
-from agentgrpo.engines import attention
+from agentgrpo.engines import attention, passes
 from agentgrpo.engines.attention import Feed
 from agentgrpo.engines.slots import SlotCache
 
 
 def ready(model: PreTrainedModel) -> PreTrainedModel:
     shared = causal_lm.share_weights(model)
-    attention.use_slots(shared)
+    passes.use_slots(shared)
     return shared
 
 
 def a_pass(model: PreTrainedModel, cache: SlotCache) -> torch.Tensor:
     """Feed two prompts, one of them in two pieces, the second beside a single query; return what that pass gives."""
     tokens = np.arange(160)
-    attention.run_pass(model, tokens[:130], Feed(cache, np.repeat([1, 3], [90, 40]), tokens[:130] % 90))
+    passes.run_pass(model, tokens[:130], Feed(cache, np.repeat([1, 3], [90, 40]), tokens[:130] % 90))
     slots, positions = np.array([1, *[3] * 30]), np.array([90, *range(40, 70)])
-    return attention.run_pass(model, tokens[130:161], Feed(cache, slots[:30], positions[:30]))[:30]
+    return passes.run_pass(model, tokens[130:161], Feed(cache, slots[:30], positions[:30]))[:30]
 
 
 @torch.inference_mode()
@@ -39,20 +39,31 @@ def test_the_fused_kernel_of_other_devices_gives_the_same(
     model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = a_pass(ready(model), SlotCache(model, slots=4, max_length=128))
-    monkeypatch.setattr(attention, "_attend_in_blocks", attention._attend_at_once)
+    monkeypatch.setattr(attention, "attend", attention.attend_fused)
+    monkeypatch.setattr(attention, "_SCORES", 1 << 13)
     got = a_pass(ready(model), SlotCache(model, slots=4, max_length=128))
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 
 
 @torch.inference_mode()
-def test_long_prompts_attend_piece_by_piece_to_the_same_bits(
+def test_a_fused_kernel_takes_long_prompts_piece_by_piece(
     model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cache, tokens = SlotCache(model, slots=4, max_length=300), np.arange(260)
-    shared = ready(model)
-    slots, positions = np.repeat([2, 0], [200, 60]), np.concatenate([np.arange(200), np.arange(60)])
-    whole = attention.run_pass(shared, tokens, Feed(cache, slots, positions))
     monkeypatch.setattr(attention, "_SCORES", 1 << 13)
-    feed = Feed(cache, slots, positions)
-    assert len(feed.parts) == 9
-    assert torch.equal(attention.run_pass(shared, tokens, feed), whole)
+    cache = SlotCache(model, slots=4, max_length=300)
+    feed = Feed(cache, np.repeat([2, 0], [200, 60]), np.concatenate([np.arange(200), np.arange(60)]))
+    assert [len(part.tokens) for part in feed.parts] == [1] * 9
+
+
+@torch.inference_mode()
+def test_threads_share_a_pass_and_give_the_same_bits(model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = SlotCache(model, slots=4, max_length=128)
+    feed = Feed(cache, np.repeat([1, 3, 0], [90, 40, 1]), np.concatenate([np.arange(90), np.arange(40), [0]]))
+    states = torch.randn(3, 131, cache.kv_heads * cache.groups, 16, generator=torch.Generator().manual_seed(0))
+    arguments = (feed, 0, states[0], states[1, :, : cache.kv_heads], states[2, :, : cache.kv_heads], 0.3)
+    alone = attention.attend(*arguments)
+    monkeypatch.setattr(attention, "_THREADED", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    shares = feed.shares(3)
+    assert len(shares) == 3 and (np.concatenate(shares) == feed.runs).all()
+    assert torch.equal(attention.attend(*arguments), alone)

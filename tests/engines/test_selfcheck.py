@@ -14,7 +14,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from agentgrpo.engines import attention
+from agentgrpo.engines import passes
 from agentgrpo.engines.attention import Feed, Ints
 from agentgrpo.engines.selfcheck import check_model, is_batch_invariant
 from agentgrpo.errors import ModelError
@@ -41,14 +41,14 @@ def test_a_machine_that_does_not_is_found_out(
     model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, depends_on: str
 ) -> None:
     """A last bit that depends on how many tokens share a pass, or on where a sequence lies, is enough."""
-    run_pass = attention.run_pass
+    run_pass = passes.run_pass
 
     def disturbed(model: PreTrainedModel, tokens: Ints, feed: Feed) -> Tensor:
         hidden = run_pass(model, tokens, feed)
-        is_hit = len(tokens) > 200 if depends_on == "rows" else int(feed.rows[0]) > 200
+        is_hit = len(tokens) > 200 if depends_on == "rows" else int(feed.cache.table[feed.slots[0], 0]) > 6
         return hidden * (1 + 2**-22) if is_hit else hidden
 
-    monkeypatch.setattr(attention, "run_pass", disturbed)
+    monkeypatch.setattr(passes, "run_pass", disturbed)
     assert not is_batch_invariant(model)
 
 

@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
-from agentgrpo.engines.slots import BLOCK, SlotCache, blocks_for
+from agentgrpo.engines import kernel
+from agentgrpo.engines.kernel import BLOCK
+from agentgrpo.engines.slots import SlotCache, blocks_for
 
 
 def filled(model: PreTrainedModel) -> tuple[SlotCache, torch.Tensor]:
@@ -15,14 +17,16 @@ def filled(model: PreTrainedModel) -> tuple[SlotCache, torch.Tensor]:
     slots, positions = np.array([2, 2, 2, 2]), np.array([BLOCK - 2, BLOCK - 1, BLOCK, BLOCK + 1])
     cache.reserve(slots, positions)
     states = torch.randn(cache.kv_heads, 4, cache.head_dim, generator=torch.Generator().manual_seed(0))
-    rows = cache.rows(slots, positions)
     for layer in range(cache.layer_count):
-        cache.write(layer, rows, (states + layer).transpose(0, 1), (-states - layer).transpose(0, 1))
+        keys, values = (((sign * (states + layer)).transpose(0, 1)).numpy() for sign in (1, -1))
+        kernel.store(
+            cache.table, slots, positions, keys, values, cache.keys[layer].numpy(), cache.values[layer].numpy()
+        )
     return cache, states
 
 
 def held(cache: SlotCache, slot: int) -> torch.Tensor:
-    """Return the keys [n, K, BLOCK, D] of the first layer that a slot has."""
+    """Return the keys [n, K, D, BLOCK] of the first layer that a slot has."""
     return cache.keys[0][torch.from_numpy(cache.table[slot][cache.table[slot] >= 0])]
 
 
@@ -30,7 +34,7 @@ def test_a_token_lies_in_its_block(model: PreTrainedModel) -> None:
     cache, states = filled(model)
     first, second = cache.table[2, :2]
     for layer in range(cache.layer_count):
-        assert torch.equal(cache.keys[layer][first, :, -2:], states[:, :2] + layer)
+        assert torch.equal(cache.keys[layer][first, :, :, -2:], (states[:, :2] + layer).transpose(1, 2))
         assert torch.equal(cache.values[layer][second, :, :2], -states[:, 2:] - layer)
     assert (cache.table[:2] == -1).all()
 

@@ -37,7 +37,8 @@ class FakeLora:
 class FakeLlm:
     """As vLLM's `AsyncLLM`, with a process of its own; what is in `hung` never ends."""
 
-    def __init__(self) -> None:
+    def __init__(self, arguments: Any, stat_loggers: list[Any]) -> None:
+        self.logger_manager = SimpleNamespace(stat_loggers=[kind(None, [0]) for kind in stat_loggers])
         self.hung: set[str] = set()
         self.loaded: set[int] = set()
         self.process = subprocess.Popen(["sleep", "60"])
@@ -82,7 +83,8 @@ def local(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
         "vllm.inputs": {"tokens_input": list},
         "vllm.lora.request": {"LoRARequest": FakeLora},
         "vllm.sampling_params": {"RequestOutputKind": SimpleNamespace(FINAL_ONLY=2)},
-        "vllm.v1.engine.async_llm": {"AsyncLLM": SimpleNamespace(from_engine_args=lambda *args, **more: FakeLlm())},
+        "vllm.v1.engine.async_llm": {"AsyncLLM": SimpleNamespace(from_engine_args=FakeLlm)},
+        "vllm.v1.metrics.loggers": {"PrometheusStatLogger": object},
         "vllm.v1.engine.exceptions": {"EngineDeadError": type("EngineDeadError", (Exception,), {})},
     }
     for name, content in fakes.items():

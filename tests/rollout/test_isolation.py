@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from agentgrpo.envs.lockbox.env import Lockbox
-from agentgrpo.errors import EnvError, EnvFailure, ToolFailure
+from agentgrpo.errors import EnvError, EnvFailure, RunError, ToolFailure
 from agentgrpo.registry import EnvSource, Isolation, resolve_env
 from agentgrpo.rollout import places
 from agentgrpo.rollout.isolation import EnvHost, EnvHosts
@@ -23,7 +23,7 @@ from agentgrpo.rollout.isolation import EnvHost, EnvHosts
 FILE = '''
 import os, subprocess, sys, time
 import agentgrpo as ag
-from agentgrpo.errors import ToolFailure
+from agentgrpo.errors import RunError, ToolFailure
 
 class Odd(ag.ToolEnv):
     """Misbehaves on demand."""
@@ -51,6 +51,9 @@ class Odd(ag.ToolEnv):
     @ag.tool
     def down(self) -> str:
         raise ToolFailure("backend is down")
+    @ag.tool
+    def rug(self) -> str:
+        raise RunError("not what it was")
     def reward(self):
         return {"outcome": 0.5, "extra": 2.0}
     def close(self):
@@ -388,6 +391,17 @@ async def test_async_tools_are_stopped_by_their_own_deadline(tmp_path: Path) -> 
             await host.close()
     with pytest.raises(EnvError, match=r"isolation 'inline'.*'isolation': 'thread'"):
         EnvHosts(replace(slow, isolation="inline"), concurrency=1, seconds=1.0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_an_environment_can_say_that_the_run_cannot_go_on(odd: EnvSource, kind: Isolation) -> None:
+    async with hosting(odd, kind) as hosts:
+        host = hosts.make()
+        await host.reset()
+        with pytest.raises(RunError, match=r"^not what it was$"):
+            await host.step(call("rug"))
+        assert await host.score() == (2.5, {"outcome": 0.5, "extra": 2.0})
+        await host.close()
 
 
 def test_a_class_no_other_process_can_import_is_told() -> None:

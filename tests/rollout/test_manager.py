@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -210,6 +211,24 @@ async def test_a_group_that_is_late_trains_with_its_survivors_and_every_end_is_c
     assert made.counts.ends[StopReason.CANCELLED] == 2
     made.counts.check()
     assert made.admission.inside == made.counts.open == 0
+
+
+class SlowToClose(Desk):
+    """Takes longer to be cleared up than its group has."""
+
+    metadata = {"isolation": "thread"}  # noqa: RUF012
+
+    def close(self) -> None:
+        time.sleep(0.5)
+
+
+async def test_an_episode_that_was_scored_stays_so_when_the_deadline_strikes_while_it_is_cleared_up(
+    tiny_chat: Chat,
+) -> None:
+    made = manager(tiny_chat, acting(tiny_chat), env=SlowToClose, group_seconds=0.3)
+    (result,) = await roll(made, TASKS[:1], size=2)
+    assert [t.stop_reason for t in result.trajectories] == [StopReason.ANSWERED] * 2
+    assert made.counts.ends == Counter({StopReason.ANSWERED: 2})
 
 
 async def test_an_evaluation_has_no_group_deadline(tiny_chat: Chat) -> None:

@@ -139,6 +139,7 @@ def test_snapshot_in_mid_episode_continues_exactly(row: JsonObject) -> None:
     while not terminated:
         fork.restore(env.snapshot())
         assert (fork.state(), fork.state_hash()) == (env.state(), env.state_hash())
+        assert fork.calls == env.calls
         left, right = env.step(json.dumps(action)), fork.step(json.dumps(action))
         assert left[:4] == right[:4]
         assert left[4]["tools"] == right[4]["tools"]
