@@ -21,6 +21,7 @@ _MASK = 2**64 - 1
 # Small pages: a table of a dozen rows fills one, so a whole app stays at a few kilobytes.
 _PAGE = "PRAGMA page_size=1024;"
 _CACHE = "PRAGMA cache_size=64"  # pages: they are copies of what is in memory anyway
+_MOST_FREE = 64  # pages that deleted rows and a long change log left: more are not copied with every snapshot
 _CARRIERS = ("user_version", "application_id")
 
 
@@ -50,6 +51,8 @@ class AppState:
         """Return the database's bytes."""
         self._take_log()
         self._carry_hash()
+        if next(iter(self.rows("PRAGMA freelist_count")[0].values())) > _MOST_FREE:
+            self._db.execute("VACUUM")
         return self._db.serialize()
 
     def restore(self, snapshot: bytes) -> None:
