@@ -6,6 +6,7 @@ import gymnasium
 
 SHIPPED = {
     "shop": "agentgrpo/Shop-v0",
+    "workspace": "agentgrpo/Workspace-v0",
     "files": "agentgrpo/Files-v0",
     "countdown": "agentgrpo/Countdown-v0",
     "lockbox": "agentgrpo/Lockbox-v0",
@@ -22,6 +23,7 @@ ADAPTERS = {
 }
 
 gymnasium.register("agentgrpo/Shop-v0", entry_point="agentgrpo.envs.shop.env:Shop")
+gymnasium.register("agentgrpo/Workspace-v0", entry_point="agentgrpo.envs.workspace.env:Workspace")
 gymnasium.register("agentgrpo/Files-v0", entry_point="agentgrpo.envs.files.env:Files")
 gymnasium.register("agentgrpo/Countdown-v0", entry_point="agentgrpo.envs.countdown.env:Countdown")
 gymnasium.register("agentgrpo/Lockbox-v0", entry_point="agentgrpo.envs.lockbox.env:Lockbox")
