@@ -19,6 +19,7 @@ ADAPTERS = {
     "bfcl": "agentgrpo/Bfcl-v0",
     "reasoning_gym": "agentgrpo/ReasoningGym-v0",
     "verifiers": "agentgrpo/Verifiers-v0",
+    "mcp": "agentgrpo/Mcp-v0",
     "mixture": "agentgrpo/Mixture-v0",
 }
 
@@ -27,6 +28,7 @@ gymnasium.register("agentgrpo/Workspace-v0", entry_point="agentgrpo.envs.workspa
 gymnasium.register("agentgrpo/Files-v0", entry_point="agentgrpo.envs.files.env:Files")
 gymnasium.register("agentgrpo/Countdown-v0", entry_point="agentgrpo.envs.countdown.env:Countdown")
 gymnasium.register("agentgrpo/Lockbox-v0", entry_point="agentgrpo.envs.lockbox.env:Lockbox")
+gymnasium.register("agentgrpo/Mcp-v0", entry_point="agentgrpo.envs.mcp_env:McpEnv")
 gymnasium.register("agentgrpo/Mixture-v0", entry_point="agentgrpo.envs.mixture:Mixture")
 gymnasium.register("agentgrpo/Gym-v0", entry_point="agentgrpo.envs.gym_text.env:GymText")
 gymnasium.register("agentgrpo/OpenEnv-v0", entry_point="agentgrpo.envs.openenv.env:OpenEnv")
