@@ -53,7 +53,8 @@ ALLOWED |= {
     "envs": BASE | SPINE[2] | {"tools", "envs"},
     "doctor": ALLOWED["training"] | {"doctor"},
     "envstats": ALLOWED["training"] | {"envstats"},
-    "cli": ALLOWED["training"] | {"viewer", "tools", "envs", "cli", "agentgrpo", "doctor", "envstats"},
+    "replay": ALLOWED["training"] | {"replay"},
+    "cli": ALLOWED["training"] | {"viewer", "tools", "envs", "cli", "agentgrpo", "doctor", "envstats", "replay"},
     "agentgrpo": ALLOWED["training"],  # the package itself: its public names, lazily
 }
 LAZY = {"torch", "transformers", "vllm", "matplotlib", "datasets", "wandb", "tensorboard", "trackio", "mcp", "ray"}

@@ -14,6 +14,8 @@ from agentgrpo.store.record import (
 )
 from agentgrpo.store.redact import redact, redact_text
 from agentgrpo.store.run import Metrics, RunDirectory, read_metrics, write_json, write_text
+from agentgrpo.store.scores import Rescore, Score, rescores_of, scores_of, write_scores
+from agentgrpo.store.train_steps import TrainedGroup, TrainStep, read_train_steps
 
 __all__ = [
     "EpisodeFilter",
@@ -21,9 +23,13 @@ __all__ = [
     "EpisodeRow",
     "EpisodeStore",
     "Metrics",
+    "Rescore",
     "RunDirectory",
+    "Score",
     "StepRow",
     "StoredEpisode",
+    "TrainStep",
+    "TrainedGroup",
     "TrainingRow",
     "draw_curve",
     "finish_record",
@@ -33,10 +39,14 @@ __all__ = [
     "hash_sources",
     "parse_key",
     "read_metrics",
+    "read_train_steps",
     "redact",
     "redact_text",
+    "rescores_of",
     "resume_record",
+    "scores_of",
     "start_record",
     "write_json",
+    "write_scores",
     "write_text",
 ]

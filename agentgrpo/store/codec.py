@@ -20,8 +20,10 @@ from agentgrpo.types import (
     Boundary,
     EpisodeKey,
     Failure,
+    Json,
     JsonObject,
     Message,
+    Parent,
     Policy,
     Span,
     StopReason,
@@ -80,7 +82,18 @@ def decode(record: bytes, token_ids: bytes, logprobs: bytes) -> Trajectory:
         started_at=data["started_at"],
         seconds=data["seconds"],
         info=data["info"],
+        parent=_parent(data.get("parent")),  # which older files do not have
     )
+
+
+def as_stored(turn: Turn) -> Turn:
+    """Return a turn as it is after it was stored and read again."""
+    return _turn(plain(_turn_row(turn)))
+
+
+def plain(value: Json) -> Json:
+    """Return data as it is after it was stored and read again."""
+    return json.loads(json.dumps(redact(value), default=str))
 
 
 def pack_ints(values: Iterable[int]) -> bytes:
@@ -138,6 +151,7 @@ def _to_record(trajectory: Trajectory) -> JsonObject:
         "started_at": trajectory.started_at,
         "seconds": trajectory.seconds,
         "info": trajectory.info,
+        "parent": trajectory.parent and [trajectory.parent.episode, trajectory.parent.turns],
     }
 
 
@@ -159,7 +173,8 @@ def _span(row: list[Any], ids: Iterator[int], logprobs: Iterator[float]) -> Span
 
 
 def _turn_row(turn: Turn) -> JsonObject:
-    return {
+    tools = {} if turn.tools is None else {"tools": turn.tools}
+    return tools | {
         "action": turn.action,
         "messages": turn.messages,
         "reward": turn.reward,
@@ -172,10 +187,17 @@ def _turn_row(turn: Turn) -> JsonObject:
 
 
 def _turn(row: JsonObject) -> Turn:
-    diff = row["state_diff"]
-    return Turn(
-        **row | {"messages": tuple(row["messages"]), "state_diff": None if diff is None else tuple(diff)},
-    )
+    diff, tools = row["state_diff"], row.get("tools")
+    tuples = {
+        "messages": tuple(row["messages"]),
+        "state_diff": None if diff is None else tuple(diff),
+        "tools": None if tools is None else tuple(tools),
+    }
+    return Turn(**row | tuples)
+
+
+def _parent(row: list[int] | None) -> Parent | None:
+    return None if row is None else Parent(episode=row[0], turns=row[1])
 
 
 def _failure(row: list[str] | None) -> Failure | None:

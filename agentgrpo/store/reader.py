@@ -13,7 +13,7 @@ from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast, get_args
 
 from agentgrpo.errors import UserError, nearest
 from agentgrpo.store.codec import decode, unpack_logprobs
@@ -50,6 +50,8 @@ class EpisodeRow:
     seconds: float
     advantage: float | None
     filter_reason: str | None
+    parent: int | None = None  # of a fork: the id of the episode it was forked from, which may have been replaced since
+    parent_turns: int | None = None  # how many of that one's turns it begins with
 
     @property
     def key(self) -> EpisodeKey:
@@ -114,6 +116,7 @@ class EpisodeFilter:
     failed: bool | None = None  # ended, or left without a score, by a failure, not by an unsuccessful agent
     min_reward: float | None = None
     max_reward: float | None = None
+    parent: int | None = None  # forks of the episode with this id
     contains: str | None = None  # words in this order, the last may be unfinished, in any case
 
 
@@ -121,14 +124,17 @@ _Where: TypeAlias = tuple[list[str], list[Any]]  # conditions, their arguments
 _Segment: TypeAlias = tuple[str, list[str], list[Any]]  # condition, sort columns, arguments
 
 COLUMNS = tuple(field.name for field in fields(EpisodeRow))
-ORDERS = tuple(name for name in COLUMNS if name not in ("sample", "attempt", "boundary", "cause"))
+ORDERS = tuple(
+    name for name in COLUMNS if name not in ("sample", "attempt", "boundary", "cause", "parent", "parent_turns")
+)
 
 _NULLABLE = ("reward", "success", "advantage", "filter_reason")
 
+_OWN = "phase != 'fork'"  # what a run played itself
 _SELECT = f"SELECT {', '.join(COLUMNS)} FROM episodes"
 _CONDITIONS = {
     **{name: f"{name} = ?" for name in ("phase", "step", "env_id", "stop_reason", "filter_reason")},
-    **{name: f"{name} = ?" for name in ("policy_version", "success")},
+    **{name: f"{name} = ?" for name in ("policy_version", "success", "parent")},
     "failed": "(stop_reason = 'failed' OR ifnull(boundary IN ('reward', 'judge'), 0)) = ?",
     "min_reward": "reward >= ?",
     "max_reward": "reward <= ?",
@@ -210,8 +216,9 @@ class EpisodeReader:
         )
 
     def of_policy(self, version: int) -> dict[EpisodeKey, Trajectory]:
-        """Return the episodes of one version of the policy; those that cannot be read any more are left out."""
-        sql = "SELECT record, token_ids, logprobs FROM payloads JOIN episodes USING (id) WHERE policy_version = ?"
+        """Return the episodes the run played with one version of the policy; what cannot be read is left out."""
+        sql = f"""SELECT record, token_ids, logprobs FROM payloads JOIN episodes USING (id)
+        WHERE policy_version = ? AND {_OWN}"""
         found = (readable(row) for row in self._connection.execute(sql, (version,)))
         return {trajectory.key: trajectory for trajectory in found if trajectory is not None}
 
@@ -225,16 +232,16 @@ class EpisodeReader:
         return [StepRow(**dict(row)) for row in self._connection.execute("SELECT * FROM steps ORDER BY step, phase")]
 
     def spent(self) -> dict[str, float]:
-        """Return the tokens and the seconds all episodes took, each counted by itself."""
-        sql = "SELECT total(tokens), total(sampled_tokens), total(seconds) FROM episodes"
+        """Return the tokens and the seconds the run's own episodes took, each counted by itself; forks left out."""
+        sql = f"SELECT total(tokens), total(sampled_tokens), total(seconds) FROM episodes WHERE {_OWN}"
         tokens, sampled, seconds = self._connection.execute(sql).fetchone()
         return {"tokens": int(tokens), "sampled_tokens": int(sampled), "episode_seconds": round(seconds, 3)}
 
     def tally(self, column: str) -> dict[str, int]:
-        """Return how many episodes have each value of a column (`stop_reason`, `filter_reason`), unknown left out."""
+        """Return how many of the run's own episodes have each value of a column, unknown left out; so are forks."""
         if column not in COLUMNS:
             raise UserError(f"episodes have no column '{column}'.{nearest(column, COLUMNS)}")
-        sql = f"SELECT {column}, count(*) FROM episodes WHERE {column} IS NOT NULL GROUP BY 1 ORDER BY 1"
+        sql = f"SELECT {column}, count(*) FROM episodes WHERE {column} IS NOT NULL AND {_OWN} GROUP BY 1 ORDER BY 1"
         return {str(value): count for value, count in self._connection.execute(sql)}
 
     def _segments(self, order: str, descending: bool, after: int | None) -> Iterator[_Segment]:
@@ -338,10 +345,9 @@ def parse_key(text: str) -> EpisodeKey:
 
 
 def _phase(text: str) -> Phase:
-    if text == "train":
-        return "train"
-    if text == "eval":
-        return "eval"
+    for phase in get_args(Phase):
+        if text == phase:
+            return cast(Phase, phase)
     raise ValueError(text)
 
 

@@ -183,7 +183,7 @@ def test_a_run_on_read_only_media_can_be_read(tmp_path: Path) -> None:
 
 def test_a_python_without_full_text_search_finds_text_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = tuple(schema.PLAIN_TABLE if sql == schema.FTS_TABLE else sql for sql in schema.MIGRATIONS[0])
-    monkeypatch.setattr(schema.migrate, "__defaults__", ((plain,),))
+    monkeypatch.setattr(schema.migrate, "__defaults__", ((plain, *schema.MIGRATIONS[1:]),))
     path = tmp_path / "episodes.sqlite"
     with EpisodeStore(path) as store:
         store.add_sync([make_trajectory()])

@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import json
 import sqlite3
+import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from agentgrpo.errors import UserError
-from agentgrpo.store import EpisodeReader, EpisodeStore, schema
+from agentgrpo.store import EpisodeFilter, EpisodeReader, EpisodeStore, schema
+from agentgrpo.store.codec import encode
 from agentgrpo.store.schema import MIGRATIONS, connect, migrate, version_of
+from agentgrpo.types import Parent
+from tests.store.strategies import make_trajectory
 
 FAKE = (("CREATE TABLE t (a)", "INSERT INTO t VALUES (1)"), ("ALTER TABLE t ADD COLUMN b", "UPDATE t SET b = a + 1"))
 
@@ -57,6 +63,33 @@ def test_a_reader_migrates_an_older_file(tmp_path: Path, monkeypatch: pytest.Mon
     assert version_of(connection) == len(MIGRATIONS) + 1
     assert connection.execute("SELECT count(*) FROM later").fetchone()[0] == 0
     connection.close()
+
+
+def test_episodes_from_before_forks_have_no_parent_and_take_forks(tmp_path: Path) -> None:
+    path, trajectory = tmp_path / "episodes.sqlite", make_trajectory()
+    old = sqlite3.connect(path, isolation_level=None)
+    migrate(old, MIGRATIONS[:1])
+    key, payload = trajectory.key, encode(trajectory)
+    record = json.loads(zlib.decompress(payload.record))
+    del record["parent"]
+    old.execute(
+        "INSERT INTO episodes VALUES (5, ?, ?, ?, 0, 0, 'shop', 'p', 0, 1, 1, 4, 15, 8, 3, 1, 'answered', NULL, NULL,"
+        "0, 0, 0, NULL, NULL)",
+        (key.phase, key.step, key.task_id),
+    )
+    values = (zlib.compress(json.dumps(record).encode()), payload.token_ids, payload.logprobs)
+    old.execute("INSERT INTO payloads VALUES (5, ?, ?, ?, NULL)", values)
+    old.close()
+    with EpisodeReader(path) as reader:
+        stored = reader.get(5)
+        assert (stored.row.parent, stored.row.parent_turns, stored.trajectory) == (None, None, trajectory)
+    fork = replace(trajectory, key=replace(key, phase="fork"), parent=Parent(episode=5, turns=2))
+    with EpisodeStore(path) as store:
+        store.add_sync([fork])
+    with EpisodeReader(path) as reader:
+        (row,) = reader.list(EpisodeFilter(parent=5))
+        assert (row.id, row.phase, row.parent, row.parent_turns) == (6, "fork", 5, 2)
+        assert reader.get("fork/3/shop-12/0").trajectory == fork
 
 
 def test_other_files_are_refused_with_a_reason(tmp_path: Path) -> None:
