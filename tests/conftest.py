@@ -48,6 +48,12 @@ AVAILABLE = {
 }
 
 
+@pytest.fixture(autouse=True)
+def import_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take back what a test adds to the import path: a config's folder, with whatever lies in it."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add `--faults full`: inject many, and write the table."""
     parser.addoption("--faults", choices=("few", "full"), default="few", help="how many faults to inject")

@@ -56,8 +56,15 @@ class AppState:
         return self._db.serialize()
 
     def restore(self, snapshot: bytes) -> None:
-        """Go back to a snapshot; what changed until then is forgotten."""
+        """Go back to a snapshot; what changed until then is forgotten.
+
+        Raises:
+            sqlite3.DatabaseError: It is no snapshot, or one of another app.
+        """
         self._db.deserialize(snapshot)
+        names = {row["name"] for row in self.rows("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if names != {*_tables(self.schema), "change_log"}:
+            raise sqlite3.DatabaseError(f"the snapshot is of another app: it has {', '.join(sorted(names))}")
         self._pending.clear()
         self._hash = self._carried_hash()
 
