@@ -62,6 +62,7 @@ class EpisodeStore:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._connection = connect(self.path)
+        self._tools: dict[str, int] = {}  # the ids of their names, as far as this batch and those before it have them
         self._jobs: queue.Queue[_Job | None] = queue.Queue(QUEUE_BATCHES)
         self._lock = threading.Lock()  # no job may follow the sentinel of `close`
         self._closed = False
@@ -169,6 +170,7 @@ class EpisodeStore:
                     self._update(item)
             self._connection.execute("COMMIT")
         except Exception as error:  # handed to whoever waits for this batch
+            self._tools.clear()  # an id that was rolled back may be given to another name
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
             if isinstance(error, sqlite3.Error):
@@ -187,6 +189,16 @@ class EpisodeStore:
             (row_id, payload.record, payload.token_ids, payload.logprobs),
         )
         execute("INSERT INTO texts (rowid, text) VALUES (?, ?)", (row_id, clean(payload.text)))
+        for use in payload.tools:
+            tool = self._tool_id(clean(use.name))
+            execute("INSERT OR IGNORE INTO episode_tools VALUES (?, ?, ?, ?)", (tool, row_id, use.calls, use.errors))
+
+    def _tool_id(self, name: str) -> int:
+        if name not in self._tools:
+            self._connection.execute("INSERT OR IGNORE INTO names (kind, name) VALUES ('tool', ?)", (name,))
+            sql = "SELECT id FROM names WHERE kind = 'tool' AND name = ?"
+            self._tools[name] = int(self._connection.execute(sql, (name,)).fetchone()[0])
+        return self._tools[name]
 
     def _update(self, row: TrainingRow) -> None:
         execute = self._connection.execute
