@@ -21,6 +21,7 @@ from typing import Any, TypeAlias
 
 from agentgrpo.errors import RunError
 from agentgrpo.store.codec import encode, pack_logprobs
+from agentgrpo.store.query import clean
 from agentgrpo.store.schema import connect
 from agentgrpo.types import EpisodeKey, Trajectory
 
@@ -241,11 +242,6 @@ _INSERT = f"INSERT INTO episodes ({', '.join(_NAMES)}) VALUES ({', '.join('?' * 
 def key_values(key: EpisodeKey) -> tuple[Any, ...]:
     """Return a key as the values of its columns."""
     return (key.phase, key.step, clean(key.task_id), key.sample, key.attempt)
-
-
-def clean(text: str) -> str:
-    """Return text that SQLite can hold: lone surrogates become question marks."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def finite(value: float | None) -> float | None:

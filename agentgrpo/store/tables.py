@@ -196,7 +196,8 @@ _FILL_FACETS = tuple(
 _USES = "json_each(tools_of(p.record)) u"
 _FILL_TOOLS = (
     "INSERT INTO names (kind, name) SELECT DISTINCT 'env', env_id FROM episodes ORDER BY 2",
-    f"INSERT OR IGNORE INTO names (kind, name) SELECT DISTINCT 'tool', json_extract(u.value, '$[0]') FROM payloads p, {_USES}",
+    f"""INSERT OR IGNORE INTO names (kind, name)
+        SELECT DISTINCT 'tool', json_extract(u.value, '$[0]') FROM payloads p, {_USES}""",
     f"""INSERT INTO episode_tools (tool, episode, calls, errors)
         SELECT n.id, p.id, json_extract(u.value, '$[1]'), json_extract(u.value, '$[2]') FROM payloads p, {_USES}
         JOIN names n ON n.kind = 'tool' AND n.name = json_extract(u.value, '$[0]')""",
