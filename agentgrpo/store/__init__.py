@@ -8,6 +8,8 @@ from agentgrpo.store.record import finish_record, hash_folder, hash_json, hash_s
 from agentgrpo.store.redact import redact, redact_text
 from agentgrpo.store.rows import EpisodeFilter, EpisodeRow, FacetRow, StepRow, StoredEpisode, TaskRow, parse_key
 from agentgrpo.store.run import Metrics, RunDirectory, read_metrics, write_json, write_text
+from agentgrpo.store.scores import Rescore, Score, rescores_of, scores_of, write_scores
+from agentgrpo.store.train_steps import TrainedGroup, TrainStep, read_train_steps
 
 __all__ = [
     "EpisodeFilter",
@@ -18,10 +20,14 @@ __all__ = [
     "Filter",
     "FilterError",
     "Metrics",
+    "Rescore",
     "RunDirectory",
+    "Score",
     "StepRow",
     "StoredEpisode",
     "TaskRow",
+    "TrainStep",
+    "TrainedGroup",
     "TrainingRow",
     "draw_curve",
     "finish_record",
@@ -31,10 +37,14 @@ __all__ = [
     "parse_filter",
     "parse_key",
     "read_metrics",
+    "read_train_steps",
     "redact",
     "redact_text",
+    "rescores_of",
     "resume_record",
+    "scores_of",
     "start_record",
     "write_json",
+    "write_scores",
     "write_text",
 ]

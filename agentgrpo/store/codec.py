@@ -23,6 +23,7 @@ from agentgrpo.types import (
     Failure,
     JsonObject,
     Message,
+    Parent,
     Policy,
     Span,
     StopReason,
@@ -103,12 +104,18 @@ def decode(record: bytes, token_ids: bytes, logprobs: bytes) -> Trajectory:
         started_at=data["started_at"],
         seconds=data["seconds"],
         info=data["info"],
+        parent=_parent(data.get("parent")),  # which older files do not have
     )
 
 
 def decode_record(record: bytes) -> JsonObject:
     """Return a stored record as it was made: everything but the tokens."""
     return dict(json.loads(zlib.decompress(record)))
+
+
+def as_stored(turn: Turn) -> Turn:
+    """Return a turn as it is after it was stored and read again."""
+    return _turn(json.loads(json.dumps(redact(_turn_row(turn)), default=str)))
 
 
 def pack_ints(values: Iterable[int]) -> bytes:
@@ -179,6 +186,7 @@ def _to_record(trajectory: Trajectory) -> JsonObject:
         "seconds": trajectory.seconds,
         "info": trajectory.info,
         "spans": [_span_row(span) for span in trajectory.spans],
+        "parent": trajectory.parent and [trajectory.parent.episode, trajectory.parent.turns],
     }
 
 
@@ -200,7 +208,8 @@ def _span(row: list[Any], ids: Iterator[int], logprobs: Iterator[float]) -> Span
 
 
 def _turn_row(turn: Turn) -> JsonObject:
-    return {
+    tools = {} if turn.tools is None else {"tools": turn.tools}
+    return tools | {
         "action": turn.action,
         "messages": turn.messages,
         "reward": turn.reward,
@@ -213,10 +222,17 @@ def _turn_row(turn: Turn) -> JsonObject:
 
 
 def _turn(row: JsonObject) -> Turn:
-    diff = row["state_diff"]
-    return Turn(
-        **row | {"messages": tuple(row["messages"]), "state_diff": None if diff is None else tuple(diff)},
-    )
+    diff, tools = row["state_diff"], row.get("tools")
+    tuples = {
+        "messages": tuple(row["messages"]),
+        "state_diff": None if diff is None else tuple(diff),
+        "tools": None if tools is None else tuple(tools),
+    }
+    return Turn(**row | tuples)
+
+
+def _parent(row: list[int] | None) -> Parent | None:
+    return None if row is None else Parent(episode=row[0], turns=row[1])
 
 
 def _failure(row: list[str] | None) -> Failure | None:

@@ -10,10 +10,10 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TypeAlias, get_args
 
 from agentgrpo.errors import UserError, nearest
-from agentgrpo.types import Boundary, StopReason
+from agentgrpo.types import Boundary, Phase, StopReason
 
 MOST_CHARACTERS = 2000
 MOST_TERMS = 40
@@ -83,7 +83,7 @@ class Field:
 FIELDS = {
     "env": Field(about="environment, or a part of its name", example="env:shop"),
     "task": Field(about="task; * stands for anything", example="task:heldout-*"),
-    "phase": Field(about="train or eval", example="phase:eval", words=("train", "eval")),
+    "phase": Field(about="train, eval or fork", example="phase:eval", words=get_args(Phase)),
     "step": Field(about="train step", example="step:40..50", is_number=True),
     "sample": Field(about="number within its group", example="sample:0", is_number=True),
     "attempt": Field(about="0, or more when it was tried again", example="attempt>0", is_number=True),
@@ -110,6 +110,7 @@ FIELDS = {
     "sampled": Field(about="tokens the model sampled", example="sampled<10", is_number=True),
     "forks": Field(about="prompts rendered anew", example="forks>0", is_number=True),
     "seconds": Field(about="how long it took", example="seconds>30", is_number=True),
+    "parent": Field(about="the episode it was forked from", example="parent:12", is_number=True, has_unknown=True),
     "id": Field(about="number in the list", example="id:1..99", is_number=True),
 }
 TEXT = "text"  # the field of bare words

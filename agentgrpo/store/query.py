@@ -33,11 +33,12 @@ _NUMBERS = {
     "forks": "forks",
     "seconds": "seconds",
     "id": "id",
+    "parent": "parent",
     "policy": "policy_version",
     "stale": "step - 1 - e.policy_version",  # step s trains on episodes of version s - 1, or of older ones
 }
 _WORDS = {"phase": "phase", "stop": "stop_reason", "boundary": "boundary", "filtered": "filter_reason"}
-_INDEXED = {"step": "step", "reward": "reward", "task": "task", "stop": "stop_reason"}
+_INDEXED = {"step": "step", "parent": "parent", "reward": "reward", "task": "task", "stop": "stop_reason"}
 _WALKS = {"reward": "reward", "step": "step", "task_id": "task", "stop_reason": "stop_reason"}
 
 
@@ -213,7 +214,7 @@ def _terms(where: EpisodeFilter) -> Iterator[Term]:
     names = {"phase": where.phase, "task": where.task_id, "env": where.env_id, "stop": where.stop_reason}
     names |= {"filtered": where.filter_reason, TEXT: where.contains}
     yield from (Term(field=name, values=(value,)) for name, value in names.items() if value is not None)
-    for name, number in (("step", where.step), ("policy", where.policy_version)):
+    for name, number in (("step", where.step), ("policy", where.policy_version), ("parent", where.parent)):
         if number is not None:
             yield Term(field=name, values=(Between(low=number, high=number),))
     if where.success is not None:
@@ -242,8 +243,8 @@ def _between(name: str, value: Between) -> Condition:
         test = f"(e.phase = 'train' AND {test})"
     driver = None
     if name in _INDEXED:
-        where = " AND ".join(sql.replace("e.", "d.", 1) for sql, _ in bounds)
-        driver = _indexed(name, where, arguments, single=value.low == value.high)
+        where = " AND ".join([f"d.{column} IS NOT NULL", *(sql.replace("e.", "d.", 1) for sql, _ in bounds)])
+        driver = _indexed(name, where, arguments, single=value.low == value.high and name != "parent")
     return Condition(test=f"({test})", arguments=arguments, driver=driver)
 
 

@@ -35,9 +35,12 @@ Where: TypeAlias = Filter | EpisodeFilter | None
 
 _Segment: TypeAlias = tuple[str, list[str], list[Any]]  # condition, sort columns, arguments
 
-ORDERS = tuple(name for name in COLUMNS if name not in ("sample", "attempt", "boundary", "cause"))
+ORDERS = tuple(
+    name for name in COLUMNS if name not in ("sample", "attempt", "boundary", "cause", "parent", "parent_turns")
+)
 
 _NULLABLE = ("reward", "success", "advantage", "filter_reason")
+_OWN = "phase != 'fork'"  # what a run played itself
 _ROW = ", ".join(f"e.{name}" for name in COLUMNS)
 _SELECT = f"SELECT {_ROW} FROM episodes AS e"
 _GROUP = "phase = ? AND step = ? AND task_id = ?"
@@ -129,8 +132,9 @@ class EpisodeReader:
         )
 
     def of_policy(self, version: int) -> dict[EpisodeKey, Trajectory]:
-        """Return the episodes of one version of the policy; those that cannot be read any more are left out."""
-        sql = "SELECT record, token_ids, logprobs FROM payloads JOIN episodes USING (id) WHERE policy_version = ?"
+        """Return the episodes the run played with one version of the policy; what cannot be read is left out."""
+        sql = f"""SELECT record, token_ids, logprobs FROM payloads JOIN episodes USING (id)
+        WHERE policy_version = ? AND {_OWN}"""
         found = (readable(row) for row in self._connection.execute(sql, (version,)))
         return {trajectory.key: trajectory for trajectory in found if trajectory is not None}
 
@@ -185,16 +189,16 @@ class EpisodeReader:
         return int(count), int(newest or 0)
 
     def spent(self) -> dict[str, float]:
-        """Return the tokens and the seconds all episodes took, each counted by itself."""
-        sql = "SELECT total(tokens), total(sampled_tokens), total(seconds) FROM episodes"
+        """Return the tokens and the seconds the run's own episodes took, each counted by itself; forks left out."""
+        sql = f"SELECT total(tokens), total(sampled_tokens), total(seconds) FROM episodes WHERE {_OWN}"
         tokens, sampled, seconds = self._connection.execute(sql).fetchone()
         return {"tokens": int(tokens), "sampled_tokens": int(sampled), "episode_seconds": round(seconds, 3)}
 
     def tally(self, column: str) -> dict[str, int]:
-        """Return how many episodes have each value of a column (`stop_reason`, `filter_reason`), unknown left out."""
+        """Return how many of the run's own episodes have each value of a column, unknown left out; so are forks."""
         if column not in COLUMNS:
             raise UserError(f"episodes have no column '{column}'.{nearest(column, COLUMNS)}")
-        sql = f"SELECT {column}, count(*) FROM episodes WHERE {column} IS NOT NULL GROUP BY 1 ORDER BY 1"
+        sql = f"SELECT {column}, count(*) FROM episodes WHERE {column} IS NOT NULL AND {_OWN} GROUP BY 1 ORDER BY 1"
         return {str(value): count for value, count in self._connection.execute(sql)}
 
     def _segments(self, plan: Plan, order: str, descending: bool, after: int | None) -> Iterator[_Segment]:

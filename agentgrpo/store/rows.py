@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from itertools import islice
-from typing import Any
+from typing import Any, cast, get_args
 
 from agentgrpo.errors import UserError
 from agentgrpo.types import EpisodeKey, Phase, StopReason, Trajectory
@@ -42,6 +42,8 @@ class EpisodeRow:
     seconds: float
     advantage: float | None
     filter_reason: str | None
+    parent: int | None = None  # of a fork: the id of the episode it was forked from, which may have been replaced since
+    parent_turns: int | None = None  # how many of that one's turns it begins with
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> EpisodeRow:
@@ -152,6 +154,7 @@ class EpisodeFilter:
     failed: bool | None = None  # ended by a failure, not by an unsuccessful agent
     min_reward: float | None = None
     max_reward: float | None = None
+    parent: int | None = None  # forks of the episode with this id
     contains: str | None = None  # words in this order, the last may be unfinished, in any case
 
 
@@ -175,8 +178,7 @@ def parse_key(text: str) -> EpisodeKey:
 
 
 def _phase(text: str) -> Phase:
-    if text == "train":
-        return "train"
-    if text == "eval":
-        return "eval"
+    for phase in get_args(Phase):
+        if text == phase:
+            return cast(Phase, phase)
     raise ValueError(text)

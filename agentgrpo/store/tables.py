@@ -75,6 +75,35 @@ CREATE TABLE steps (
 ) WITHOUT ROWID"""
 
 
+# Which groups a train step took, and what came of them: what repeats the step from the record alone.
+_TRAIN_STEPS = """
+CREATE TABLE train_steps (
+    step INTEGER PRIMARY KEY,
+    groups TEXT NOT NULL,         -- JSON [[step they were drawn for, task id, scored episodes], ...], in order
+    adapter_sha256 TEXT NOT NULL  -- after it
+)"""
+
+# Scores that were given later stand beside the score an episode ended with.
+_RESCORES = """
+CREATE TABLE rescores (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    reward TEXT NOT NULL,         -- "module:function"
+    source_sha256 TEXT,           -- of its code
+    weights TEXT NOT NULL,        -- JSON
+    made_at REAL NOT NULL
+)"""
+_SCORES = """
+CREATE TABLE scores (
+    episode INTEGER NOT NULL REFERENCES episodes (id) ON DELETE CASCADE,
+    rescore INTEGER NOT NULL REFERENCES rescores (id) ON DELETE CASCADE,
+    reward REAL,                  -- NULL: it could not be scored
+    success INTEGER,
+    terms TEXT NOT NULL,          -- JSON
+    problem TEXT,
+    PRIMARY KEY (episode, rescore)
+) WITHOUT ROWID"""
+
+
 def _count(row: str, sign: str) -> str:
     """Return the statements that add (or take) an episode to (or from) its step's sums."""
     terms = {
@@ -214,6 +243,15 @@ MIGRATIONS: tuple[Migration, ...] = (
         _STEPS,
         *_TRIGGERS,
         FTS_TABLE if has_fts5() else PLAIN_TABLE,
+    ),
+    (
+        "ALTER TABLE episodes ADD COLUMN parent INTEGER",  # of a fork: an episode's id; it may have been replaced since
+        "ALTER TABLE episodes ADD COLUMN parent_turns INTEGER",  # how many of its turns were taken over
+        "CREATE INDEX episodes_by_parent ON episodes (parent, parent_turns) WHERE parent IS NOT NULL",
+        _TRAIN_STEPS,
+        _RESCORES,
+        _SCORES,
+        "CREATE INDEX scores_by_rescore ON scores (rescore)",
     ),
     (
         _NAMES,

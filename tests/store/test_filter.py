@@ -32,6 +32,7 @@ NUMBERS: dict[str, Callable[[EpisodeRow], float | None]] = {
     "forks": lambda row: row.forks,
     "seconds": lambda row: row.seconds,
     "id": lambda row: row.id,
+    "parent": lambda row: row.parent,
 }
 WORDS: dict[str, Callable[[EpisodeRow], str | None]] = {
     "phase": lambda row: row.phase,
@@ -52,7 +53,7 @@ def _holds(name: str, value: Test, row: EpisodeRow) -> bool:
     if isinstance(value, Between):
         number = NUMBERS[name](row)
         return number is not None and number in value
-    if name in ("reward", "advantage"):
+    if name in ("reward", "advantage", "parent"):
         return NUMBERS[name](row) is None
     if name == "task":
         pattern = re.compile(fnmatch.translate(str(value).replace("[", "[[]").replace("?", "[?]")))

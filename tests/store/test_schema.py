@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 import shutil
 import sqlite3
+import zlib
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -10,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from agentgrpo.errors import UserError
-from agentgrpo.store import EpisodeReader, EpisodeStore, schema
+from agentgrpo.store import EpisodeFilter, EpisodeReader, EpisodeStore, schema
+from agentgrpo.store.codec import encode
 from agentgrpo.store.episodes import forget_after
 from agentgrpo.store.schema import MIGRATIONS, connect, migrate, version_of
-from agentgrpo.types import Trajectory, Turn
+from agentgrpo.types import Parent, Trajectory, Turn
 from tests.store.strategies import make_key, make_trajectory
 
 FAKE = (("CREATE TABLE t (a)", "INSERT INTO t VALUES (1)"), ("ALTER TABLE t ADD COLUMN b", "UPDATE t SET b = a + 1"))
@@ -65,6 +68,33 @@ def test_a_reader_migrates_an_older_file(tmp_path: Path, monkeypatch: pytest.Mon
     connection.close()
 
 
+def test_episodes_from_before_forks_have_no_parent_and_take_forks(tmp_path: Path) -> None:
+    path, trajectory = tmp_path / "episodes.sqlite", make_trajectory()
+    old = sqlite3.connect(path, isolation_level=None)
+    migrate(old, MIGRATIONS[:1])
+    key, payload = trajectory.key, encode(trajectory)
+    record = json.loads(zlib.decompress(payload.record))
+    del record["parent"]
+    old.execute(
+        "INSERT INTO episodes VALUES (5, ?, ?, ?, 0, 0, 'shop', 'p', 0, 1, 1, 4, 15, 8, 3, 1, 'answered', NULL, NULL,"
+        "0, 0, 0, NULL, NULL)",
+        (key.phase, key.step, key.task_id),
+    )
+    values = (zlib.compress(json.dumps(record).encode()), payload.token_ids, payload.logprobs)
+    old.execute("INSERT INTO payloads VALUES (5, ?, ?, ?, NULL)", values)
+    old.close()
+    with EpisodeReader(path) as reader:
+        stored = reader.get(5)
+        assert (stored.row.parent, stored.row.parent_turns, stored.trajectory) == (None, None, trajectory)
+    fork = replace(trajectory, key=replace(key, phase="fork"), parent=Parent(episode=5, turns=2))
+    with EpisodeStore(path) as store:
+        store.add_sync([fork])
+    with EpisodeReader(path) as reader:
+        (row,) = reader.list(EpisodeFilter(parent=5))
+        assert (row.id, row.phase, row.parent, row.parent_turns) == (6, "fork", 5, 2)
+        assert reader.get("fork/3/shop-12/0").trajectory == fork
+
+
 def test_other_files_are_refused_with_a_reason(tmp_path: Path) -> None:
     text, empty = tmp_path / "text.sqlite", tmp_path / "empty.sqlite"
     text.write_text("this is no database" * 100, encoding="utf-8")
@@ -100,9 +130,7 @@ def _episodes() -> list[Trajectory]:
     return [*known, make_trajectory(make_key(9), turns=(turn,))]
 
 
-def test_a_file_of_the_first_version_gets_the_sums_a_new_one_has(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_without_sums_gets_the_sums_a_new_one_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     new, old = tmp_path / "new.sqlite", tmp_path / "old.sqlite"
     with EpisodeStore(new) as store:
         store.add_sync(_episodes())
@@ -113,7 +141,7 @@ def test_a_file_of_the_first_version_gets_the_sums_a_new_one_has(
             db.execute(f"DROP TRIGGER {name}")
         for table in ("facets", "episode_tools", "names"):
             db.execute(f"DROP TABLE {table}")
-        db.execute("PRAGMA user_version = 1")
+        db.execute("PRAGMA user_version = 2")
     EpisodeReader(old).close()
     assert _sums(old) == _sums(new)
     with closing(sqlite3.connect(old)) as one, closing(sqlite3.connect(new)) as other:
