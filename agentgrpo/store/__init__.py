@@ -6,7 +6,7 @@ from agentgrpo.store.filter import Filter, FilterError, parse_filter
 from agentgrpo.store.reader import EpisodeReader
 from agentgrpo.store.record import finish_record, hash_folder, hash_json, hash_source, resume_record, start_record
 from agentgrpo.store.redact import redact, redact_text
-from agentgrpo.store.rows import EpisodeFilter, EpisodeRow, FacetRow, StepRow, StoredEpisode, TaskRow, parse_key
+from agentgrpo.store.rows import EpisodeFilter, EpisodeRow, FacetRow, StepRow, StoredEpisode, parse_key
 from agentgrpo.store.run import Metrics, RunDirectory, read_metrics, write_json, write_text
 from agentgrpo.store.scores import Rescore, Score, rescores_of, scores_of, write_scores
 from agentgrpo.store.train_steps import TrainedGroup, TrainStep, read_train_steps
@@ -25,7 +25,6 @@ __all__ = [
     "Score",
     "StepRow",
     "StoredEpisode",
-    "TaskRow",
     "TrainStep",
     "TrainedGroup",
     "TrainingRow",

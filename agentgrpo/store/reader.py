@@ -24,7 +24,6 @@ from agentgrpo.store.rows import (
     FacetRow,
     StepRow,
     StoredEpisode,
-    TaskRow,
     parse_key,
 )
 from agentgrpo.store.schema import connect_readonly, is_full_text
@@ -44,11 +43,6 @@ _OWN = "phase != 'fork'"  # what a run played itself
 _ROW = ", ".join(f"e.{name}" for name in COLUMNS)
 _SELECT = f"SELECT {_ROW} FROM episodes AS e"
 _GROUP = "phase = ? AND step = ? AND task_id = ?"
-_TASKS = """SELECT task_id, count(*) AS episodes, count(reward) AS scored, total(reward) AS reward,
-    ifnull(sum(success), 0) AS successes, min(reward) AS lowest, max(reward) AS highest, min(id) AS first,
-    CASE WHEN count(filter_reason) = count(*) AND min(filter_reason) = max(filter_reason) THEN min(filter_reason) END
-    AS filter_reason
-FROM episodes INDEXED BY episodes_by_step WHERE step = ? AND phase = ? GROUP BY task_id ORDER BY task_id"""
 
 
 class EpisodeReader:
@@ -122,7 +116,7 @@ class EpisodeReader:
         Raises:
             UserError: there is none.
         """
-        row = self._find(which)
+        row = self.find(which)
         payload = self._connection.execute("SELECT * FROM payloads WHERE id = ?", (row.id,)).fetchone()
         packed = payload["learner_logprobs"]
         return StoredEpisode(
@@ -152,22 +146,16 @@ class EpisodeReader:
         sql = "SELECT * FROM facets WHERE phase = ? AND step BETWEEN ? AND ? AND episodes > 0"
         return [FacetRow(**dict(row)) for row in self._connection.execute(sql, (phase, first, last))]
 
-    def tasks(self, phase: Phase, step: int) -> Sequence[TaskRow]:
-        """Return the sums of every group of a step, by task."""
-        rows = self._connection.execute(_TASKS, (step, phase))
-        return [TaskRow(**dict(row)) for row in rows]
+    def in_step(self, phase: Phase, step: int, limit: int) -> Sequence[EpisodeRow]:
+        """Return the episodes of a step by task, sample and attempt."""
+        sql = f"""SELECT {_ROW} FROM episodes AS e INDEXED BY episodes_by_step WHERE step = ? AND phase = ?
+            ORDER BY task_id, sample, attempt LIMIT ?"""
+        return [EpisodeRow.of(row) for row in self._connection.execute(sql, (step, phase, limit))]
 
     def names(self, kind: Literal["env", "tool"]) -> Sequence[str]:
         """Return the environments or the tools the episodes have, in order."""
         sql = "SELECT name FROM names WHERE kind = ? ORDER BY name"
         return [name for (name,) in self._connection.execute(sql, (kind,))]
-
-    def in_step(self, phase: Phase, step: int, limit: int) -> Iterator[tuple[EpisodeRow, JsonObject]]:
-        """Yield the episodes of a step in the order they started, with all of their records but the tokens."""
-        sql = f"""SELECT {_ROW}, p.record FROM episodes AS e INDEXED BY episodes_by_step JOIN payloads AS p USING (id)
-            WHERE e.step = ? AND e.phase = ? ORDER BY e.started_at LIMIT ?"""
-        for row in self._connection.execute(sql, (step, phase, limit)):
-            yield EpisodeRow.of(row), decode_record(row["record"])
 
     def successes(self, row: EpisodeRow, limit: int) -> Sequence[int]:
         """Return the ids of successful episodes of a task: of its group first, then the newest of others."""
@@ -227,7 +215,12 @@ class EpisodeReader:
             )
         return found[0]
 
-    def _find(self, which: int | str | EpisodeKey) -> EpisodeRow:
+    def find(self, which: int | str | EpisodeKey) -> EpisodeRow:
+        """Return what the index knows of one episode, by row id, by key, or by the text of either.
+
+        Raises:
+            UserError: there is none.
+        """
         if isinstance(which, str):
             which = int(which) if which.isdecimal() else parse_key(which)
         if isinstance(which, int):

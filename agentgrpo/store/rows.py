@@ -125,21 +125,6 @@ class FacetRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TaskRow:
-    """Sums over the episodes of one task in one step: a group."""
-
-    task_id: str
-    episodes: int
-    scored: int
-    reward: float
-    successes: int
-    lowest: float | None
-    highest: float | None
-    first: int  # the id of its first sample
-    filter_reason: str | None  # when all share it
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class EpisodeFilter:
     """Which episodes; None is no condition. `task_id` may hold the wildcard `*`."""
 

@@ -222,14 +222,16 @@ _FILL_FACETS = tuple(
         sum(tool_calls), sum(tool_errors) FROM episodes e GROUP BY phase, step, 4"""
     for facet, value in _facet_values("e").items()
 )
-_USES = "json_each(tools_of(p.record)) u"
+# Read once, into a table of its own: taking a record apart is what costs.
 _FILL_TOOLS = (
     "INSERT INTO names (kind, name) SELECT DISTINCT 'env', env_id FROM episodes ORDER BY 2",
-    f"""INSERT OR IGNORE INTO names (kind, name)
-        SELECT DISTINCT 'tool', json_extract(u.value, '$[0]') FROM payloads p, {_USES}""",
-    f"""INSERT INTO episode_tools (tool, episode, calls, errors)
-        SELECT n.id, p.id, json_extract(u.value, '$[1]'), json_extract(u.value, '$[2]') FROM payloads p, {_USES}
-        JOIN names n ON n.kind = 'tool' AND n.name = json_extract(u.value, '$[0]')""",
+    """CREATE TABLE uses AS SELECT p.id AS episode, json_extract(u.value, '$[0]') AS tool,
+        json_extract(u.value, '$[1]') AS calls, json_extract(u.value, '$[2]') AS errors
+        FROM payloads p, json_each(tools_of(p.record)) u""",
+    "INSERT INTO names (kind, name) SELECT DISTINCT 'tool', tool FROM uses",
+    """INSERT INTO episode_tools (tool, episode, calls, errors) SELECT n.id, u.episode, u.calls, u.errors
+        FROM uses u JOIN names n ON n.kind = 'tool' AND n.name = u.tool""",
+    "DROP TABLE uses",
 )
 
 MIGRATIONS: tuple[Migration, ...] = (

@@ -1,0 +1,35 @@
+"""The page's files: read once from the package, looked up by name, so that no path is ever made of a URL."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+KINDS = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".html": "text/html"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asset:
+    """One file of the page."""
+
+    body: bytes
+    kind: str
+    tag: str  # changes with the content
+
+    @property
+    def text(self) -> str:
+        return self.body.decode("utf-8")
+
+
+@cache
+def assets() -> dict[str, Asset]:
+    """Return every file of the page by its name."""
+    found = {}
+    for file in resources.files("agentgrpo.viewer").joinpath("static").iterdir():
+        suffix = file.name[file.name.rfind(".") :]
+        if suffix in KINDS:
+            body = file.read_bytes()
+            found[file.name] = Asset(body=body, kind=KINDS[suffix], tag=hashlib.sha256(body).hexdigest()[:16])
+    return found
