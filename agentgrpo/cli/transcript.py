@@ -184,7 +184,7 @@ def _turn_lines(turn: Turn, state: State) -> Iterator[tuple[str, Text]]:
         yield "assistant", _content(turn.action)
     pending = list(turn.messages)
     for call in turn.action["tool_calls"]:
-        yield "call", _call(call)
+        yield "call", call_text(call)
         result = next((m for m in pending if m.get("tool_call_id") == call["id"]), None)
         if result is None:
             yield "", Text("no result", QUIET)
@@ -197,7 +197,8 @@ def _turn_lines(turn: Turn, state: State) -> Iterator[tuple[str, Text]]:
         yield "state", line
 
 
-def _call(call: Mapping[str, Any]) -> Text:
+def call_text(call: Mapping[str, Any]) -> Text:
+    """Return a call as it reads: name(argument=value)."""
     name = printable(str(call.get("name") or "?"))
     if "raw" in call:
         return Text.assemble((name, f"bold {CALL}"), "  ", (printable(str(call["raw"])), WARN))
@@ -208,6 +209,11 @@ def _call(call: Mapping[str, Any]) -> Text:
         line.append(", " if index else "", QUIET)
         line.append(f"{printable(str(key))}=", CALL).append(_short(value))
     return line.append(")", QUIET)
+
+
+def answer_text(message: Message) -> str:
+    """Return what a message says: an error as type and message."""
+    return _error(message.get("content")) if message.get("is_error") else _content(message).plain
 
 
 def _answer(message: Message) -> tuple[str, Text]:

@@ -25,7 +25,7 @@ class Vocabulary:
     Args:
         tokenizer: As the model folder has it.
         control: The ids of added tokens, which no text may produce, and their text.
-        is_byte_level: Whether tokens spell bytes with GPT-2's alphabet; otherwise they are text as SentencePiece writes.
+        is_byte_level: Whether tokens spell bytes with the alphabet of GPT-2; otherwise they are text.
     """
 
     tokenizer: Tokenizer | None

@@ -25,9 +25,9 @@ export function columnsView(data, { withRun = false, chosen = 0 } = {}) {
 }
 
 function head({ run, row, terms }, withRun, isChosen, index) {
-  const tone = row.filtered ? "is-flat" : row.advantage > 0 ? "is-up" : row.advantage < 0 ? "is-down" : "";
+  const tone = row.filtered || row.advantage === null ? "is-flat" : row.advantage > 0 ? "is-up" : row.advantage < 0 ? "is-down" : "";
   return h("div", { class: `columns-cell columns-head ${tone}${isChosen ? " is-chosen" : ""}`, role: "columnheader", data: { column: index } },
-    h("div", { class: "advantage", title: "advantage against the group" }, row.filtered ? "did not train" : row.advantage === null ? "no advantage" : signed(row.advantage)),
+    h("div", { class: "advantage", title: "advantage against the group" }, row.filtered ? "did not train" : row.advantage === null ? (row.phase === "eval" ? "held out" : "no advantage") : signed(row.advantage)),
     h("a", { href: to.episode(run, row.key) }, withRun ? printable(run) : row.attempt ? `sample ${row.sample}.${row.attempt}` : `sample ${row.sample}`),
     h("div", {}, verdict(row.success), " ", h("b", {}, num(row.reward)), " ", h("span", { class: "quiet" }, withRun ? `step ${row.step}, sample ${row.sample}` : row.filtered ? printable(row.filtered) : "")),
     h("div", { class: "quiet small" }, Object.entries(terms).map(([name, value]) => `${printable(name)} ${num(value)}`).join(" · ")));

@@ -19,13 +19,12 @@ export class FilterBar {
     });
     this.note = h("div", { class: "filter-note", id: "filter-note", role: "status", "aria-live": "polite" });
     this.list = h("ul", { class: "suggest", id: "filter-options", role: "listbox", hidden: true });
-    this.node = h("div", { class: "filter" }, h("div", { class: "filter-box" }, this.input, this.list), this.note);
+    this.node = h("div", { class: "filter" }, this.input, this.note, this.list);
     const later = settle(() => this.change(this.input.value), WAIT);
     this.input.addEventListener("input", () => {
       this.suggest();
       later();
     });
-    this.input.addEventListener("focus", () => this.suggest());
     this.input.addEventListener("blur", () => this.hide());
     this.input.addEventListener("keydown", (event) => this.key(event));
   }
@@ -70,6 +69,7 @@ export class FilterBar {
   suggest() {
     const [, typed] = this.word();
     const word = typed.replace(/^[-!]/, "");
+    if (!word) return this.hide();
     const [name, part] = word.split(/[:=](.*)/s);
     const values = this.details.words[name.toLowerCase()];
     if (part !== undefined) {
@@ -78,8 +78,13 @@ export class FilterBar {
       this.offer(known.slice(0, 9).map((value) => ({ text: quote(value), about: "" })), part.length - wanted.length + name.length + 1);
     } else {
       const fields = this.details.fields.filter((field) => field.name.startsWith(word.toLowerCase()) && field.name !== word);
-      this.offer(fields.slice(0, 9).map((field) => ({ text: field.example.match(/^[a-z]+(<=|>=|[:<>])/)[0], about: field.about, example: field.example })), 0);
+      this.offer(fields.slice(0, 9).map((field) => ({ text: opening(field), about: field.about, example: field.example })), 0);
     }
+  }
+
+  /** Offer every field: what ArrowDown does in an empty bar. */
+  offerAll() {
+    this.offer(this.details.fields.map((field) => ({ text: opening(field), about: field.about, example: field.example })), 0);
   }
 
   offer(options, offset) {
@@ -118,8 +123,8 @@ export class FilterBar {
   key(event) {
     const isOpen = !this.list.hidden;
     if (event.key === "ArrowDown" || event.key === "ArrowUp") {
-      if (!isOpen) return;
       event.preventDefault();
+      if (!isOpen) return void this.offerAll();
       const size = this.options.length;
       this.chosen = (this.chosen + (event.key === "ArrowDown" ? 1 : size) + (this.chosen < 0 && event.key === "ArrowUp" ? 1 : 0)) % size;
       [...this.list.children].forEach((item, i) => item.setAttribute("aria-selected", String(i === this.chosen)));
@@ -133,6 +138,10 @@ export class FilterBar {
       else this.input.blur();
     }
   }
+}
+
+function opening(field) {
+  return field.example.match(/^[a-z]+(<=|>=|[:<>])/)[0];
 }
 
 /** Return a text as a value of the filter language, in quotes where it must be. */

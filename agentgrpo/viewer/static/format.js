@@ -9,7 +9,8 @@ export function num(value, digits = 2) {
   if (size >= 1e6) return `${trim(value / 1e6, 1)}M`;
   if (size >= 1e4) return `${trim(value / 1e3, 1)}k`;
   if (size !== 0 && size < 10 ** -digits) return value.toExponential(1).replace("e-", "e−");
-  return value.toFixed(size >= 100 ? Math.min(digits, 1) : digits).replace("-", "−");
+  const kept = Number.isInteger(value) && size >= 10 ? 0 : size >= 100 ? Math.min(digits, 1) : size >= 10 ? Math.min(digits, 2) : digits;
+  return value.toFixed(kept).replace("-", "−");
 }
 
 function trim(value, digits) {
@@ -31,12 +32,14 @@ export function signed(value, digits = 2) {
 export function percent(value) {
   if (value === null || value === undefined) return DASH;
   const shown = value * 100;
+  if (shown > 0 && shown < 0.1) return "< 0.1 %";
   return `${shown.toFixed(shown > 0 && shown < 10 ? 1 : 0)} %`;
 }
 
 /** Return a duration given in seconds. */
 export function duration(seconds) {
   if (seconds === null || seconds === undefined) return DASH;
+  if (seconds === 0) return "0 s";
   if (seconds < 1e-3) return `${(seconds * 1e6).toFixed(0)} µs`;
   if (seconds < 1) return `${(seconds * 1e3).toFixed(seconds < 0.1 ? 1 : 0)} ms`;
   if (seconds < 60) return `${seconds.toFixed(seconds < 10 ? 1 : 0)} s`;

@@ -6,7 +6,7 @@ import { rounds } from "./charts.js";
 import { duration, num, percent, printable } from "./format.js";
 import { to } from "./router.js";
 
-const BAR = 12;
+const BAR = 9;
 const GAP = 3;
 const PARTS = [["queue", "waited for a place"], ["model", "model"], ["tools", "tools"], ["rest", "anything else"]];
 

@@ -15,7 +15,7 @@ const BANDS = {
   ratio: [[1.2, "ratio ≥ 1.2"], [1.02, "> 1"], [0.98, "about 1"], [0.8, "< 1"], [-Infinity, "< 0.8"]],
   entropy: [[2, "≥ 2 nats"], [1, "≥ 1"], [0.5, "≥ 0.5"], [0.1, "≥ 0.1"], [-Infinity, "< 0.1"]],
 };
-const ROLES = ["system", "developer", "user", "assistant", "tool"];
+const ROLE_ORDER = ["system", "developer", "user", "assistant", "tool"];
 
 /** The colourings: name, title, why it is not known of these tokens (null: it is). */
 export function colourings(data) {
@@ -143,7 +143,7 @@ export class TokenView {
     const swatch = (kind, text) => h("span", { class: "swatch" }, h("i", { class: kind }), text);
     const isTrained = row.spans.some((span) => span.trained);
     const items = [];
-    if (colour === "role") items.push(...ROLES.filter((role) => row.role.includes(role)).map((role) => swatch(`role-${role}`, role)));
+    if (colour === "role") items.push(...ROLE_ORDER.filter((role) => row.role.includes(role)).map((role) => swatch(`role-${role}`, role)));
     else if (colour === "mask") items.push(swatch("on", "sampled by the model, trained"));
     else items.push(...BANDS[colour].map(([, text], i) => swatch(`on b${i}`, text)));
     if (colour !== "role") items.push(swatch("off", "context, not trained"));

@@ -26,12 +26,12 @@ export function turnView(episode, index, { fork = null, current = false } = {}) 
   return h("section", { class: `turn${current ? " is-current" : ""}`, id: `turn-${index}`, data: { turn: index } },
     h("header", { class: "turn-head" },
       h("h3", {}, `Turn ${index + 1}`),
-      h("span", { class: "quiet" }, facts(episode, turn)),
+      h("span", { class: "quiet" }, factsOf(episode, turn)),
       fork ? h("button", { class: "link turn-fork", title: "New episodes that share everything before this turn (F)", on: { click: () => fork(index) } }, "Fork here") : null),
     parts, changesView(turn.changes));
 }
 
-function facts(episode, turn) {
+function factsOf(episode, turn) {
   const known = [];
   if (turn.finish && turn.finish !== "stop") known.push(`ended by ${turn.finish}`);
   if (!episode.is_text) known.push(`${turn.sampled} tokens`);
