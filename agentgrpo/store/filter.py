@@ -98,6 +98,7 @@ FIELDS = {
         words=("yes", "no"),
     ),
     "stop": Field(about="why it ended", example="stop:max_turns", words=tuple(StopReason)),
+    "failed": Field(about="yes: it broke, or could not be scored", example="failed:yes", words=("yes", "no")),
     "boundary": Field(about="where it broke", example="boundary:tool", has_unknown=True, words=tuple(Boundary)),
     "cause": Field(about="words of what broke", example='cause:"timed out"', has_unknown=True),
     "filtered": Field(about="why it did not train; none: it did", example="filtered:zero_variance", has_unknown=True),
@@ -228,7 +229,7 @@ def _value(name: str, operator: str, text: str, quoted: bool, where: tuple[int, 
         return _number_test(name, operator, text, where)
     if operator not in _EQUALS:
         raise FilterError(f"'{name}' is no number, so {operator} says nothing: write {name}:{text}", *where)
-    if name == "success":
+    if name in ("success", "failed"):
         text = _YES.get(text.lower(), text)
     if known is not None and known.words is not None:
         return _word(name, text, known.words, where)

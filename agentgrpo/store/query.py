@@ -39,6 +39,7 @@ _NUMBERS = {
 }
 _WORDS = {"phase": "phase", "stop": "stop_reason", "boundary": "boundary", "filtered": "filter_reason"}
 _INDEXED = {"step": "step", "parent": "parent", "reward": "reward", "task": "task", "stop": "stop_reason"}
+_FAILED = "(e.stop_reason = 'failed' OR ifnull(e.boundary IN ('reward', 'judge'), 0))"  # a score is missing too
 _WALKS = {"reward": "reward", "step": "step", "task_id": "task", "stop_reason": "stop_reason"}
 
 
@@ -150,6 +151,8 @@ class Planner:
             return _task(clean(str(value)))
         if name == "success":
             return Condition(test="e.success IS ?", arguments=({"yes": 1, "no": 0}.get(str(value)),))
+        if name == "failed":
+            return Condition(test=f"{_FAILED} = ?", arguments=(int(value == "yes"),))
         if name == TEXT:
             return self._text(clean(str(value)))
         if name == "cause" and value is not None:
@@ -220,7 +223,7 @@ def _terms(where: EpisodeFilter) -> Iterator[Term]:
     if where.success is not None:
         yield Term(field="success", values=("yes" if where.success else "no",))
     if where.failed is not None:
-        yield Term(field="stop", values=("failed",), negated=not where.failed)
+        yield Term(field="failed", values=("yes" if where.failed else "no",))
     if where.min_reward is not None or where.max_reward is not None:
         yield Term(field="reward", values=(Between(low=where.min_reward, high=where.max_reward),))
 

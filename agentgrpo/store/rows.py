@@ -136,7 +136,7 @@ class EpisodeFilter:
     filter_reason: str | None = None
     policy_version: int | None = None
     success: bool | None = None
-    failed: bool | None = None  # ended by a failure, not by an unsuccessful agent
+    failed: bool | None = None  # ended, or left without a score, by a failure, not by an unsuccessful agent
     min_reward: float | None = None
     max_reward: float | None = None
     parent: int | None = None  # forks of the episode with this id
