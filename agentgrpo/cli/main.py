@@ -17,6 +17,7 @@ from rich.text import Text
 
 from agentgrpo.cli import authoring
 from agentgrpo.cli.authoring import Set
+from agentgrpo.cli.replay import replay, run_app
 from agentgrpo.cli.show import show
 from agentgrpo.errors import RunError, UserError
 
@@ -29,8 +30,10 @@ engine_app = typer.Typer(no_args_is_help=True, help="Start what generates.")
 app.add_typer(env_app, name="env")
 app.add_typer(model_app, name="model")
 app.add_typer(engine_app, name="engine")
+app.add_typer(run_app, name="run")
 app.command()(show)
 authoring.register(env_app)
+app.command()(replay)
 
 MaxHours = Annotated[float | None, typer.Option(help="Stop training after this many hours.")]
 
@@ -41,8 +44,15 @@ def train(
     resume: Annotated[Path | None, typer.Option(help="Go on with this run, stopped or killed.")] = None,
     set_: Set = [],  # noqa: B006
     max_hours: MaxHours = None,
+    from_record: Annotated[Path | None, typer.Option(help="Make one step of this run again, and compare.")] = None,
+    step: Annotated[int | None, typer.Option(min=1, help="Which step, with --from-record.")] = None,
 ) -> None:
     """Train an agent as a config file says, or go on with a run."""
+    if (from_record is None) is not (step is None) or (from_record and (config or resume or max_hours)):
+        raise typer.BadParameter("--from-record RUN and --step K go together, and with nothing but --set")
+    if from_record is not None:
+        _load("agentgrpo.cli.replaying").from_record(from_record, step, set_)
+        return
     if config is None and resume is None:
         raise typer.BadParameter("give a TOML file, or --resume RUN")
     _load("agentgrpo.cli.commands").train(config, resume, set_, max_hours)

@@ -25,6 +25,7 @@ from agentgrpo.store.query import as_filter
 from agentgrpo.store.reader import EpisodeReader
 from agentgrpo.store.rows import EpisodeFilter, EpisodeRow
 from agentgrpo.store.run import RunDirectory
+from agentgrpo.store.scores import scores_of
 from agentgrpo.types import StopReason
 
 _COLUMNS: dict[str, JustifyMethod] = {
@@ -59,6 +60,7 @@ _SORTS = {  # what --sort takes, and what the store calls it
     "sampled": "sampled_tokens",
     "forks": "forks",
 }
+_PHASE_STYLES = {"train": "", "eval": "magenta", "fork": "cyan"}
 _ROOMY = 120  # columns from which on the table may spread
 
 
@@ -67,6 +69,7 @@ class PhaseName(StrEnum):
 
     TRAIN = "train"
     EVAL = "eval"
+    FORK = "fork"
 
 
 def show(
@@ -131,7 +134,9 @@ def _show_episode(
     console: Console, run: RunDirectory, reader: EpisodeReader, episode: str, colour: Colour | None
 ) -> None:
     stored = reader.get(episode)
-    console.print(head(stored, reader.group(stored.row.key)))
+    forks = reader.list(EpisodeFilter(parent=stored.row.id), descending=False, limit=100)
+    scores = scores_of(run.episodes, stored.row.id)
+    console.print(head(stored, _mates(reader, stored.row), forks=forks, scores=scores))
     if colour is None:
         parts = conversation(stored.trajectory)
     else:
@@ -144,6 +149,14 @@ def _show_group(console: Console, reader: EpisodeReader, episode: str) -> None:
     rows = reader.group(reader.find(episode).key)
     for part in group_view([(row, reader.get(row.id).trajectory) for row in rows], console.width):
         console.print(part)
+
+
+def _mates(reader: EpisodeReader, row: EpisodeRow) -> Sequence[EpisodeRow]:
+    """Return the episodes from the same start state, itself included."""
+    if row.parent is None:
+        return reader.group(row.key)
+    forks = reader.list(EpisodeFilter(parent=row.parent), descending=False, limit=1000)
+    return [fork for fork in forks if fork.parent_turns == row.parent_turns]
 
 
 def _order(sort: str) -> str:
@@ -192,7 +205,7 @@ def _cells(row: EpisodeRow) -> list[Text]:
     reward_style = QUIET if row.success is None else GOOD if row.success else BAD if not row.reward else ""
     return [
         Text(str(row.id), "bold"),
-        Text(row.phase, "magenta" if row.phase == "eval" else ""),
+        Text(row.phase, _PHASE_STYLES[row.phase]),
         Text(str(row.step)),
         Text(printable(row.task_id)),
         Text(f"{row.sample}.{row.attempt}" if row.attempt else str(row.sample)),

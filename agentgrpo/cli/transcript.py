@@ -16,7 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from agentgrpo.store.changes import Change, Ledger, Unknown
-from agentgrpo.store.reader import EpisodeRow, StoredEpisode
+from agentgrpo.store.rows import EpisodeRow, StoredEpisode
+from agentgrpo.store.scores import Rescore, Score
 from agentgrpo.types import Json, JsonObject, Message, StopReason, Trajectory, Turn
 
 GOOD, BAD, WARN, CALL, QUIET = "green", "red", "yellow", "cyan", "dim"
@@ -56,8 +57,14 @@ def stop_text(stop: StopReason, boundary: str | None) -> Text:
     return Text(f"{stop}:{boundary}" if boundary else str(stop), style)
 
 
-def head(stored: StoredEpisode, mates: Sequence[EpisodeRow]) -> RenderableType:
-    """Return what is known about an episode as a whole."""
+def head(
+    stored: StoredEpisode,
+    mates: Sequence[EpisodeRow],
+    *,
+    forks: Sequence[EpisodeRow] = (),
+    scores: Sequence[tuple[Rescore, Score]] = (),
+) -> RenderableType:
+    """Return what is known about an episode as a whole: also what was forked from it and how it was scored later."""
     row, trajectory = stored.row, stored.trajectory
     lines: list[tuple[str, Text]] = [
         ("result", _result(row)),
@@ -66,6 +73,9 @@ def head(stored: StoredEpisode, mates: Sequence[EpisodeRow]) -> RenderableType:
         ("size", _size(row, trajectory)),
         ("origin", _origin(trajectory)),
     ]
+    lines += [("fork", _fork_of(row))] if row.parent is not None else []
+    lines += [("forks", _forks(forks))] if forks else []
+    lines += [("rescored", _rescored(rescore, score)) for rescore, score in scores]
     if "judge" in trajectory.info:
         lines.insert(2, ("judge", Text(printable(str(trajectory.info["judge"]["reason"])) or "gave no reason")))
     if row.filter_reason:
@@ -141,6 +151,25 @@ def _group(row: EpisodeRow, mates: Sequence[EpisodeRow]) -> Text:
     return line
 
 
+def _fork_of(row: EpisodeRow) -> Text:
+    return Text(f"of episode #{row.parent}, its own from turn {(row.parent_turns or 0) + 1} on")
+
+
+def _forks(forks: Sequence[EpisodeRow]) -> Text:
+    turns: dict[int, list[str]] = {}
+    for fork in forks:
+        turns.setdefault((fork.parent_turns or 0) + 1, []).append(f"#{fork.id}")
+    return dotted(Text(f"from turn {turn}: {' '.join(ids)}") for turn, ids in sorted(turns.items()))
+
+
+def _rescored(rescore: Rescore, score: Score) -> Text:
+    named = Text(f"{rescore.id}  {printable(rescore.reward)}: ")
+    if score.reward is None:
+        return named.append(printable(score.problem or "no score"), WARN)
+    terms = ", ".join(f"{printable(name)} {value:g}" for name, value in score.terms.items())
+    return named.append(f"{score.reward:.2f}").append(f" ({terms})" if terms else "", QUIET)
+
+
 def _size(row: EpisodeRow, trajectory: Trajectory) -> Text:
     errors = (f"{row.tool_errors} failed", BAD) if row.tool_errors else ("none failed", "")
     parts = [
@@ -176,6 +205,8 @@ def _turn_title(index: int, turn: Turn, trajectory: Trajectory) -> Text:
         parts.insert(0, f"ended by {turn.finish_reason}")
     if turn.state_hash:
         parts.append(f"state {printable(turn.state_hash)[:8]}")
+    if trajectory.parent is not None and index == trajectory.parent.turns:
+        parts.insert(0, "its own from here on")
     return Text.assemble((f"turn {index + 1}", "bold"), ("   " + _DOTS.join(parts), QUIET))
 
 

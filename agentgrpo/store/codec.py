@@ -21,6 +21,7 @@ from agentgrpo.types import (
     Boundary,
     EpisodeKey,
     Failure,
+    Json,
     JsonObject,
     Message,
     Parent,
@@ -115,7 +116,12 @@ def decode_record(record: bytes) -> JsonObject:
 
 def as_stored(turn: Turn) -> Turn:
     """Return a turn as it is after it was stored and read again."""
-    return _turn(json.loads(json.dumps(redact(_turn_row(turn)), default=str)))
+    return _turn(plain(_turn_row(turn)))
+
+
+def plain(value: Json) -> Json:
+    """Return data as it is after it was stored and read again."""
+    return json.loads(json.dumps(redact(value), default=str))
 
 
 def pack_ints(values: Iterable[int]) -> bytes:

@@ -92,7 +92,7 @@ class EpisodeReader:
             )
         plan = self._planner.plan(where, order)
         way = "DESC" if descending else "ASC"
-        rows: list[sqlite3.Row] = []
+        rows: list[Any] = []
         for condition, columns, values in self._segments(plan, order, descending, after):
             if len(rows) == limit:
                 break

@@ -53,9 +53,9 @@ class ForkRequest:
             got = sorted(unknown) if isinstance(body, dict) else type(body).__name__
             raise UserError(f"a fork is asked for with turn, count, policy or action; got {got}")
         turn, number = body.get("turn"), body.get("count", 1)
-        if not _is_int(turn) or turn < 0:
+        if not isinstance(turn, int) or isinstance(turn, bool) or turn < 0:
             raise UserError(f"turn is {turn!r}: expected the number of turns to keep, 0 or more")
-        if not _is_int(number) or not 1 <= number <= MOST_EPISODES:
+        if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= MOST_EPISODES:
             raise UserError(f"count is {number!r}: expected 1 to {MOST_EPISODES} new episodes")
         texts = {name: body.get(name) or None for name in ("policy", "action")}
         if not all(text is None or isinstance(text, str) for text in texts.values()):
@@ -120,7 +120,3 @@ class Forking:
             job.state, job.message = "failed", f"{type(error).__name__}: {first_line(error)}"
         else:
             job.state = "done"
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from aiohttp import web
 
@@ -245,5 +245,5 @@ def phase_of(query: Mapping[str, str]) -> Phase:
     """Return a phase; training where none is named."""
     for phase in get_args(Phase):
         if query.get("phase", "train") == phase:
-            return phase
+            return cast(Phase, phase)
     raise UserError(f"'phase={query['phase']}' is none of {', '.join(get_args(Phase))}")

@@ -41,7 +41,7 @@ def _parts(stored: StoredEpisode, vocabulary: Vocabulary) -> tuple[JsonObject, l
     ids = array("I", (number for span in trajectory.spans for number in span.token_ids))
     sampled = [span for span in trajectory.spans if span.sampled]
     logprobs = array("f", (value for span in sampled for value in span.logprobs or _unknown(span.token_ids)))
-    arrays = [("ids", "u4", ids), ("logprobs", "f4", logprobs)]
+    arrays: list[tuple[str, str, array[int] | array[float]]] = [("ids", "u4", ids), ("logprobs", "f4", logprobs)]
     learner = stored.learner_logprobs_of_spans()
     if learner:
         values = (

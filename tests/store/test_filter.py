@@ -37,6 +37,7 @@ NUMBERS: dict[str, Callable[[EpisodeRow], float | None]] = {
 WORDS: dict[str, Callable[[EpisodeRow], str | None]] = {
     "phase": lambda row: row.phase,
     "stop": lambda row: row.stop_reason,
+    "failed": lambda row: "yes" if row.stop_reason == "failed" or row.boundary in ("reward", "judge") else "no",
     "boundary": lambda row: row.boundary,
     "filtered": lambda row: row.filter_reason,
     "success": lambda row: {True: "yes", False: "no", None: None}[row.success],

@@ -15,7 +15,8 @@ from agentgrpo.errors import UserError
 from agentgrpo.store import EpisodeFilter, EpisodeReader, EpisodeStore, schema
 from agentgrpo.store.codec import encode
 from agentgrpo.store.episodes import forget_after
-from agentgrpo.store.schema import MIGRATIONS, connect, migrate, version_of
+from agentgrpo.store.schema import connect, migrate, version_of
+from agentgrpo.store.tables import MIGRATIONS
 from agentgrpo.types import Parent, Trajectory, Turn
 from tests.store.strategies import make_key, make_trajectory
 
@@ -61,7 +62,7 @@ def test_a_reader_migrates_an_older_file(tmp_path: Path, monkeypatch: pytest.Mon
     connect(path).close()
     monkeypatch.setattr(schema.migrate, "__defaults__", ((*MIGRATIONS, ("CREATE TABLE later (a)",)),))
     monkeypatch.setattr(schema, "MIGRATIONS", (*MIGRATIONS, ("CREATE TABLE later (a)",)))
-    monkeypatch.setattr(schema.check_version, "__defaults__", (schema.MIGRATIONS,))
+    monkeypatch.setattr(schema.check_version, "__defaults__", ((*MIGRATIONS, ("CREATE TABLE later (a)",)),))
     connection = schema.connect_readonly(path)
     assert version_of(connection) == len(MIGRATIONS) + 1
     assert connection.execute("SELECT count(*) FROM later").fetchone()[0] == 0
