@@ -103,15 +103,11 @@ def show(
     directory = RunDirectory.open(run)
     console = Console(highlight=False)
     with EpisodeReader(directory.episodes) as reader:
-        if episode is not None and group:
-            _show_group(console, reader, episode)
-            return
         if episode is not None:
-            _show_episode(console, directory, reader, episode, tokens)
+            _show_one(console, directory, reader, episode, tokens, in_group=group)
             return
         if tokens is not None or group:
-            option, example = ("--group", "--group") if group else ("--tokens", "--tokens mask")
-            raise UserError(f"{option} needs an episode: agentgrpo show RUN EPISODE {example} (RUN alone lists them)")
+            raise _needs_episode("--group" if group else "--tokens mask")
         options = EpisodeFilter(
             phase=None if phase is None else phase.value,
             step=step,
@@ -122,12 +118,32 @@ def show(
             max_reward=max_reward,
             contains=contains,
         )
-        where = as_filter(options) & parse_filter(filter_)
-        rows = reader.list(where, order=_order(sort), descending=descending, limit=limit)
+        where, order = as_filter(options) & parse_filter(filter_), _order(sort)
+        rows = reader.list(where, order=order, descending=descending, limit=limit)
         console.print(_title(directory, reader))
         if rows:
             console.print(Text(), _table(rows, console.width))
         console.print(_footer(run, rows, reader.count(where), reader.count()), soft_wrap=True)
+
+
+def _needs_episode(option: str) -> UserError:
+    name = option.partition(" ")[0]
+    return UserError(f"{name} needs an episode: agentgrpo show RUN EPISODE {option} (RUN alone lists them)")
+
+
+def _show_one(
+    console: Console,
+    run: RunDirectory,
+    reader: EpisodeReader,
+    episode: str,
+    colour: Colour | None,
+    *,
+    in_group: bool,
+) -> None:
+    if in_group:
+        _show_group(console, reader, episode)
+    else:
+        _show_episode(console, run, reader, episode, colour)
 
 
 def _show_episode(

@@ -9,7 +9,6 @@ import asyncio
 import webbrowser
 from contextlib import suppress
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from rich.console import Console
 from rich.text import Text
 
 from agentgrpo.errors import UserError
-from agentgrpo.viewer.forking import Fork
 from agentgrpo.viewer.runs import Runs
 from agentgrpo.viewer.server import HOST, make_app
 
@@ -26,7 +24,7 @@ PORT = 7420
 PORTS = 10  # tried one after the other when none is asked for
 GRACE_SECONDS = 0.5  # for open connections, when it is stopped
 
-_REPLAY = "agentgrpo.replay"
+_REPLAY = "agentgrpo.replay.fork"
 
 
 def view(root: Path, port: int | None, *, browser: bool) -> None:
@@ -37,7 +35,7 @@ def view(root: Path, port: int | None, *, browser: bool) -> None:
 
 async def _serve(root: Path, port: int | None, *, browser: bool) -> None:
     runs = Runs(root)
-    runner = web.AppRunner(make_app(runs, fork=_fork()), access_log=None, shutdown_timeout=GRACE_SECONDS)
+    runner = web.AppRunner(make_app(runs, fork=_fork), access_log=None, shutdown_timeout=GRACE_SECONDS)
     await runner.setup()
     try:
         url = f"http://{HOST}:{await _listen(runner, port)}"
@@ -70,12 +68,6 @@ def _greet(url: str, count: int, root: Path) -> None:
     Console(highlight=False).print(line, soft_wrap=True)
 
 
-def _fork() -> Fork | None:
-    """Return how an episode is forked; what that needs (torch) is loaded at the first fork."""
-    if find_spec(_REPLAY) is None:
-        return None
-
-    def fork(run: Path, episode: str, **how: Any) -> Any:
-        return import_module(_REPLAY).fork(run, episode, **how)
-
-    return fork
+def _fork(run: Path, episode: str, **how: Any) -> Any:
+    """Fork an episode; what that needs (torch) is loaded at the first fork."""
+    return import_module(_REPLAY).fork(run, episode, **how)

@@ -29,7 +29,7 @@ class Fork(Protocol):
     def __call__(
         self, run: Path, episode: str, *, turn: int, count: int, policy: str | None = None, action: str | None = None
     ) -> Any:
-        """Make `count` new episodes that share the first `turn` turns; by a policy, or with a given next action."""
+        """Make `count` new episodes that part from it at a turn (from 1 on), where an action may be given."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,15 +53,13 @@ class ForkRequest:
             got = sorted(unknown) if isinstance(body, dict) else type(body).__name__
             raise UserError(f"a fork is asked for with turn, count, policy or action; got {got}")
         turn, number = body.get("turn"), body.get("count", 1)
-        if not isinstance(turn, int) or isinstance(turn, bool) or turn < 0:
-            raise UserError(f"turn is {turn!r}: expected the number of turns to keep, 0 or more")
+        if not isinstance(turn, int) or isinstance(turn, bool) or turn < 1:
+            raise UserError(f"turn is {turn!r}: expected the first turn to play anew, 1 or more")
         if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= MOST_EPISODES:
             raise UserError(f"count is {number!r}: expected 1 to {MOST_EPISODES} new episodes")
         texts = {name: body.get(name) or None for name in ("policy", "action")}
         if not all(text is None or isinstance(text, str) for text in texts.values()):
             raise UserError("policy and action are text, or left out")
-        if all(texts.values()):
-            raise UserError("give a policy or an action, not both: a given action needs no policy to choose it")
         return cls(episode=episode, turn=turn, count=number, **texts)
 
 
@@ -94,7 +92,7 @@ class Forking:
             UserError: it cannot be begun.
         """
         if self.fork is None:
-            raise UserError("this agentgrpo cannot fork episodes: install one that has agentgrpo.replay")
+            raise UserError("this server was started without a way to fork episodes: `agentgrpo view` has one")
         if sum(job.state in ("waiting", "running") for job in self.jobs.values()) >= MOST_WAITING:
             raise UserError(f"{MOST_WAITING} forks are waiting already: wait until one is done")
         job = Job(number=next(self._numbers))
