@@ -32,8 +32,15 @@ class Served:
         await self._runner.setup()
         await web.TCPSite(self._runner, HOST, 0).start()
 
+    async def _end(self) -> None:
+        await self._runner.cleanup()
+        left = asyncio.all_tasks() - {asyncio.current_task()}  # streams whose pages were closed just now
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
     def close(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(SECONDS)
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(SECONDS)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(SECONDS)
         self._loop.close()

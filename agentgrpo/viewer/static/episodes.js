@@ -117,7 +117,6 @@ export async function open({ run, query, go, signal, remember }) {
   drawHead();
   if (kept.address === address()) {
     list.set(kept.rows);
-    list.chosen = kept.chosen;
     state.more = kept.more;
     await tell(state.asking);
   } else await load();
@@ -125,9 +124,10 @@ export async function open({ run, query, go, signal, remember }) {
   return {
     title: `Episodes · ${run}`, node, refresh, up: to.steps(run),
     ready: () => {
-      if (kept.address === address()) list.node.scrollTop = kept.top;
+      const isBack = kept.address === address();
+      if (isBack) list.node.scrollTop = kept.top;
       list.show();
-      list.choose(list.chosen);
+      list.choose(isBack ? kept.chosen : list.chosen);
       list.node.focus({ preventScroll: true });
     },
     close: () => {
