@@ -298,7 +298,7 @@ def test_nothing_is_wider_than_the_window(browser: Any, url: str, run: RunDirect
     places = ["/", f"/compare?a={run.path.name}&b={run.path.name}"]
     places += [f"{here}/{screen}" for screen in ("steps?step=2", "episodes", "timeline")]
     places += [
-        f"{here}/group?key={row.key}",
+        f"{here}/group?key=train/{row.step}/{row.task_id}",
         f"{here}/episode?key={row.id}",
         f"{here}/episode?key={row.id}&view=tokens",
     ]

@@ -54,7 +54,7 @@ export async function open({ run, query, go, signal, remember }) {
   const change = (values) => {
     Object.assign(state, values);
     remember(address());
-    drawHead();
+    if (values.order || values.way) drawHead();
     return load();
   };
   const load = async () => {

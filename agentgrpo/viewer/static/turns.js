@@ -26,18 +26,18 @@ export function turnView(episode, index, { fork = null, current = false } = {}) 
   return h("section", { class: `turn${current ? " is-current" : ""}`, id: `turn-${index}`, data: { turn: index } },
     h("header", { class: "turn-head" },
       h("h3", {}, `Turn ${index + 1}`),
-      h("span", { class: "quiet" }, factsOf(episode, turn)),
+      h("span", { class: "quiet" }, factsOf(episode, turn, index ? episode.turns[index - 1].hash : null)),
       fork ? h("button", { class: "link turn-fork", title: "New episodes that share everything before this turn (F)", on: { click: () => fork(index) } }, "Fork here") : null),
     parts, changesView(turn.changes));
 }
 
-function factsOf(episode, turn) {
+function factsOf(episode, turn, before) {
   const known = [];
   if (turn.finish && turn.finish !== "stop") known.push(`ended by ${turn.finish}`);
   if (!episode.is_text) known.push(`${turn.sampled} tokens`);
   known.push(`model ${duration(turn.generate)}`, `environment ${duration(turn.env)}`);
   if (turn.reward) known.push(`reward ${num(turn.reward)}`);
-  if (turn.hash) known.push(`state ${printable(turn.hash).slice(0, 8)}`);
+  if (turn.hash) known.push(turn.hash === before ? "state unchanged" : `state ${printable(turn.hash).slice(0, 8)}`);
   return known.join(" · ");
 }
 
