@@ -36,7 +36,7 @@ _KEYS = re.compile(
 # One of these is in every text that holds a key: looking for them first costs a tenth of the expression.
 _SIGNS = (
     *("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "hf_", "AKIA", "ASIA", "AIza"),
-    *("xoxa-", "xoxb-", "xoxp-", "xoxr-", "xoxs-", "earer", " PRIVATE KEY-----"),
+    *("xoxa-", "xoxb-", "xoxp-", "xoxr-", "xoxs-", "Bearer", "bearer", " PRIVATE KEY-----"),
 )
 _LONG_SK = re.compile("sk-[A-Za-z0-9_-]{20}")  # "sk-" alone is in every "task-1"
 

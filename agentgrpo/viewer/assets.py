@@ -24,6 +24,14 @@ class Asset:
 
 
 @cache
+def front_page() -> str:
+    """Return the page; it names its modules, so that a browser asks for all of them at once."""
+    names = sorted(name for name in assets() if name.endswith(".js") and name != "export.js")
+    links = "\n".join(f'<link rel="modulepreload" href="/static/{name}">' for name in names)
+    return assets()["index.html"].text.replace("{{modules}}", links)
+
+
+@cache
 def assets() -> dict[str, Asset]:
     """Return every file of the page by its name."""
     found = {}

@@ -40,12 +40,11 @@ export function stopClass(stop) {
 const kept = { address: "", rows: [], chosen: 0, top: 0, more: false }; // of the list that was left last, to come back to
 
 export async function open({ run, query, go, signal, remember }) {
-  const details = await get(ofRun(run), signal);
   const state = { filter: query.filter || "", order: query.order || "id", way: query.way === "up" ? "up" : "down", more: true, asking: 0 };
   const list = new Rows({ label: "Episodes", rowHeight: ROW, draw, open: (row) => go(to.episode(run, row.key)), more: () => more() });
   const head = h("div", { class: "list-head", role: "row" });
   const news = h("button", { class: "news", hidden: true, on: { click: () => load() } });
-  const bar = new FilterBar({ text: state.filter, details, change: (text) => change({ filter: text }) });
+  const bar = new FilterBar({ text: state.filter, details: { words: {}, fields: [] }, change: (text) => change({ filter: text }) });
   const empty = h("p", { class: "empty", hidden: true });
   let loading = null;
 
@@ -60,6 +59,8 @@ export async function open({ run, query, go, signal, remember }) {
   const load = async () => {
     const mine = (state.asking += 1);
     news.hidden = true;
+    const counted = tell(mine); // at the same time
+    counted.catch(() => {});
     try {
       const page = await ask(null);
       if (mine !== state.asking) return;
@@ -68,7 +69,7 @@ export async function open({ run, query, go, signal, remember }) {
       list.set(page.rows);
       empty.hidden = page.rows.length > 0;
       fill(empty, state.filter ? "No episode matches. Take a term out of the filter." : "No episode has finished yet. They show here as they do.");
-      await tell(mine);
+      await counted;
     } catch (error) {
       if (error.name !== "AbortError" && mine === state.asking) bar.refuse(error);
     }
@@ -115,11 +116,12 @@ export async function open({ run, query, go, signal, remember }) {
   };
 
   drawHead();
+  get(ofRun(run), signal).then((details) => (bar.details = details), () => {}); // what it offers; the list needs none of it
   if (kept.address === address()) {
     list.set(kept.rows);
     state.more = kept.more;
-    await tell(state.asking);
-  } else await load();
+    tell(state.asking).catch(() => {});
+  } else load();
   const node = h("div", { class: "list-screen" }, h("div", { class: "list-top" }, bar.node, news), head, list.node, empty);
   return {
     title: `Episodes · ${run}`, node, refresh, up: to.steps(run),

@@ -3,7 +3,7 @@
 import { h, fill, settle } from "./dom.js";
 import { printable } from "./format.js";
 
-const WAIT = 60; // ms after a key before the list follows
+const WAIT = 40; // ms after a key before the list follows
 
 /** `change(text)` is called with every new text; `details` is what the run can be filtered by. */
 export class FilterBar {
