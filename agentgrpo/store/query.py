@@ -91,6 +91,8 @@ class Planner:
         if best is not None:
             driver = conditions[best].driver
             assert driver is not None
+            if driver.table == f"episodes AS d {_index(order)}":
+                return self._walked(conditions, order)  # the index lists them in order: nothing is sorted
             if sizes[best] <= RARE or (order == "id" and driver.single):
                 return self._driven(driver, [c for i, c in enumerate(conditions) if i != best])
         return self._walked(conditions, order)
@@ -107,10 +109,9 @@ class Planner:
         )
 
     def _walked(self, conditions: Sequence[Condition], order: str) -> Plan:
-        index = f"INDEXED BY episodes_by_{_WALKS[order]}" if order in _WALKS else "NOT INDEXED"
         tests = [self._test(condition) for condition in conditions]
         return Plan(
-            source=f"episodes AS e {index}",
+            source=f"episodes AS e {_index(order)}",
             where=" AND ".join(["1", *(sql for sql, _ in tests)]),
             arguments=tuple(value for _, values in tests for value in values),
         )
@@ -204,6 +205,10 @@ class Planner:
         driver = Driver(table="texts AS d", id="rowid", where="d.texts MATCH ?", arguments=argument, single=True)
         test = "EXISTS (SELECT 1 FROM texts AS d WHERE d.texts MATCH ? AND d.rowid = e.id)"
         return Condition(test=test, arguments=argument, driver=driver, is_text=True)
+
+
+def _index(order: str) -> str:
+    return f"INDEXED BY episodes_by_{_WALKS[order]}" if order in _WALKS else "NOT INDEXED"
 
 
 def as_filter(where: Filter | EpisodeFilter | None) -> Filter:

@@ -36,7 +36,8 @@ class Watched:
 
     def assert_calm(self) -> None:
         """Assert that nothing did."""
-        assert (self.dialogs, self.problems, self.elsewhere) == ([], [], [])
+        found = {"dialogs": self.dialogs, "problems": self.problems, "elsewhere": self.elsewhere}
+        assert not any(found.values()), found
 
 
 @contextmanager

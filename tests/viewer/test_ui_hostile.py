@@ -173,7 +173,7 @@ def test_no_screen_runs_what_a_run_says(run: RunDirectory, browser: Any, url: st
         page.keyboard.press("x")
         still_calm(seen)
         page.keyboard.press("Enter")
-        page.wait_for_selector(".chart")
+        page.wait_for_selector(".chart-large")
         page.keyboard.press("l")
         page.wait_for_selector(".group-line")
         still_calm(seen)
@@ -191,7 +191,7 @@ def test_every_episode_and_its_tokens_are_text_only(run: RunDirectory, browser: 
         page.goto("/")
         page.wait_for_selector(".run-line")
         page.keyboard.press("Enter")
-        page.wait_for_selector(".chart")
+        page.wait_for_selector(".chart-large")
         base = page.url.partition("/steps")[0]
         page.goto(f"{base}/episode?key={rows[0].id}&view=tokens")
         page.wait_for_selector(".tokens i")
@@ -214,7 +214,7 @@ def test_a_group_of_all_of_them_and_a_filter_that_is_one(run: RunDirectory, brow
         page.goto("/")
         page.wait_for_selector(".run-line")
         page.keyboard.press("Enter")
-        page.wait_for_selector(".chart")
+        page.wait_for_selector(".chart-large")
         base = page.url.partition("/steps")[0]
         page.goto(f"{base}/episode?key={first.id}")
         page.wait_for_selector(".turn")

@@ -167,6 +167,9 @@ document.addEventListener("click", (event) => {
   go(link.getAttribute("href"));
 });
 addEventListener("popstate", () => render());
+addEventListener("unhandledrejection", (event) => {
+  if (event.reason?.name === "AbortError") event.preventDefault(); // the answer was for a screen that was left
+});
 
 if (THEMES.includes(theme())) setTheme(theme());
 document.body.append(h("a", { href: "#screen", class: "skip" }, "Skip to the screen"), bar, main);
