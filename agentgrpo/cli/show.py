@@ -100,8 +100,7 @@ def show(
     ] = None,
 ) -> None:
     """List the episodes of a run, or show one of them in full."""
-    directory = RunDirectory.open(run)
-    console = Console(highlight=False)
+    directory, console = RunDirectory.open(run), Console(highlight=False)
     with EpisodeReader(directory.episodes) as reader:
         if episode is not None:
             _show_one(console, directory, reader, episode, tokens, in_group=group)

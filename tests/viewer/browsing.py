@@ -54,9 +54,17 @@ def watched(browser: Any, url: str, **context: Any) -> Iterator[Watched]:
 
     page.add_init_script(WATCH)
     page.on("dialog", dismiss)
-    page.on("console", lambda message: message.type == "error" and seen.problems.append(message.text))
+    def note(message: Any) -> None:
+        if message.type == "error":
+            seen.problems.append(message.text)
+
+    def look(request: Any) -> None:
+        if not request.url.startswith((url, "data:")):
+            seen.elsewhere.append(request.url)
+
+    page.on("console", note)
     page.on("pageerror", lambda error: seen.problems.append(str(error)))
-    page.on("request", lambda request: request.url.startswith((url, "data:")) or seen.elsewhere.append(request.url))
+    page.on("request", look)
     try:
         yield seen
     finally:

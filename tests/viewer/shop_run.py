@@ -108,7 +108,8 @@ def play(
     prompt, tools = tuple(info["messages"]), tuple(info["tools"])
     oracle = env.oracle(quality=quality, rng=rng)
     turns: list[Turn] = []
-    action, terms, over = next(oracle), {}, False
+    action, over = next(oracle), False
+    terms: dict[str, float] = {}
     while not over and len(turns) < 7:
         for index, call in enumerate(action["tool_calls"]):
             call["id"] = f"call_{len(turns)}_{index}"

@@ -36,7 +36,7 @@ async def client(run: RunDirectory) -> AsyncIterator[Client]:
 
 
 async def ask(client: Client, run: RunDirectory, body: Any) -> Any:
-    headers = {"Origin": str(client.make_url("/").origin()), TOKEN_HEADER: client.app[GUARD].token}  # type: ignore[index, union-attr]
+    headers = {"Origin": str(client.make_url("/").origin()), TOKEN_HEADER: client.app[GUARD].token}
     async with client.post(f"/api/episodes/1/fork?run={run.path.name}", headers=headers, json=body) as response:
         return {"status": response.status, **await response.json()}
 

@@ -208,7 +208,7 @@ async def test_foreign_hosts_and_origins_are_refused(
 async def test_what_changes_something_needs_our_page(client: Client) -> None:
     url, body = client.make_url("/api/episodes/1/fork?run=none"), {"turn": 1}
     origin = {"Origin": str(client.make_url("/").origin())}
-    token = {TOKEN_HEADER: client.app[GUARD].token}  # type: ignore[index, union-attr]
+    token = {TOKEN_HEADER: client.app[GUARD].token}
     answers = []
     for headers in ({}, token, origin, origin | {TOKEN_HEADER: "guessed"}, origin | token):
         async with ClientSession() as session, session.post(url, headers=headers, json=body) as response:
@@ -241,6 +241,6 @@ async def test_the_page_asks_for_files_of_this_server_only(client: Client) -> No
 
 
 async def test_a_server_without_a_way_to_fork_says_so(client: Client, run: RunDirectory) -> None:
-    headers = {"Origin": str(client.make_url("/").origin()), TOKEN_HEADER: client.app[GUARD].token}  # type: ignore[index, union-attr]
+    headers = {"Origin": str(client.make_url("/").origin()), TOKEN_HEADER: client.app[GUARD].token}
     async with client.post(f"/api/episodes/1/fork?run={run.path.name}", headers=headers, json={"turn": 1}) as response:
         assert "without a way to fork" in (await response.json())["error"]

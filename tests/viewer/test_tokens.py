@@ -20,9 +20,9 @@ from tests.viewer.shop_run import CONTROL, tokenizer_of
 def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, list[float]]]:
     size = int.from_bytes(data[:4], "little")
     head, at = json.loads(data[4 : 4 + size]), 4 + size
-    arrays = {}
+    arrays: dict[str, list[float]] = {}
     for name, kind, length in head["arrays"]:
-        values = array("I" if kind == "u4" else "f", data[at : at + 4 * length])
+        values: array[Any] = array("I" if kind == "u4" else "f", data[at : at + 4 * length])
         arrays[name], at = list(values), at + 4 * length
     assert at == len(data)
     assert (4 + size) % 4 == 0
@@ -96,6 +96,7 @@ def test_added_tokens_are_control_tokens_and_their_look_alikes_are_not(tmp_path:
     assert set(known.control.values()) == set(CONTROL)
     assert known.tokenizer is not None
     real = known.tokenizer.token_to_id("<|im_end|>")
+    assert real is not None
     assert known.pieces([real]) == {real: b"<|im_end|>"}
     assert known.pieces([10**6, -1]) == {}
 
