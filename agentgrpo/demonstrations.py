@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from agentgrpo.chat import Chat
+from agentgrpo.chat import Chat, assistant_message
 from agentgrpo.errors import EnvError, EpisodeError
 from agentgrpo.registry import EnvSource
 from agentgrpo.seeds import derive_seed
@@ -20,12 +20,16 @@ _MOST_TURNS = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demonstration:
-    """One episode: the prompt, then (action, what the environment answered) per turn."""
+    """One episode: the prompt, then (action, what the environment answered) per turn.
+
+    `changes` are the tools from a number of turns on, where they changed in mid-episode.
+    """
 
     prompt: tuple[Message, ...]
     tools: tuple[JsonObject, ...]
     turns: tuple[tuple[JsonObject, tuple[Message, ...]], ...]
     reward: float
+    changes: tuple[tuple[int, tuple[JsonObject, ...]], ...] = ()
 
 
 def demonstrate(source: EnvSource, task: Task, *, quality: float, seed: int) -> Demonstration:
@@ -45,18 +49,20 @@ def demonstrate(source: EnvSource, task: Task, *, quality: float, seed: int) -> 
         obs, info = env.reset(seed=derive_seed(seed, "env", task.id) % 2**31, options=_options(task))
         prompt = tuple(info.get("messages") or [{"role": "user", "content": obs}])
         oracle = oracle_env.oracle(quality=quality, rng=random.Random(derive_seed(seed, "oracle", task.id, quality)))
-        turns, reward = _play(env, oracle, f"the oracle of {source.id}, on task '{task.id}',")
+        tools = tuple(info.get("tools") or ())
+        played = Demonstration(prompt=prompt, tools=tools, turns=(), reward=0.0)
+        return _play(env, oracle, played, f"the oracle of {source.id}, on task '{task.id}',")
     except EpisodeError as error:
         raise EnvError(f"{source.id} broke while its oracle played task '{task.id}': {error}") from error
     finally:
         env.close()
-    return Demonstration(prompt=prompt, tools=tuple(info.get("tools") or ()), turns=turns, reward=reward)
 
 
-def _play(env: Any, oracle: Any, who: str) -> tuple[tuple[tuple[JsonObject, tuple[Message, ...]], ...], float]:
-    """Return the turns and the reward of an episode."""
+def _play(env: Any, oracle: Any, begun: Demonstration, who: str) -> Demonstration:
+    """Return an episode that has begun as it went on to its end."""
     turns: list[tuple[JsonObject, tuple[Message, ...]]] = []
-    reward = 0.0
+    changes: list[tuple[int, tuple[JsonObject, ...]]] = []
+    tools, reward = begun.tools, 0.0
     try:
         action = next(oracle)
         while len(turns) < _MOST_TURNS:
@@ -65,7 +71,10 @@ def _play(env: Any, oracle: Any, who: str) -> tuple[tuple[tuple[JsonObject, tupl
             turns.append((action, messages))
             reward += float(step_reward)
             if terminated or truncated:
-                return tuple(turns), reward
+                return replace(begun, turns=tuple(turns), reward=reward, changes=tuple(changes))
+            if info.get("tools") is not None and tuple(info["tools"]) != tools:
+                tools = tuple(info["tools"])
+                changes.append((len(turns), tools))
             action = oracle.send(messages)
     except StopIteration:
         raise EnvError(
@@ -103,8 +112,28 @@ def demonstrations(
         yield demonstrate(source, order.pop(), quality=quality, seed=derive_seed(seed, index))
 
 
+def token_rows(demonstration: Demonstration, chat: Chat) -> list[TokenSequence]:
+    """Return the ids of a demonstration in rows: a new one begins where the tools changed, as a rollout forks there.
+
+    Raises:
+        EnvError: as for `tokenize`.
+    """
+    return [tokenize(stretch, chat) for stretch in _stretches(demonstration)]
+
+
+def _stretches(demonstration: Demonstration) -> Iterator[Demonstration]:
+    prompt, tools, begin = list(demonstration.prompt), demonstration.tools, 0
+    for end, new_tools in (*demonstration.changes, (len(demonstration.turns), ())):
+        turns = demonstration.turns[begin:end]
+        if turns:
+            yield replace(demonstration, prompt=tuple(prompt), tools=tools, turns=turns, changes=())
+        for action, messages in turns:
+            prompt += [assistant_message(action), *messages]
+        tools, begin = new_tools, end
+
+
 def tokenize(demonstration: Demonstration, chat: Chat) -> TokenSequence:
-    """Return the ids of a demonstration; the mask is on what the agent said.
+    """Return the ids of a demonstration whose tools stay the same; the mask is on what the agent said.
 
     Raises:
         EnvError: the chat template cannot extend this conversation turn by turn.

@@ -11,7 +11,7 @@ import torch
 from agentgrpo import causal_lm
 from agentgrpo.chat import Chat
 from agentgrpo.config import Config, SftConfig, WarmStartConfig
-from agentgrpo.demonstrations import Demonstration, demonstrations, tokenize
+from agentgrpo.demonstrations import Demonstration, demonstrations, token_rows
 from agentgrpo.errors import ConfigError
 from agentgrpo.registry import EnvSource
 from agentgrpo.report import Reporter
@@ -96,10 +96,10 @@ def _phases(
 ) -> list[tuple[int, list[TokenSequence]]]:
     """Return (steps, rows): perfect demonstrations first, so that copying is learned, then those of `quality`."""
     first = round(sft.steps * sft.perfect_fraction)
-    phases = [(first, [tokenize(d, chat) for d in perfect])] if first else []
+    phases = [(first, [row for d in perfect for row in token_rows(d, chat)])] if first else []
     if sft.steps > first:
         flawed = _play(source, tasks, sft, sft.quality, seed, reporter)
-        phases.append((sft.steps - first, [tokenize(d, chat) for d in flawed]))
+        phases.append((sft.steps - first, [row for d in flawed for row in token_rows(d, chat)]))
     return phases
 
 

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import gymnasium
 
-SHIPPED = {"shop": "agentgrpo/Shop-v0", "lockbox": "agentgrpo/Lockbox-v0"}
+SHIPPED = {
+    "shop": "agentgrpo/Shop-v0",
+    "workspace": "agentgrpo/Workspace-v0",
+    "files": "agentgrpo/Files-v0",
+    "countdown": "agentgrpo/Countdown-v0",
+    "lockbox": "agentgrpo/Lockbox-v0",
+}
 # Environments of others, played unchanged: each needs its package, or a server, and is told which (docs). And several
 # environments in one run.
 ADAPTERS = {
@@ -13,11 +19,16 @@ ADAPTERS = {
     "bfcl": "agentgrpo/Bfcl-v0",
     "reasoning_gym": "agentgrpo/ReasoningGym-v0",
     "verifiers": "agentgrpo/Verifiers-v0",
+    "mcp": "agentgrpo/Mcp-v0",
     "mixture": "agentgrpo/Mixture-v0",
 }
 
 gymnasium.register("agentgrpo/Shop-v0", entry_point="agentgrpo.envs.shop.env:Shop")
+gymnasium.register("agentgrpo/Workspace-v0", entry_point="agentgrpo.envs.workspace.env:Workspace")
+gymnasium.register("agentgrpo/Files-v0", entry_point="agentgrpo.envs.files.env:Files")
+gymnasium.register("agentgrpo/Countdown-v0", entry_point="agentgrpo.envs.countdown.env:Countdown")
 gymnasium.register("agentgrpo/Lockbox-v0", entry_point="agentgrpo.envs.lockbox.env:Lockbox")
+gymnasium.register("agentgrpo/Mcp-v0", entry_point="agentgrpo.envs.mcp_env:McpEnv")
 gymnasium.register("agentgrpo/Mixture-v0", entry_point="agentgrpo.envs.mixture:Mixture")
 gymnasium.register("agentgrpo/Gym-v0", entry_point="agentgrpo.envs.gym_text.env:GymText")
 gymnasium.register("agentgrpo/OpenEnv-v0", entry_point="agentgrpo.envs.openenv.env:OpenEnv")

@@ -23,7 +23,9 @@ from agentgrpo.types import JsonObject, Task
 
 _KEYS = {"env", "name", "weight", "args", "tasks", "heldout"}
 _STRICTER = ("inline", "thread", "process")
-_PASSED_ON = ("snapshot", "restore", "state", "state_hash", "state_diff", "score", "oracle")
+_PASSED_ON = ("state", "state_hash", "state_diff", "score", "oracle")
+
+_OWN = {"snapshot": "_snapshot", "restore": "_restore"}  # a snapshot says whose it is
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +121,23 @@ class Mixture(AgentEnv):
         """Return an optional capability of the environment of this episode, if it has that."""
         if name in _PASSED_ON and self._part is not None:
             return getattr(self._env.unwrapped, name)
+        if name in _OWN and self._part is not None and hasattr(self._env.unwrapped, name):
+            return getattr(self, _OWN[name])
         raise AttributeError(name)
+
+    def _snapshot(self) -> bytes:
+        inner: Any = self._env.unwrapped
+        saved: bytes = inner.snapshot()
+        return self._required.name.encode() + b"\n" + saved
+
+    def _restore(self, data: bytes) -> None:
+        name, _, saved = data.partition(b"\n")
+        part = self._parts[name.decode()]
+        if part is not self._part:
+            self._part = part
+            self._env.reset(seed=0)  # wrappers let nobody step before
+        inner: Any = self._env.unwrapped
+        inner.restore(saved)
 
     @property
     def _env(self) -> gymnasium.Env[Any, Any]:

@@ -21,7 +21,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 SPINE: list[set[str]] = [
     {"types", "errors", "seeds", "activity", "tolerances", "sizes", "blocking", "family", "jsonpatch"},
     {"config", "config_file", "config_section", "engine_config", "judge_config"},
-    {"calls", "tooling", "actions", "tasks", "core", "registry", "baselines", "checks", "envcheck", "rewards"},
+    {"calls", "tooling", "actions", "tasks", "core", "registry", "baselines", "checks", "envcheck", "rewards", "users"},
     {"content", "replies", "chat", "causal_lm"},
     {"engines", "endpoint", "judge"},
     {"rollout"},
@@ -53,7 +53,8 @@ ALLOWED |= {
     "envs": BASE | SPINE[2] | {"tools", "envs"},
     "doctor": ALLOWED["training"] | {"doctor"},
     "envstats": ALLOWED["training"] | {"envstats"},
-    "cli": ALLOWED["training"] | {"viewer", "tools", "envs", "cli", "agentgrpo", "doctor", "envstats"},
+    "replay": ALLOWED["training"] | {"replay"},
+    "cli": ALLOWED["training"] | {"viewer", "tools", "envs", "cli", "agentgrpo", "doctor", "envstats", "replay"},
     "agentgrpo": ALLOWED["training"],  # the package itself: its public names, lazily
 }
 LAZY = {"torch", "transformers", "vllm", "matplotlib", "datasets", "wandb", "tensorboard", "trackio", "mcp", "ray"}
@@ -66,7 +67,7 @@ LAZY_OWN = {
     "registry",
     "engine_kinds",
 }  # may import agentgrpo in a function: to start fast, or at all
-TORCH_FREE = {"types", "errors", "config", "tooling", "core", "tasks", "store", "viewer", "rewards", "judge"}
+TORCH_FREE = {"types", "errors", "config", "tooling", "core", "tasks", "users", "store", "viewer", "rewards", "judge"}
 
 
 @dataclass(frozen=True)

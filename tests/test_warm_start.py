@@ -19,7 +19,7 @@ import agentgrpo as ag
 from agentgrpo import causal_lm
 from agentgrpo.chat import Chat, assistant_message
 from agentgrpo.config import SftConfig, TinyConfig, WarmStartConfig, load_config
-from agentgrpo.demonstrations import Demonstration, demonstrate, demonstrations, tokenize, value_words
+from agentgrpo.demonstrations import Demonstration, demonstrate, demonstrations, token_rows, tokenize, value_words
 from agentgrpo.errors import ConfigError, EnvError, ModelError, UserError
 from agentgrpo.registry import EnvSource, resolve_env
 from agentgrpo.report import SilentReporter
@@ -30,8 +30,8 @@ from agentgrpo.types import Task
 from agentgrpo.warm_start import reuse, run_sft, warm_start
 from tests.small import EXAMPLE, TINY
 
-ENVS = {"locker": f"{EXAMPLE / 'locker.py'}:Locker", "lockbox": "lockbox", "shop": "shop"}
-COUNT = {"locker": 100, "lockbox": 40, "shop": 100}
+ENVS = {"locker": f"{EXAMPLE / 'locker.py'}:Locker", "lockbox": "lockbox", "shop": "shop", "workspace": "workspace"}
+COUNT = {"locker": 100, "lockbox": 40, "shop": 100, "workspace": 100}
 
 
 def source_and_tasks(name: str) -> tuple[EnvSource, tuple[Task, ...]]:
@@ -229,6 +229,26 @@ def test_a_demonstration_trains_on_what_the_agent_said_and_on_nothing_else(
         )
         assert set(row.rollout_logprobs) == {0.0}
         assert max(row.turns) == len(episode.turns) - 1
+
+
+def test_where_tools_change_a_new_row_begins_as_a_rollout_forks_there(tmp_path: Path) -> None:
+    source = resolve_env("workspace", templates=["when_with_closed"])
+    (played,) = demonstrations(source, load_tasks(source.tasks("train"))[:1], count=1, quality=1.0, seed=0)
+    ((opened, tools),) = played.changes
+    names = [[tool["function"]["name"] for tool in offered] for offered in (played.tools, tools)]
+    assert ("open_calendar" in names[0], "find_meeting" in names[0]) == (True, False)
+    assert ("open_calendar" in names[1], "find_meeting" in names[1]) == (False, True)
+    make_tiny(tmp_path / "tiny", [played] * 3, TinyConfig(vocab_size=2400), seed=0)
+    chat = Chat.from_folder(tmp_path / "tiny", enable_thinking=False)
+    first, second = token_rows(played, chat)
+    messages = list(played.prompt)
+    for action, answers in played.turns[:opened]:
+        messages += [assistant_message(action), *answers]
+    assert list(first.token_ids[: first.loss_mask.index(1)]) == chat.render(played.prompt, played.tools)
+    assert list(second.token_ids[: second.loss_mask.index(1)]) == chat.render(messages, tools)
+    said = [token for action, _ in played.turns for token in chat.completion(action)]
+    trained = [t for row in (first, second) for t, is_said in zip(row.token_ids, row.loss_mask, strict=True) if is_said]
+    assert trained == said
 
 
 # The model

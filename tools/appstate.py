@@ -21,6 +21,7 @@ _MASK = 2**64 - 1
 # Small pages: a table of a dozen rows fills one, so a whole app stays at a few kilobytes.
 _PAGE = "PRAGMA page_size=1024;"
 _CACHE = "PRAGMA cache_size=64"  # pages: they are copies of what is in memory anyway
+_MOST_FREE = 64  # pages that deleted rows and a long change log left: more are not copied with every snapshot
 _CARRIERS = ("user_version", "application_id")
 
 
@@ -50,11 +51,20 @@ class AppState:
         """Return the database's bytes."""
         self._take_log()
         self._carry_hash()
+        if next(iter(self.rows("PRAGMA freelist_count")[0].values())) > _MOST_FREE:
+            self._db.execute("VACUUM")
         return self._db.serialize()
 
     def restore(self, snapshot: bytes) -> None:
-        """Go back to a snapshot; what changed until then is forgotten."""
+        """Go back to a snapshot; what changed until then is forgotten.
+
+        Raises:
+            sqlite3.DatabaseError: It is no snapshot, or one of another app.
+        """
         self._db.deserialize(snapshot)
+        names = {row["name"] for row in self.rows("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if names != {*_tables(self.schema), "change_log"}:
+            raise sqlite3.DatabaseError(f"the snapshot is of another app: it has {', '.join(sorted(names))}")
         self._pending.clear()
         self._hash = self._carried_hash()
 
@@ -116,6 +126,8 @@ class AppState:
     # large app need not read all rows.
 
     def _carry_hash(self) -> None:
+        if self._carried_hash() == self._hash:  # a write would count itself in the file: the same state, other bytes
+            return
         for name, value in zip(_CARRIERS, struct.unpack("ii", self._hash.to_bytes(8, "little")), strict=True):
             self._db.execute(f"PRAGMA {name} = {value}")
 

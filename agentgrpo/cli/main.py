@@ -32,8 +32,8 @@ app.add_typer(model_app, name="model")
 app.add_typer(engine_app, name="engine")
 app.add_typer(run_app, name="run")
 app.command()(show)
-authoring.register(env_app)
 app.command()(replay)
+authoring.register(env_app)
 
 MaxHours = Annotated[float | None, typer.Option(help="Stop training after this many hours.")]
 

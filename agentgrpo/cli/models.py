@@ -11,7 +11,7 @@ from agentgrpo import causal_lm
 from agentgrpo.chat import Chat
 from agentgrpo.config import SftConfig, TinyConfig
 from agentgrpo.config_file import validate
-from agentgrpo.demonstrations import demonstration_of, demonstrations, tokenize
+from agentgrpo.demonstrations import demonstration_of, demonstrations, token_rows, tokenize
 from agentgrpo.errors import UserError
 from agentgrpo.good_episodes import good_episodes
 from agentgrpo.registry import resolve_env
@@ -56,10 +56,10 @@ def sft(model: str, folder: Path, env: str, settings: Mapping[str, Any], seed: i
     config, source = validate(SftConfig, settings), resolve_env(env)
     reporter: Reporter = ConsoleReporter()
     chat = Chat.from_folder(model)
-    rows = []
+    rows: list[TokenSequence] = []
     with reporter.progress("demonstrations", config.episodes) as advance:
         for played in demonstrations(source, _tasks(env), count=config.episodes, quality=config.quality, seed=seed):
-            rows.append(tokenize(played, chat))
+            rows += token_rows(played, chat)
             advance()
     _fine_tune(model, folder, rows, config, seed, reporter)
 

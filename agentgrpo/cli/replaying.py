@@ -69,7 +69,9 @@ def fork(
             reporter=ConsoleReporter(console),
         )
     except Diverged as error:
-        _print(console, [Text(f"turn {turn} cannot be re-entered: what came before does not happen again", BAD)])
+        _print(
+            console, [Text(f"turn {turn} cannot be re-entered: before it, the {error.divergence} would differ", BAD)]
+        )
         _print(console, _difference(error.divergence))
         raise typer.Exit(1) from error
     console.print(_forks(rows))

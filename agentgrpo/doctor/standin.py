@@ -15,7 +15,7 @@ import torch
 from agentgrpo import causal_lm
 from agentgrpo.chat import Chat
 from agentgrpo.config import Config, SftConfig, WarmStartConfig
-from agentgrpo.demonstrations import Demonstration, demonstrations, tokenize
+from agentgrpo.demonstrations import Demonstration, demonstrations, token_rows
 from agentgrpo.doctor import machine
 from agentgrpo.doctor.environment import need_source
 from agentgrpo.doctor.model import find_folder
@@ -66,7 +66,7 @@ def measure_warm_start(subject: Subject, settings: WarmStartConfig, folder: Path
     fit_seconds = watch.seconds
     chat = Chat.from_folder(folder, enable_thinking=config.model.enable_thinking)
     watch = machine.Stopwatch()
-    rows = [tokenize(demonstration, chat) for demonstration in played]
+    rows = [row for demonstration in played for row in token_rows(demonstration, chat)]
     tokenize_seconds = watch.seconds / count
     with machine.watch_peak() as peak:
         step_seconds = _supervise(folder, rows, sft, config)
@@ -119,7 +119,7 @@ def _bytes_kept(subject: Subject, chat: Chat, quality: float) -> float:
     tracemalloc.start()
     try:
         played = _play(subject, _TRACED, quality)
-        rows = [tokenize(demonstration, chat) for demonstration in played]
+        rows = [token_rows(demonstration, chat) for demonstration in played]
         gc.collect()  # environments that were played in are garbage with cycles
         return tracemalloc.get_traced_memory()[0] / len(rows)
     finally:

@@ -18,7 +18,7 @@ from agentgrpo.replay.compare import Replayed
 from agentgrpo.replay.environments import Repetitions
 from agentgrpo.replay.recorded import model_notes, open_config, open_recorded
 from agentgrpo.replay.sweep import sweep
-from agentgrpo.replay.tokens import compare_tokens
+from agentgrpo.replay.tokens import TEXT_ONLY, compare_tokens
 from agentgrpo.report import Advance, Reporter, SilentReporter
 from agentgrpo.store.reader import EpisodeReader
 from agentgrpo.store.rows import StoredEpisode
@@ -142,6 +142,8 @@ async def _way(
 ) -> AsyncIterator[_Way]:
     if mock_tools:
         run, record, config = open_config(path, overrides)
+        if "endpoint" in record:
+            raise UserError(f"'{run.path}' has no tokens to make again: {TEXT_ONLY}. Replay it without --mock-tools")
         for note in model_notes(config, record):
             reporter.message(f"note: {note}")
         chat = make_chat(config)

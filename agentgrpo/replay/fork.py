@@ -95,11 +95,7 @@ def fork(
     """
     tell = reporter or SilentReporter()
     recorded = _without_judge(open_recorded(run, env=env, overrides=overrides))
-    for note in recorded.notes:
-        tell.message(f"note: {note}")
-    with EpisodeReader(recorded.run.episodes) as reader:
-        parent = reader.get(episode)
-    _check(recorded, parent, turn, count)
+    parent = _parent(recorded, episode, turn, count, tell)
     plan = _Plan(
         recorded=recorded,
         parent=parent,
@@ -119,6 +115,18 @@ def _without_judge(recorded: Recorded) -> Recorded:
     note = "forks are not judged: their reward is without the judge's term"
     config = recorded.config.model_copy(update={"judge": None})
     return replace(recorded, config=config, notes=(*recorded.notes, note))
+
+
+def _parent(
+    recorded: Recorded, episode: int | str | EpisodeKey, turn: int, count: int, tell: Reporter
+) -> StoredEpisode:
+    """Return the episode to fork, and tell what is not as it was."""
+    for note in recorded.notes:
+        tell.message(f"note: {note}")
+    with EpisodeReader(recorded.run.episodes) as reader:
+        parent = reader.get(episode)
+    _check(recorded, parent, turn, count)
+    return parent
 
 
 def _check(recorded: Recorded, parent: StoredEpisode, turn: int, count: int) -> None:

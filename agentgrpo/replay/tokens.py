@@ -19,7 +19,7 @@ from agentgrpo.types import Failure, Span, StopReason, Trajectory
 
 CHECKED = ("prompts", "calls", "tokens", "masks")
 _AROUND = 8  # tokens that are shown from the first one that differs
-_TEXT_ONLY = "a chat model behind an endpoint played it: it has no tokens to check"
+TEXT_ONLY = "a chat model behind an endpoint played it, as text"
 _NO_OBSERVATIONS = "it was recorded before observations were kept as messages: run its environment instead"
 
 
@@ -65,7 +65,7 @@ def _retrace(trajectory: Trajectory, recorder: Recorder, path: TokenPath) -> Non
 
 def _problem(trajectory: Trajectory) -> str | None:
     if trajectory.is_text:
-        return _TEXT_ONLY
+        return TEXT_ONLY
     if not trajectory.spans:
         return "no model played it, or it broke before its first prompt: it has no tokens to check"
     last = max(span.turn for span in trajectory.spans)

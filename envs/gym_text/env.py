@@ -38,6 +38,7 @@ class GymText(ToolEnv):
         success: An episode that the environment ended is a success if its last reward was at least this; None: above 0.
         terms: Reward terms: "outcome" (1 for a success) and "return" (the sum of the environment's own rewards).
         isolation: "inline" for an environment that never blocks, "process" for one with global state.
+        unchecked: Checks of `env check` that do not apply to it, each with its reason.
         tasks: Rows with a "seed" each; None: one for each start (`seeded.seeded_tasks`).
         reward_weights: Weight of each reward term.
         render_mode: "ansi" or None, as in Gymnasium.
@@ -55,6 +56,7 @@ class GymText(ToolEnv):
         success: float | None = None,
         terms: Sequence[str] = ("outcome",),
         isolation: Literal["inline", "thread", "process"] = "thread",
+        unchecked: Mapping[str, str] | None = None,
         tasks: str | Path | Sequence[JsonObject] | None = None,
         reward_weights: Mapping[str, float] | None = None,
         render_mode: str | None = None,
@@ -68,7 +70,8 @@ class GymText(ToolEnv):
         self.oracle: Callable[..., Generator[JsonObject, tuple[Message, ...], None]] | None
         self.oracle = self._solve if self._play.can_be_solved else None
         super().__init__(tasks=tasks, reward_weights=reward_weights, render_mode=render_mode)
-        self.metadata = self.metadata | {"isolation": isolation}  # this one's, not the class's
+        # This one's, not the class's.
+        self.metadata = self.metadata | {"isolation": isolation, "unchecked": dict(unchecked or {})}
 
     @classmethod
     def tasks(

@@ -28,6 +28,12 @@ TAXI: JsonObject = {
     "view": f"{VIEWS}taxi",
     "actions": ["south", "north", "east", "west", "pickup", "dropoff"],
 }
+BLACKJACK: JsonObject = {
+    "id": "Blackjack-v1",
+    "view": f"{VIEWS}blackjack",
+    "actions": ["stick", "hit"],
+    "unchecked": {"random": "who stands or hits blindly often wins"},
+}
 CLIFF: JsonObject = {"id": "CliffWalking-v1", "success": -1}
 BABYAI: JsonObject = {"id": "minigrid:BabyAI-GoToLocalS6N4-v0", "view": f"{VIEWS}minigrid"}
 needs_minigrid = pytest.mark.skipif(find_spec("minigrid") is None, reason="minigrid is not installed")
@@ -64,7 +70,7 @@ def act(env: GymText, *words: str) -> Any:
         pytest.param(LAKE | {"interface": "text"}, id="text"),
         pytest.param(TAXI, id="taxi"),
         pytest.param(CLIFF, id="cliff"),
-        pytest.param({"id": "Blackjack-v1", "view": f"{VIEWS}blackjack", "actions": ["stick", "hit"]}, id="blackjack"),
+        pytest.param(BLACKJACK, id="blackjack"),
         pytest.param(BABYAI, id="babyai", marks=needs_minigrid),
         pytest.param(BABYAI | {"view": f"{VIEWS}minigrid_map", "interface": "text"}, id="map", marks=needs_minigrid),
     ],

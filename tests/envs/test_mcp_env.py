@@ -46,7 +46,7 @@ def pids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def source(*flags: str, kind: Isolation = "thread", **of_server: Any) -> EnvSource:
-    made = resolve_env("agentgrpo.envs.mcp_env:McpEnv", **options(*flags, **of_server))
+    made = resolve_env("mcp", **options(*flags, **of_server))
     assert made.isolation == "thread"
     return replace(made, isolation=kind)
 
@@ -90,7 +90,7 @@ def test_a_changed_list_is_in_the_next_info() -> None:
 )
 def test_a_users_mistakes_are_told_before_anything_starts(changed: JsonObject, message: str, pids: Path) -> None:
     with pytest.raises(EnvError, match=message):
-        resolve_env("agentgrpo.envs.mcp_env:McpEnv", **{**options(), **changed})
+        resolve_env("mcp", **{**options(), **changed})
     assert list(pids.iterdir()) == []
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import gymnasium
 
 from agentgrpo.core import ToolEnv, UnicodeText
+from agentgrpo.envs.shop.env import Shop
 from agentgrpo.errors import ToolFailure
 from agentgrpo.tooling import Tool, as_tool, tool
 from agentgrpo.types import JsonObject, Message
@@ -133,6 +134,18 @@ class InProcess(Saved):
     """The same in a process."""
 
     metadata = {"isolation": "process"}  # noqa: RUF012
+
+
+class DriftingShop(Shop):
+    """The shop, but from the second step with a call on its tools tell the time: what a replay has to find."""
+
+    def step(self, action: Any) -> Any:
+        before = len(self.calls)
+        obs, reward, terminated, truncated, info = super().step(action)
+        self.steps_with_calls = getattr(self, "steps_with_calls", 0) + (len(self.calls) > before)
+        if self.steps_with_calls >= 2 and len(self.calls) > before:
+            info["messages"][0]["content"] += f" at {time.time_ns()}"
+        return obs, reward, terminated, truncated, info
 
 
 class Plain(gymnasium.Env[str, str]):

@@ -71,23 +71,47 @@ def test_every_episode_of_a_shop_run_happens_again(shop: RunDirectory) -> None:
 
 @pytest.mark.parametrize("name", ["InThread", "InProcess", "Plain"])
 def test_environments_are_played_again_in_their_isolation(name: str, tmp_path: Path) -> None:
-    run = oracle_run(tmp_path, f"{ADDERS}:{name}", tasks=2, samples=2)
+    run = oracle_run(tmp_path, f"{ADDERS}:{name}", tasks=1, samples=2)
     assert same(replay_run(run.path))
 
 
-def test_a_clock_from_turn_three_on_is_found_at_turn_three(tmp_path: Path) -> None:
+def test_a_planted_clock_is_found_at_its_turn_in_every_episode(tmp_path: Path) -> None:
+    run = adder(tmp_path)
+    for turn in range(1, 6):
+        found = replay_run(run.path, overrides=[f"env_args.clock_from={turn}"])
+        assert (found.total, found.diverged, found.same) == (6, 6, 0)
+        assert [(r.episode, r.divergence and (r.divergence.turn, r.divergence.what)) for r in found.divergences] == [
+            (number, (turn, "messages")) for number in range(1, 7)
+        ]
+
+
+def test_a_clock_that_was_there_already_is_shown_with_both_times(tmp_path: Path) -> None:
     run = adder(tmp_path, clock_from=3)
-    found = replay_run(run.path)
-    assert (found.total, found.diverged, found.same) == (6, 6, 0)
-    assert [(r.episode, r.divergence and (r.divergence.turn, r.divergence.what)) for r in found.divergences] == [
-        (number, (3, "messages")) for number in range(1, 7)
-    ]
     one = replay_episode(run.path, 1)
     assert one.divergence is not None
     assert str(one.divergence) == "messages of turn 3"
     expected, got = (side[0]["content"].split(" at ") for side in (one.divergence.expected, one.divergence.got))
     assert expected[0] == got[0]
     assert int(expected[1]) < int(got[1])
+
+
+def test_a_shop_whose_answers_drift_is_found_at_the_turn_they_do(shop: RunDirectory) -> None:
+    found = replay_run(shop.path, overrides=[f"env={ADDERS}:DriftingShop"])
+    assert found.total == 40
+    with EpisodeReader(shop.episodes) as reader:
+        long = {row.id for row in reader.list(limit=100) if len(tool_turns(reader.get(row.id).trajectory)) >= 2}
+    assert len(long) > 10
+    assert {r.episode for r in found.divergences if r.divergence is not None} == long
+    for replayed in found.divergences:
+        with EpisodeReader(shop.episodes) as reader:
+            second = tool_turns(reader.get(replayed.episode).trajectory)[1]
+        assert replayed.divergence is not None
+        assert (replayed.divergence.turn, replayed.divergence.what) == (second + 1, "messages")
+
+
+def tool_turns(trajectory: Trajectory) -> list[int]:
+    """Return the turns in which something was called."""
+    return [index for index, turn in enumerate(trajectory.turns) if turn.action["tool_calls"]]
 
 
 @pytest.mark.parametrize(
@@ -229,4 +253,14 @@ def test_the_tokens_of_an_oracles_run_are_made_again(tmp_path: Path, tiny_chat: 
     found = replay_run(run.path, mock_tools=True)
     assert same(found)
     assert found.checked == dict.fromkeys(("prompts", "calls", "tokens", "masks"), 4)
+    assert same(replay_run(run.path))
+
+
+def test_text_from_an_endpoint_has_no_tokens_to_make_again(tmp_path: Path) -> None:
+    run = adder(tmp_path)
+    record = run.read_record()
+    record["endpoint"] = {"model": "chatty", "url": "http://127.0.0.1:9"}
+    run.record.write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"a chat model behind an endpoint played it.*without --mock-tools"):
+        replay_run(run.path, mock_tools=True)
     assert same(replay_run(run.path))

@@ -40,7 +40,7 @@ class Orders(ToolEnv):
 
     @classmethod
     def tasks(cls, split: str = "train") -> Sequence[JsonObject]:
-        return [ROW]
+        return [ROW] if split == "train" else []
 
     def reset_task(self, task: JsonObject) -> str:
         self.data = copy.deepcopy(START)

@@ -132,7 +132,7 @@ ALONE: dict[str, Plan] = {
 
 
 def test_the_environment_is_sound() -> None:
-    assert [result.name for result in check_env(resolve_env(Orders)) if not result.passed] == []
+    assert [result.name for result in check_env(resolve_env(Orders)) if result.passed is False] == []
     assert (earned(SUCCESS), earned([say("")])) == (1.0, 0.0)
 
 

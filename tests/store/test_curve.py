@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import struct
+import subprocess
 import sys
 from pathlib import Path
 
@@ -44,8 +45,15 @@ def test_no_metrics_no_curve(tmp_path: Path) -> None:
 
 
 def test_drawing_leaves_pyplot_alone(tmp_path: Path) -> None:
-    draw_curve(metrics_file(tmp_path / "m.jsonl", 2, train__reward=1.0), tmp_path / "c.png")
-    assert "matplotlib.pyplot" not in sys.modules
+    source = metrics_file(tmp_path / "m.jsonl", 2, train__reward=1.0)
+    # In a process of its own: in this one somebody else may have imported it.
+    script = (
+        "import sys; from pathlib import Path; from agentgrpo.store import draw_curve; "
+        f"draw_curve(Path({str(source)!r}), Path({str(tmp_path / 'c.png')!r})); "
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+    assert (tmp_path / "c.png").stat().st_size > 0
 
 
 def test_smoothing_is_a_centred_mean() -> None:

@@ -110,6 +110,29 @@ def test_a_snapshot_taken_in_mid_change_has_its_own_hash() -> None:
     assert fork.state_diff() == []
 
 
+def test_a_snapshot_does_not_hold_the_room_of_what_is_gone() -> None:
+    app = pets()
+    small, state, known = len(app.snapshot()), app.state(), app.state_hash()
+    for text in ("x" * 300_000, "Rex"):
+        app.change("UPDATE pets SET name = ? WHERE id = 'b'", text)
+    app.change("UPDATE pets SET name = ? WHERE id = 'b'", state["pets"]["b"]["name"])
+    assert len(app.snapshot()) < 2 * small
+    assert (app.state(), app.state_hash(), app.content_hash()) == (state, known, known)
+    assert app.fork().state_hash() == known
+    app.change("UPDATE pets SET age = 7 WHERE id = 'b'")
+    assert [operation["value"] for operation in app.state_diff()] == [7]
+
+
+def test_what_is_restored_gives_the_same_snapshot() -> None:
+    app = pets()
+    app.change("UPDATE pets SET age = 9 WHERE id = 'a'")
+    snapshot = app.snapshot()
+    assert app.snapshot() == snapshot
+    fork = pets()
+    fork.restore(snapshot)
+    assert fork.snapshot() == snapshot
+
+
 def test_fork_is_exact_and_independent() -> None:
     app = pets()
     app.change("UPDATE pets SET age = 9 WHERE id = 'a'")

@@ -54,6 +54,7 @@ def watched(browser: Any, url: str, **context: Any) -> Iterator[Watched]:
 
     page.add_init_script(WATCH)
     page.on("dialog", dismiss)
+
     def note(message: Any) -> None:
         if message.type == "error":
             seen.problems.append(message.text)

@@ -1,0 +1,105 @@
+"""Base of environments over a simulated app: what is wanted is a set of changes to its state, and perhaps an answer.
+
+It does not know any app, task or tool.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from agentgrpo.core import ToolEnv
+from agentgrpo.errors import EnvError
+from agentgrpo.tools.appstate import AppState, patch
+from agentgrpo.types import Json, JsonObject
+
+SIDE_EFFECTS = -0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """What a task starts from and what it wants."""
+
+    snapshot: bytes
+    start: JsonObject  # state
+    changes: frozenset[str]  # the wanted changes, each a JSON Patch operation as text
+    answer: str | None  # None: any final message will do
+
+
+def make_case(app: AppState, solve: Callable[[], str | None]) -> Case:
+    """Return the case of an app in its start state; `solve` brings it to the wanted state and returns the answer."""
+    snapshot, start = app.snapshot(), app.state()
+    answer = solve()
+    return Case(snapshot=snapshot, start=start, changes=texts(patch(start, app.state())), answer=answer)
+
+
+class AppEnv(ToolEnv):
+    """An environment that holds an app: a subclass sets `app`, and writes `case_of`, the tools and the oracle."""
+
+    metadata: ClassVar[dict[str, Any]] = {"isolation": "inline"}  # type: ignore[misc]  # as in AgentEnv
+    app: AppState
+    _case: Case | None = None
+
+    def case_of(self, task: JsonObject) -> Case:
+        """Return the case of a task; the episodes of a group share it, so that it should be cached."""
+        raise EnvError(f"{type(self).__name__} has no case_of(self, task): define it with make_case()")
+
+    def reset_task(self, task: JsonObject) -> str:
+        """Set up the task's start state and return its instruction."""
+        self._case = self.case_of(task)
+        self.app.restore(self._case.snapshot)
+        return str(task["instruction"])
+
+    def reward(self) -> dict[str, float]:
+        """Return `outcome` (1 when exactly the wanted changes were made and the answer is right) and `side_effects`."""
+        case = self._case
+        if case is None:
+            raise EnvError(f"{type(self).__name__} has no task yet: call reset() first")
+        changes = texts(patch(case.start, self.app.state()))
+        answered = case.answer is None or normalize(self.answer or "") == normalize(case.answer)
+        return {
+            "outcome": float(changes == case.changes and answered),
+            "side_effects": SIDE_EFFECTS if changes - case.changes else 0.0,
+        }
+
+    def snapshot(self) -> bytes:
+        """Return the task, the answer, the calls and the database."""
+        header = json.dumps(self.dump_episode())
+        return header.encode() + b"\n" + self.app.snapshot()
+
+    def restore(self, data: bytes) -> None:
+        """Go back to a snapshot, of this environment or another one."""
+        header, database = data.split(b"\n", 1)
+        self.load_episode(json.loads(header))
+        self._case = self.case_of(self.task)
+        self.app.restore(database)
+
+    def state(self) -> Json:
+        """Return the app's tables."""
+        return self.app.state()
+
+    def state_hash(self) -> str:
+        """Return the hash of the app's content."""
+        return self.app.state_hash()
+
+    def state_diff(self) -> list[JsonObject]:
+        """Return what changed since the last call, as JSON Patch operations."""
+        return self.app.state_diff()
+
+    def close(self) -> None:
+        """Free the database."""
+        self.app.close()
+        super().close()
+
+
+def normalize(answer: str) -> str:
+    """Return an answer without case, punctuation and extra white space."""
+    kept = "".join(character if character.isalnum() else " " for character in answer.casefold())
+    return " ".join(kept.split())
+
+
+def texts(operations: list[JsonObject]) -> frozenset[str]:
+    """Return JSON Patch operations as comparable texts."""
+    return frozenset(json.dumps(operation, sort_keys=True) for operation in operations)

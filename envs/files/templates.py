@@ -1,0 +1,378 @@
+"""The task templates of the files environment: which files are meant (selector) times what to do with them (effect).
+
+It does not know the agent or the reward: `Effect.solve` brings an app to the wanted end state, and that is all.
+A held-out template is a pair never trained on, of parts that are.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from agentgrpo.envs.files.world import ITEMS, File, Folder, World
+from agentgrpo.tools.files import FilesApp
+from agentgrpo.types import JsonObject
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """The files a task is about, and the words of the instruction that say so."""
+
+    files: tuple[File, ...]
+    words: JsonObject
+
+    @property
+    def file(self) -> File:
+        """The only or first file."""
+        return self.files[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selector:
+    """A way to say which files are meant. `find` returns everything in a world that it can mean."""
+
+    name: str
+    phrase: str
+    find: Callable[[World], list[Target]]
+    tools: tuple[str, ...]
+
+
+Sampler: TypeAlias = Callable[[World, Target, random.Random], JsonObject | None]
+Solver: TypeAlias = Callable[[FilesApp, Target, JsonObject], str | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effect:
+    """What to do with the files. `sample` draws the instruction's other words, `solve` returns the wanted answer."""
+
+    name: str
+    wordings: tuple[str, ...]
+    solve: Solver
+    tools: tuple[str, ...]
+    fits: Callable[[Target], bool] = lambda target: len(target.files) == 1
+    sample: Sampler = lambda world, target, rng: {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Template:
+    """One kind of task."""
+
+    name: str
+    level: int
+    selector: Selector
+    effect: Effect
+
+    @property
+    def tools(self) -> frozenset[str]:
+        """Names of the tools a solution needs."""
+        return frozenset(self.selector.tools + self.effect.tools)
+
+    def targets(self, world: World) -> list[Target]:
+        """Return what this template can be about in a world."""
+        return [target for target in self.selector.find(world) if self.effect.fits(target)]
+
+    def target(self, world: World, goal: JsonObject) -> Target:
+        """Return what a goal means."""
+        return next(target for target in self.targets(world) if target.words.items() <= goal.items())
+
+    def sample(self, world: World, rng: random.Random) -> JsonObject | None:
+        """Return a goal (the instruction's parameters) and its wording; None when the world has no such files."""
+        targets = self.targets(world)
+        target = rng.choice(targets) if targets else None
+        words = self.effect.sample(world, target, rng) if target else None
+        if target is None or words is None:
+            return None
+        goal, wording = target.words | words, rng.choice(self.effect.wordings)
+        return {"goal": goal, "instruction": wording.format(which=self.selector.phrase.format(**goal), **goal)}
+
+
+def _one(file: File, **words: str) -> Target:
+    return Target(files=(file,), words=dict(words))
+
+
+def _by_path(world: World) -> list[Target]:
+    return [_one(file, path=file.path) for file in world.files]
+
+
+def _by_name(world: World) -> list[Target]:
+    return [_one(file, name=file.name, top=folder.top) for folder in world.folders for file in folder.files]
+
+
+def _by_owner(world: World) -> list[Target]:
+    return [_one(file, owner=file.owner, folder=file.folder) for file in world.files]
+
+
+def _last(world: World) -> list[Target]:
+    return [_one(folder.files[-1], folder=folder.path) for folder in world.folders]
+
+
+def _longest(world: World) -> list[Target]:
+    # Of two only: each has to be counted, and episodes stay short.
+    pairs = [folder for folder in world.folders if len({len(file.lines) for file in folder.files}) == 2]
+    return [_one(max(f.files, key=lambda file: len(file.lines)), folder=f.path) for f in pairs if len(f.files) == 2]
+
+
+def _drafts(world: World) -> list[Target]:
+    drafts = {folder.path: tuple(f for f in folder.files if f.status == "draft") for folder in world.folders}
+    return [
+        Target(files=drafts[folder.path], words={"folder": folder.path})
+        for folder in world.folders
+        if 1 < len(drafts[folder.path]) < len(folder.files)
+    ]
+
+
+def _is_writable(target: Target) -> bool:
+    return not any(file.is_readonly for file in target.files)
+
+
+def _is_one_writable(target: Target) -> bool:
+    return len(target.files) == 1 and _is_writable(target)
+
+
+def _is_one_locked(target: Target) -> bool:
+    return len(target.files) == 1 and not _is_writable(target)
+
+
+def _sample_folder(world: World, target: Target, rng: random.Random) -> JsonObject | None:
+    names = {file.name for file in target.files}
+    others = [f.path for f in world.folders if f.path != target.file.folder and not names & {x.name for x in f.files}]
+    return {"to": rng.choice(others)} if others else None
+
+
+def _sample_new_folder(world: World, target: Target, rng: random.Random) -> JsonObject | None:
+    return {"to": rng.choice(world.free_folders)}
+
+
+def _sample_name(world: World, target: Target, rng: random.Random) -> JsonObject | None:
+    return {"new": rng.choice(_folder_of(world, target).free_names)}
+
+
+def _sample_new_file(world: World, target: Target, rng: random.Random) -> JsonObject | None:
+    folder = rng.choice(world.folders)
+    return {"to": f"{folder.path}/{rng.choice(folder.free_names)}"}
+
+
+def _sample_item(world: World, target: Target, rng: random.Random) -> JsonObject | None:
+    return {"item": rng.choice([item for item in ITEMS if item not in target.file.items])}
+
+
+def _folder_of(world: World, target: Target) -> Folder:
+    return next(folder for folder in world.folders if folder.path == target.file.folder)
+
+
+def _status(app: FilesApp, target: Target, goal: JsonObject) -> str:
+    return target.file.status
+
+
+def _count(app: FilesApp, target: Target, goal: JsonObject) -> str:
+    return str(len(target.file.lines))
+
+
+def _first(app: FilesApp, target: Target, goal: JsonObject) -> str:
+    return target.file.lines[0]
+
+
+def _total(app: FilesApp, target: Target, goal: JsonObject) -> str:
+    return str(sum(file.amount for file in target.files))
+
+
+def _delete(app: FilesApp, target: Target, goal: JsonObject) -> None:
+    for file in target.files:
+        app.rm(file.path)
+
+
+def _move(app: FilesApp, target: Target, goal: JsonObject) -> None:
+    for file in target.files:
+        app.mv(file.path, goal["to"])
+
+
+def _move_new(app: FilesApp, target: Target, goal: JsonObject) -> None:
+    app.mkdir(goal["to"])
+    _move(app, target, goal)
+
+
+def _delete_or_move(app: FilesApp, target: Target, goal: JsonObject) -> None:
+    (_delete if target.file.status == "draft" else _move)(app, target, goal)
+
+
+def _copy(app: FilesApp, target: Target, goal: JsonObject) -> None:
+    app.cp(target.file.path, goal["to"])
+
+
+def _rename(app: FilesApp, target: Target, goal: JsonObject) -> None:
+    app.mv(target.file.path, f"{target.file.folder}/{goal['new']}")
+
+
+def _lock(app: FilesApp, target: Target, goal: JsonObject) -> None:
+    for file in target.files:
+        app.chmod(file.path, "ro")
+
+
+def _append(app: FilesApp, target: Target, goal: JsonObject) -> None:
+    app.append(target.file.path, f"item {goal['item']}")
+
+
+def _append_locked(app: FilesApp, target: Target, goal: JsonObject) -> None:
+    app.chmod(target.file.path, "rw")
+    _append(app, target, goal)
+    app.chmod(target.file.path, "ro")
+
+
+def _note(app: FilesApp, target: Target, goal: JsonObject) -> None:
+    app.write(goal["to"], target.file.status)
+
+
+_PATH = Selector(name="path", phrase="{path}", find=_by_path, tools=())
+_NAME = Selector(name="name", phrase="the {name} under {top}", find=_by_name, tools=("find",))
+_OWNER = Selector(name="owner", phrase="the file of {owner} in {folder}", find=_by_owner, tools=("grep",))
+_LAST = Selector(name="last", phrase="the last file in {folder}", find=_last, tools=("ls",))
+_LONGEST = Selector(name="longest", phrase="the longest file in {folder}", find=_longest, tools=("ls", "wc"))
+_DRAFTS = Selector(name="drafts", phrase="every draft in {folder}", find=_drafts, tools=("grep",))
+
+_STATUS = Effect(
+    name="status",
+    wordings=("What is the status of {which}?", "Tell me the status of {which}."),
+    solve=_status,
+    tools=("cat",),
+)
+_LINES = Effect(
+    name="lines",
+    wordings=("How many lines are in {which}?", "Count the lines of {which}."),
+    solve=_count,
+    tools=("wc",),
+)
+_FIRST = Effect(
+    name="first",
+    wordings=("What is the first line of {which}?", "Tell me the first line of {which}."),
+    solve=_first,
+    tools=("head",),
+)
+_TOTAL = Effect(
+    name="total",
+    wordings=("What is the sum of the amounts of {which}?", "Add up the amounts of {which}."),
+    solve=_total,
+    tools=("cat",),
+    fits=lambda target: True,
+)
+_DELETE = Effect(
+    name="delete",
+    wordings=("Delete {which}.", "Please delete {which}."),
+    solve=_delete,
+    tools=("rm",),
+    fits=_is_writable,
+)
+_MOVE = Effect(
+    name="move",
+    wordings=("Move {which} to {to}.", "Please move {which} to {to}."),
+    solve=_move,
+    tools=("mv", "cp"),  # the second one for the careless, who take one for the other
+    fits=_is_writable,
+    sample=_sample_folder,
+)
+_COPY = Effect(
+    name="copy",
+    wordings=("Copy {which} to {to}.", "Please copy {which} to {to}."),
+    solve=_copy,
+    tools=("cp", "mv"),
+    sample=_sample_folder,
+)
+_RENAME = Effect(
+    name="rename",
+    wordings=("Rename {which} to {new}.", "Please rename {which} to {new}."),
+    solve=_rename,
+    tools=("mv",),
+    fits=_is_one_writable,
+    sample=_sample_name,
+)
+_LOCK = Effect(
+    name="lock",
+    wordings=("Make {which} read-only.", "Please make {which} read-only."),
+    solve=_lock,
+    tools=("chmod",),
+    fits=_is_writable,
+)
+_APPEND = Effect(
+    name="append",
+    wordings=("Add the line item {item} to {which}.", "Please add the line item {item} to {which}."),
+    solve=_append,
+    tools=("append", "write"),
+    fits=_is_one_writable,
+    sample=_sample_item,
+)
+_APPEND_LOCKED = Effect(
+    name="append_locked",
+    wordings=("Add the line item {item} to {which}, then make it read-only again.",),
+    solve=_append_locked,
+    tools=("chmod", "append"),
+    fits=_is_one_locked,
+    sample=_sample_item,
+)
+_MOVE_NEW = Effect(
+    name="move_new",
+    wordings=("Move {which} to the new folder {to}.", "Please move {which} to the new folder {to}."),
+    solve=_move_new,
+    tools=("mkdir", "mv"),
+    fits=_is_writable,
+    sample=_sample_new_folder,
+)
+_DELETE_OR_MOVE = Effect(
+    name="delete_or_move",
+    wordings=(
+        "Delete {which} if its status is draft, else move it to {to}.",
+        "Please delete {which} if its status is draft, else move it to {to}.",
+    ),
+    solve=_delete_or_move,
+    tools=("cat", "rm", "mv"),
+    fits=_is_one_writable,
+    sample=_sample_folder,
+)
+_NOTE = Effect(
+    name="note",
+    wordings=("Write the status of {which} to the new file {to}.",),
+    solve=_note,
+    tools=("cat", "write"),
+    sample=_sample_new_file,
+)
+
+
+def _template(level: int, effect: Effect, selector: Selector) -> Template:
+    return Template(name=f"{effect.name}_{selector.name}", level=level, effect=effect, selector=selector)
+
+
+TRAIN_TEMPLATES = (
+    _template(1, _STATUS, _PATH),
+    _template(1, _LINES, _PATH),
+    _template(1, _DELETE, _PATH),
+    _template(1, _MOVE, _PATH),
+    _template(1, _APPEND, _PATH),
+    _template(1, _LOCK, _PATH),
+    _template(2, _STATUS, _NAME),
+    _template(2, _DELETE, _NAME),
+    _template(2, _APPEND, _NAME),
+    _template(2, _COPY, _NAME),
+    _template(2, _LINES, _OWNER),
+    _template(2, _MOVE, _OWNER),
+    _template(2, _RENAME, _OWNER),
+    _template(2, _FIRST, _LAST),
+    _template(2, _DELETE, _LAST),
+    _template(3, _APPEND_LOCKED, _PATH),
+    _template(3, _DELETE_OR_MOVE, _NAME),
+    _template(3, _NOTE, _OWNER),
+    _template(3, _MOVE_NEW, _LAST),
+    _template(3, _DELETE, _LONGEST),
+    _template(3, _MOVE, _DRAFTS),
+    _template(3, _TOTAL, _DRAFTS),
+)
+HELDOUT_TEMPLATES = (
+    _template(1, _COPY, _PATH),
+    _template(2, _LINES, _NAME),
+    _template(2, _STATUS, _OWNER),
+    _template(2, _MOVE, _LAST),
+    _template(3, _APPEND_LOCKED, _NAME),
+    _template(3, _DELETE_OR_MOVE, _OWNER),
+    _template(3, _MOVE_NEW, _LONGEST),
+    _template(3, _LOCK, _DRAFTS),
+)
+TEMPLATES = {template.name: template for template in TRAIN_TEMPLATES + HELDOUT_TEMPLATES}
