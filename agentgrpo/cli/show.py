@@ -119,9 +119,8 @@ def show(
         )
         where, order = as_filter(options) & parse_filter(filter_), _order(sort)
         rows = reader.list(where, order=order, descending=descending, limit=limit)
-        console.print(_title(directory, reader))
-        if rows:
-            console.print(Text(), _table(rows, console.width))
+        table = [Text(), _table(rows, console.width)] if rows else []
+        console.print(_title(directory, reader), *table)
         console.print(_footer(run, rows, reader.count(where), reader.count()), soft_wrap=True)
 
 
