@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from agentgrpo.errors import UserError
-from agentgrpo.store.reader import EpisodeFilter, EpisodeReader
+from agentgrpo.store.reader import EpisodeReader
+from agentgrpo.store.rows import EpisodeFilter
 from agentgrpo.store.run import RunDirectory
 from agentgrpo.types import Trajectory
 

@@ -65,6 +65,16 @@ def demo(set_: Set = [], max_hours: MaxHours = None) -> None:  # noqa: B006
 
 
 @app.command()
+def view(
+    runs: Annotated[Path, typer.Argument(help="A folder of runs, or one run.")] = Path("runs"),
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Of this machine: 7420, or the next free.")] = None,
+    browser: Annotated[bool, typer.Option(help="Open it in a browser.")] = True,
+) -> None:
+    """Look at runs in a web page of this machine: curves, groups, episodes, tokens; also while they train."""
+    _load("agentgrpo.cli.view").view(runs, port, browser=browser)
+
+
+@app.command()
 def doctor(
     config: Annotated[Path | None, typer.Argument(help="A TOML file; the demo's when none is given.")] = None,
     set_: Set = [],  # noqa: B006

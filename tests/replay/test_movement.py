@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from agentgrpo.replay.movement import MOST_MOVED, Pair, most_moved, movements, spearman
 from agentgrpo.store import EpisodeReader, EpisodeStore
-from agentgrpo.store.reader import EpisodeRow
+from agentgrpo.store.rows import EpisodeRow
 from tests.store.strategies import make_key, make_trajectory
 
 VALUES = st.lists(st.integers(-3, 3).map(float), min_size=2, max_size=9)
