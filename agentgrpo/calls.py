@@ -108,6 +108,14 @@ def bad_call(call_id: str, raw: str, kind: str, message: str, name: str | None =
     return BadCall(id=call_id, raw=raw, error_type=kind, error_message=message, name=name)
 
 
+def error_type(content: str) -> str:
+    """Return the kind of an error from what the model was told; one that is not of our form is the tool's own."""
+    try:
+        return str(json.loads(content)["error"]["type"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return "tool_error"
+
+
 def kind_of(value: Json) -> str:
     """Return what a JSON value is, in words."""
     if isinstance(value, str) and not value:

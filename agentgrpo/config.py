@@ -14,6 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from agentgrpo.config_file import apply_override, no_toml, read_toml, validate, write_toml
 from agentgrpo.config_section import Section
 from agentgrpo.engine_config import EngineConfig
+from agentgrpo.judge_config import JudgeConfig
 
 Preset = dict[str, Any]
 
@@ -240,6 +241,7 @@ class Config(Section):
     seed: int = Field(0, ge=0)
     env: str = ""
     env_args: dict[str, Any] = Field({})
+    reward: str | None = Field(None, min_length=1)  # module:function of a finished episode, in place of the env's terms
     reward_weights: dict[str, float] = Field({})
     tasks: str | None = None
     heldout: str | int | float | None = None
@@ -250,6 +252,7 @@ class Config(Section):
     learner: LearnerConfig = LearnerConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
+    judge: JudgeConfig | None = None
 
     def unused(self) -> dict[str, Any]:
         """Return the dead keys of all sections, with those that another section leaves unused."""

@@ -19,7 +19,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Read a file; the task files and env modules it names are looked for beside it as well."""
+    """Read a file; the files and modules it names are looked for beside it as well."""
     try:
         return _anchor(tomllib.loads(path.read_text(encoding="utf-8")), path.parent)
     except FileNotFoundError as error:
@@ -84,19 +84,26 @@ def _is_kept(value: Any) -> bool:
 def _anchor(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Let a config file name its neighbours: task files and env modules beside it are found from anywhere."""
     for key in ("tasks", "heldout"):
-        name = data.get(key)
-        if isinstance(name, str) and not Path(name).exists() and (folder / name).exists():
-            data[key] = str((folder / name).resolve())
-    module, colon, item = str(data.get("env", "")).partition(":")
-    file = folder / f"{module.replace('.', '/')}.py"
-    if colon and file.is_file():
-        data["env"] = f"{file.resolve()}:{item}"
+        _anchor_file(data, key, folder)
+    for key in ("env", "reward"):
+        module, colon, item = str(data.get(key, "")).partition(":")
+        file = folder / (module if module.endswith(".py") else f"{module.replace('.', '/')}.py")
+        if colon and file.is_file():
+            data[key] = f"{file.resolve()}:{item}"
+    if isinstance(judge := data.get("judge"), dict):
+        _anchor_file(judge, "rubric_file", folder)
     arguments = data.get("env_args")
     parts = arguments.get("parts") if isinstance(arguments, dict) else None
     for part in parts if isinstance(parts, list) else ():  # of a mixture of environments
         if isinstance(part, dict):
             _anchor(part, folder)
     return data
+
+
+def _anchor_file(data: dict[str, Any], key: str, folder: Path) -> None:
+    name = data.get(key)
+    if isinstance(name, str) and not Path(name).exists() and (folder / name).exists():
+        data[key] = str((folder / name).resolve())
 
 
 def _explain(model: type[BaseModel], item: Any) -> str:

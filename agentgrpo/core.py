@@ -9,6 +9,7 @@ import copy
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from functools import lru_cache
 from numbers import Real
 from pathlib import Path
@@ -18,10 +19,20 @@ import gymnasium
 from gymnasium.spaces import Text
 
 from agentgrpo.actions import parse_action
+from agentgrpo.calls import error_type
 from agentgrpo.errors import EnvError, TaskError, nearest
 from agentgrpo.tasks import load_tasks
-from agentgrpo.tooling import Tool, ToolResult, as_tool, describe, encodable, error_result, is_tool, one_line
-from agentgrpo.types import BadCall, JsonObject, Message, Task, ToolCall
+from agentgrpo.tooling import (
+    Tool,
+    ToolResult,
+    as_tool,
+    describe,
+    encodable,
+    error_result,
+    is_tool,
+    one_line,
+)
+from agentgrpo.types import BadCall, CallRecord, JsonObject, Message, Task, ToolCall
 
 StepResult: TypeAlias = tuple[str, float, bool, bool, JsonObject]
 
@@ -58,7 +69,9 @@ class AgentEnv(gymnasium.Env[str, str]):
 
     Optional, and used where defined: `snapshot() -> bytes`, `restore(bytes)`, `state() -> Json`, `state_hash() -> str`,
     `state_diff() -> list` (JSON Patch operations since the last call), `score() -> dict` (named reward terms if the
-    episode ended now) and `oracle(*, quality, rng)` (a generator of actions that is sent the messages they led to).
+    episode ended now), `oracle(*, quality, rng)` (a generator of actions that is sent the messages they led to) and
+    `facts() -> dict` (what it is played in, such as the sandbox's tier; a run's record keeps it).
+    `metadata["unchecked"]` maps checks of `check_env` that do not apply to why.
     """
 
     observation_space = UnicodeText()
@@ -111,7 +124,7 @@ class ToolEnv(AgentEnv):
         self._rows: dict[str, JsonObject] = {}
         self._ids: dict[str, list[str]] = {}  # by split
         self._wanted = None if tools is None else tuple(tools)
-        self._call_count = 0
+        self._call_log: list[CallRecord] = []
         self._shown = ""
         self._offered: list[Tool] = []
         self._extra: list[Tool] = []  # what `extra_tools` gave last
@@ -146,6 +159,22 @@ class ToolEnv(AgentEnv):
         """Return tools besides the marked methods, such as an app's functions; asked after each reset and step."""
         return ()
 
+    # What an author reads
+
+    @property
+    def calls(self) -> tuple[CallRecord, ...]:
+        """The episode's calls so far, in order, each with what came of it."""
+        return tuple(self._call_log)
+
+    def dump_episode(self) -> JsonObject:
+        """Return task, answer and calls as JSON: what `snapshot` keeps besides the author's own state."""
+        return {"task": self.task, "answer": self.answer, "calls": [asdict(call) for call in self._call_log]}
+
+    def load_episode(self, dumped: JsonObject) -> None:
+        """Go back to what `dump_episode` returned: for `restore`."""
+        self.task, self.answer = dumped["task"], dumped["answer"]
+        self._call_log = [CallRecord(**call) for call in dumped["calls"]]
+
     # Gymnasium
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, JsonObject]:
@@ -156,7 +185,7 @@ class ToolEnv(AgentEnv):
             options: {"task": row} or {"task_id": id}; without either a training row is drawn.
         """
         super().reset(seed=seed)
-        self.task, self.answer, self._call_count = copy.deepcopy(self._choose(options or {})), None, 0
+        self.task, self.answer, self._call_log = copy.deepcopy(self._choose(options or {})), None, []
         opening = self._open()
         self._offer(self.extra_tools())
         messages = [{"role": "user", "content": opening}] if isinstance(opening, str) else list(opening)
@@ -171,7 +200,7 @@ class ToolEnv(AgentEnv):
         Args:
             action: Canonical JSON of an assistant message, or text that may hold `<tool_call>{...}</tool_call>` blocks.
         """
-        message = parse_action(action, first_id=self._call_count)
+        message = parse_action(action, first_id=len(self._call_log))
         if message.calls:
             messages = [self._answer(call) for call in message.calls]
             terminated = self.is_done()
@@ -248,7 +277,7 @@ class ToolEnv(AgentEnv):
     def _load(self, split: str) -> list[str]:
         if split not in self._ids:
             is_own = split == "train" and self._own_tasks is not None
-            tasks = load_tasks(self._own_tasks or (), split=split) if is_own else _shipped(type(self), split)  # type: ignore[arg-type]
+            tasks = load_tasks(self._own_tasks or (), split=split) if is_own else self._shipped(split)
             self._rows |= {task.id: task.row for task in tasks}
             self._ids[split] = [task.id for task in tasks]
         return self._ids[split]
@@ -263,8 +292,11 @@ class ToolEnv(AgentEnv):
         self.tools = tools if self._wanted is None else {name: tools[name] for name in self._wanted if name in tools}
 
     def _answer(self, call: ToolCall | BadCall) -> Message:
-        self._call_count += 1
         result = self._run(call)
+        arguments = call.arguments if isinstance(call, ToolCall) else None
+        error = error_type(result.content) if result.is_error else None
+        record = CallRecord(name=call.name or "", arguments=arguments, result=result.content, error=error)
+        self._call_log.append(record)
         return {
             "role": "tool",
             "tool_call_id": encodable(call.id),
@@ -301,6 +333,10 @@ class ToolEnv(AgentEnv):
     def _observe(self, capability: str) -> Any:
         return getattr(self, capability)() if self._has(capability) else None
 
+    def _shipped(self, split: str) -> tuple[Task, ...]:
+        """Return the tasks of a split: its class's, unless the arguments of an environment choose its tasks."""
+        return _shipped(type(self), split)  # type: ignore[arg-type]  # mypy takes classes for unhashable
+
 
 def weigh(terms: Mapping[str, float], weights: Mapping[str, float]) -> float:
     """Return the weighted sum of reward terms; a term without a weight counts once.
@@ -335,4 +371,4 @@ def _named(tools: Iterable[Tool]) -> dict[str, Tool]:
 
 
 def _joined(messages: Sequence[Message]) -> str:
-    return "\n".join(str(message["content"]) for message in messages)
+    return "\n".join(str(message["content"]) for message in messages if message.get("role") != "system")

@@ -10,7 +10,9 @@ AgentGRPOError
 │   ├── ToolFailure      a tool's backend is down or hung (not: the tool said no)
 │   ├── EnvFailure       the environment raised outside a tool
 │   ├── EngineFailure    generation failed
-│   └── ParseFailure     messages and tokens could not be converted
+│   ├── ParseFailure     messages and tokens could not be converted
+│   ├── RewardFailure    the reward named in the config could not be had
+│   └── JudgeFailure     the judge gave no verdict
 └── RunError             the run cannot go on: checkpoint, exit 1
 
 ToolError and its ToolTimeout stand apart: a tool raises them to tell the *model* something; the episode goes on.
@@ -78,6 +80,22 @@ class ParseFailure(EpisodeError):
     """Messages could not be turned into tokens, or back."""
 
     boundary = Boundary.PARSE
+
+
+class RewardFailure(EpisodeError):
+    """The reward named in the config raised, hung or gave no number: the episode has no score."""
+
+    boundary = Boundary.REWARD
+
+
+class JudgeFailure(EpisodeError):
+    """The judge gave no verdict: the episode has no score. `kind` is what failures are counted by."""
+
+    boundary = Boundary.JUDGE
+
+    def __init__(self, kind: str, told: str) -> None:
+        super().__init__(told)
+        self.kind = kind
 
 
 class RunError(AgentGRPOError, RuntimeError):

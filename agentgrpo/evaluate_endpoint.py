@@ -19,6 +19,7 @@ from agentgrpo.errors import AgentGRPOError, TaskError
 from agentgrpo.evaluate import Evaluation, evaluate
 from agentgrpo.registry import EnvSource
 from agentgrpo.report import Reporter
+from agentgrpo.rewarding import Rewarding, open_rewarding, opened_scorer
 from agentgrpo.rollout.text import TextRollouts
 from agentgrpo.store.episodes import EpisodeStore
 from agentgrpo.store.record import finish_record, settle_record, start_record
@@ -51,12 +52,12 @@ def evaluate_endpoint(
     config = load_config(
         Path(target) if not source_keys else {}, overrides=["train.steps=0", *overrides], name=name, **source_keys
     )
-    source = open_env(config, None)
+    rewarding, source = open_rewarding(config), open_env(config, None)
     tasks = _tasks(config, source, split)
-    run = _open_run(config, source, endpoint, split or "heldout", tasks)
+    run = _open_run(config, source, endpoint, split or "heldout", tasks, rewarding)
     reporter.message(f"run: {run.path}")
     try:
-        found, counts = run_blocking(_play(config, source, endpoint, tasks, run, reporter))
+        found, counts = run_blocking(_play(config, source, endpoint, tasks, run, rewarding, reporter))
     except KeyboardInterrupt:
         finish_record(run, status="interrupted")
         raise
@@ -81,19 +82,28 @@ def _tasks(config: Config, source: EnvSource, split: str) -> tuple[Task, ...]:
     return tasks[: config.eval.tasks]
 
 
-def _open_run(config: Config, source: EnvSource, endpoint: Endpoint, split: str, tasks: Sequence[Task]) -> RunDirectory:
+def _open_run(
+    config: Config,
+    source: EnvSource,
+    endpoint: Endpoint,
+    split: str,
+    tasks: Sequence[Task],
+    rewarding: Rewarding | None,
+) -> RunDirectory:
     run = RunDirectory.create(config.train.runs, config.name)
     rows: dict[str, list[JsonObject]] = {split: [task.row for task in tasks]}
-    write_text(run.config, config.to_toml())
+    references = rewarding.references() if rewarding is not None else {}
+    write_text(run.config, config.model_copy(update=references).to_toml())
     write_lines(run.heldout, rows[split])
     start_record(
         run,
         config=config.model_dump(mode="json", exclude_none=True),
-        env=source.env_class,
+        env=source.classes,
         env_id=source.id,
         tasks=rows,
         model_path=None,
         sampling=config.eval.model_dump(mode="json"),
+        scoring=rewarding.hashes if rewarding is not None else None,
         inexact=[_INEXACT],
     )
     write_json(run.record, {**run.read_record(), "endpoint": _about(endpoint)})
@@ -140,14 +150,23 @@ class _Counts:
 
 
 async def _play(
-    config: Config, source: EnvSource, endpoint: Endpoint, tasks: Sequence[Task], run: RunDirectory, reporter: Reporter
+    config: Config,
+    source: EnvSource,
+    endpoint: Endpoint,
+    tasks: Sequence[Task],
+    run: RunDirectory,
+    rewarding: Rewarding | None,
+    reporter: Reporter,
 ) -> tuple[Evaluation, _Counts]:
-    counts, clock = _Counts(), time.monotonic()
-    with EpisodeStore(run.episodes) as store:
+    counts, clock, activity = _Counts(), time.monotonic(), Activity(reporter.message)
+    with (
+        EpisodeStore(run.episodes) as store,
+        opened_scorer(rewarding, run.verdicts, activity=activity) as scorer,
+    ):
         async with (
             endpoint,
             TextRollouts(
-                source, endpoint, config.rollout, seed=config.seed, activity=Activity(reporter.message)
+                source, endpoint, config.rollout, seed=config.seed, activity=activity, scorer=scorer
             ) as rollouts,
         ):
             with reporter.progress(f"{endpoint.model} plays", len(tasks) * config.eval.samples) as advance:

@@ -8,11 +8,12 @@ from pathlib import Path
 from agentgrpo.activity import Activity
 from agentgrpo.blocking import run_blocking
 from agentgrpo.checkpoint import Checkpoints
-from agentgrpo.config import Config, load_config
+from agentgrpo.config import Config, EvalConfig, load_config
 from agentgrpo.errors import EnvError, TaskError, UserError
 from agentgrpo.evaluate import Evaluation, evaluate
 from agentgrpo.registry import EnvSource
 from agentgrpo.report import Reporter
+from agentgrpo.rewarding import opened_scorer
 from agentgrpo.rollout.manager import RolloutManager
 from agentgrpo.store.run import RunDirectory, write_json
 from agentgrpo.tasks import load_tasks
@@ -49,7 +50,7 @@ def evaluate_checkpoint(
             there = ", ".join(sorted(p.name for p in run.checkpoints.glob("[!.]*"))) or "none"
             raise UserError(f"no checkpoint '{checkpoint}' in {run.checkpoints}; there: {there}, base")
         bench.policy.load(folder)
-    found = run_blocking(_evaluate(bench, tasks[: config.eval.tasks], reporter))
+    found = run_blocking(_evaluate(bench, tasks[: config.eval.tasks], run, reporter))
     name = f"eval-{checkpoint}{f'-{split}' if split else ''}.json"
     write_json(run.path / name, {"checkpoint": checkpoint, "split": split or "heldout", **found.metrics()})
     reporter.message(f"{checkpoint}, {split or 'heldout'}: success {found}")
@@ -70,18 +71,32 @@ def _tasks(config: Config, source: EnvSource, kept: Path, split: str, changed: s
     return tasks
 
 
-async def _evaluate(bench: Workbench, tasks: Sequence[Task], reporter: Reporter) -> Evaluation:
+async def _evaluate(bench: Workbench, tasks: Sequence[Task], run: RunDirectory, reporter: Reporter) -> Evaluation:
     policy, activity = Policy(name="eval"), Activity(reporter.message)
     try:
         await bench.publish(bench.policy.adapter(), policy)
-        async with RolloutManager(
-            bench.source, bench.chat, bench.engine, bench.config.rollout, seed=bench.config.seed, activity=activity
-        ) as manager:
-            with reporter.progress("evaluation", len(tasks) * bench.config.eval.samples) as advance:
-
-                async def count(trajectory: Trajectory) -> None:
-                    advance(int(trajectory.is_scored))
-
-                return await evaluate(manager, tasks, bench.config.eval, policy=policy, step=0, on_episode=count)
+        with opened_scorer(bench.rewarding, run.verdicts, activity=activity) as scorer:
+            manager = RolloutManager(
+                bench.source,
+                bench.chat,
+                bench.engine,
+                bench.config.rollout,
+                seed=bench.config.seed,
+                activity=activity,
+                scorer=scorer,
+            )
+            async with manager:
+                return await _play(manager, tasks, bench.config.eval, policy, reporter)
     finally:
         await bench.engine.close()
+
+
+async def _play(
+    manager: RolloutManager, tasks: Sequence[Task], config: EvalConfig, policy: Policy, reporter: Reporter
+) -> Evaluation:
+    with reporter.progress("evaluation", len(tasks) * config.samples) as advance:
+
+        async def count(trajectory: Trajectory) -> None:
+            advance(int(trajectory.is_scored))
+
+        return await evaluate(manager, tasks, config, policy=policy, step=0, on_episode=count)

@@ -27,7 +27,7 @@ from agentgrpo.store.reader import EpisodeReader
 from agentgrpo.store.record import (
     hash_folder,
     hash_json,
-    hash_source,
+    hash_sources,
     processor,
     resume_record,
     start_record,
@@ -56,9 +56,11 @@ FREE = {
     *("train.steps", "train.max_hours", "train.checkpoint_every", "train.keep_checkpoints", "train.track"),
     *("train.stall_seconds", "train.stop_stalled_seconds", "rollout.concurrency", "rollout.max_failed_share"),
     "rollout.group_seconds",
+    *("judge.endpoint", "judge.api_key_env", "judge.seconds", "judge.concurrency", "judge.retries"),
+    *("judge.budget_calls", "judge.budget_tokens"),
 }
 # What only says where something is: the thing itself is compared by its hash.
-PLACES = {"env", "tasks", "heldout", "model.path"}
+PLACES = {"env", "tasks", "heldout", "model.path", "reward", "judge.rubric_file"}
 
 Tasks = tuple[tuple[Task, ...], tuple[Task, ...]]
 
@@ -116,21 +118,29 @@ def begin(given: Given, reporter: Reporter) -> Opened:
 def _write_down(run: RunDirectory, bench: Workbench) -> None:
     """Write down what a run is made of."""
     config = bench.config
-    write_text(run.config, config.model_copy(update={"env": env_reference(config, bench.source)}).to_toml())
+    write_text(run.config, _anywhere(bench).to_toml())
     # As they were, wherever they came from: for the run to go on, and for later evaluations.
     write_lines(run.tasks, (task.row for task in bench.train_tasks))
     write_lines(run.heldout, (task.row for task in bench.heldout_tasks))
     start_record(
         run,
         config=config.model_dump(mode="json"),
-        env=_class_of(bench.source),
+        env=bench.source.classes,
         env_id=bench.source.id,
         tasks=_rows((bench.train_tasks, bench.heldout_tasks)),
         model_path=config.model.path,
         sampling={"train": {"temperature": config.rollout.temperature}, "eval": config.eval.model_dump(mode="json")},
         numbers=_numbers(bench),
+        scoring=bench.rewarding.hashes if bench.rewarding is not None else None,
+        environment=bench.source.facts(bench.train_tasks[0].row),
         inexact=bench.inexact(),
     )
+
+
+def _anywhere(bench: Workbench) -> Config:
+    """Return the configuration as it can be read from any folder."""
+    env = {"env": env_reference(bench.config, bench.source)}
+    return bench.config.model_copy(update=env | (bench.rewarding.references() if bench.rewarding is not None else {}))
 
 
 def reopen(path: str | Path, given: Given, reporter: Reporter) -> Opened:
@@ -160,7 +170,7 @@ def reopen(path: str | Path, given: Given, reporter: Reporter) -> Opened:
             changes.append(f"groups that were open go on under the policy of step {progress.step}")
         for change in changes:
             reporter.message(f"note: {change}: what follows may differ from what an uninterrupted run would have made")
-        write_text(run.config, config.model_copy(update={"env": env_reference(config, bench.source)}).to_toml())
+        write_text(run.config, _anywhere(bench).to_toml())
         resume_record(
             run,
             step=progress.step,
@@ -261,9 +271,10 @@ def _bench(run: RunDirectory, record: JsonObject, config: Config, given: Given) 
         what = "is not there any more" if not folder.is_dir() else "has other files or weights than when the run began"
         raise ModelError(f"the model in '{folder}' {what}: put the same one there, or --set model.path=FOLDER")
     changes = _version_changes(record["versions"])
-    if hash_source(_class_of(source)) != hashes["env_source"]:
+    if hash_sources(source.classes) != hashes["env_source"]:
         changes.append(f"the code of the environment {source.id} was changed")
     bench = assemble(config, source, train, heldout)
+    changes += bench.rewarding.changes(hashes) if bench.rewarding is not None else []
     now, then = _numbers(bench), record.get("numbers", {})
     changes += [f"the {key} was {was}, is {now.get(key)}" for key, was in then.items() if now.get(key) != was]
     return bench, changes
@@ -331,7 +342,7 @@ def _episodes(
 ) -> dict[EpisodeKey, Trajectory]:
     """Return the finished episodes that may still be trained; those of later policies are made again.
 
-    A run that failed tries again what had failed, or been cut off, in it: as it was it would only fail once more.
+    A run that failed tries again what had failed, was cut off, or had no score: as it was it would only fail once more.
     """
     told = mend(run.episodes)
     if told:
@@ -341,15 +352,13 @@ def _episodes(
     with EpisodeReader(run.episodes) as reader:
         versions = range(progress.oldest_version, progress.step + 1)
         found = {key: t for version in versions for key, t in reader.of_policy(version).items()}
-    again = (StopReason.FAILED, StopReason.CANCELLED) if record["status"] == "failed" else ()
-    return {k: t for k, t in found.items() if t.stop_reason not in again}
+    if record["status"] != "failed":
+        return found
+    again = (StopReason.FAILED, StopReason.CANCELLED)
+    return {k: t for k, t in found.items() if t.is_scored and t.stop_reason not in again}
 
 
 def _is_unreachable(reference: str) -> bool:
     """Whether only the process that defined an environment can find it by this name."""
     place, _, name = reference.rpartition(":")
     return place == "local" or (place == "__main__" and not hasattr(sys.modules["__main__"], name))
-
-
-def _class_of(source: EnvSource) -> type:
-    return type(source.make().unwrapped)

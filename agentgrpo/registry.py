@@ -9,6 +9,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import json
 import os
 import re
 import sys
@@ -24,7 +25,7 @@ from gymnasium.envs.registration import EnvSpec
 from agentgrpo.errors import AgentGRPOError, EnvError, nearest
 from agentgrpo.tasks import load_tasks
 from agentgrpo.tooling import describe
-from agentgrpo.types import JsonObject
+from agentgrpo.types import JsonObject, Task
 
 Isolation: TypeAlias = Literal["inline", "thread", "process"]
 ActionFormat: TypeAlias = Literal["message", "text"]
@@ -64,6 +65,41 @@ class EnvSource:
         shared = kwargs.keys() & inspect.signature(shipped).parameters.keys()
         return cast(Sequence[JsonObject], shipped(split, **{name: kwargs[name] for name in sorted(shared)}))
 
+    def with_tasks(self, tasks: Sequence[Task]) -> EnvSource:
+        """Return the environment as one that has these training tasks for its own, where it takes any."""
+        given = replace(self, spec=replace(self.spec, kwargs={**self.spec.kwargs, "tasks": [t.row for t in tasks]}))
+        try:
+            given.make().close()
+        except (TypeError, EnvError):  # a class without tasks=, or with arguments that choose among those it ships
+            return self
+        return given
+
+    @property
+    def classes(self) -> tuple[type, ...]:
+        """What it is made of: its class, and those of its parts if it has some."""
+        classes_of = getattr(self.env_class, "classes_of", None)
+        return (self.env_class, *(() if classes_of is None else classes_of(**self.spec.kwargs)))
+
+    def facts(self, row: JsonObject) -> JsonObject:
+        """Return what an episode of a task tells of what it is played in, such as the sandbox it has; {} if nothing.
+
+        Raises:
+            EnvError: it cannot tell, or not as JSON data.
+        """
+        if not hasattr(self.env_class, "facts"):
+            return {}
+        env = self.make()
+        try:
+            env.reset(seed=0, options={"task": row})
+            facts: JsonObject = json.loads(json.dumps(env.get_wrapper_attr("facts")()))
+            return facts
+        except AgentGRPOError:
+            raise
+        except Exception as error:
+            raise EnvError(f"{self.id}: facts() gave no plain data: {describe(error)}") from error
+        finally:
+            env.close()
+
     def id_of(self, row: JsonObject) -> str:
         """Return what the environment of a task is called: a mixture has several."""
         part_of = getattr(self.env_class, "part_of", None)
@@ -99,6 +135,15 @@ def resolve_env(env: str | type[gymnasium.Env[Any, Any]], **kwargs: Any) -> EnvS
 def make_env(*, env_ref: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
     """Make an environment from "path/to/file.py:Class" (an entry point: a file has no module name to give)."""
     return _class_of(env_ref)(**kwargs)
+
+
+def load_module(place: str) -> ModuleType:
+    """Return the module of "package.module" or "path/to/file.py", loaded once.
+
+    Raises:
+        EnvError: it cannot be imported.
+    """
+    return _load(Path(place)) if place.endswith(".py") else _import(place)
 
 
 def _probe(spec: EnvSpec) -> EnvSource:
@@ -179,7 +224,7 @@ def _class_of(reference: str) -> type[gymnasium.Env[Any, Any]]:
                 f"the environment {name} was defined inside a function of another process: move it to a file"
             )
         return _local[name]
-    module = _load(Path(place)) if place.endswith(".py") else _import(place)
+    module = load_module(place)
     found = getattr(module, name, None)
     if not isinstance(found, type) or not issubclass(found, gymnasium.Env):
         classes = [
@@ -194,13 +239,13 @@ def _import(module: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except Exception as error:
-        raise EnvError(f"cannot import the module '{module}' of the environment: {describe(error)}") from error
+        raise EnvError(f"cannot import the module '{module}': {describe(error)}") from error
 
 
 def _load(path: Path) -> ModuleType:
     """Load a file as a module, once."""
     if not path.is_file():
-        raise EnvError(f"there is no file {path}; expected path/to/file.py:Class")
+        raise EnvError(f"there is no file {path}; expected path/to/file.py:Name")
     name = f"agentgrpo_env_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     if name in sys.modules:
         return sys.modules[name]

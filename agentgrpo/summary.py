@@ -16,7 +16,7 @@ from agentgrpo.evaluate import Evaluation, by_part
 from agentgrpo.learner.step import LearnResult
 from agentgrpo.rollout.group import GroupResult
 from agentgrpo.store.episodes import TrainingRow
-from agentgrpo.types import Group, StopReason, Trajectory, Turn
+from agentgrpo.types import Boundary, Group, StopReason, Trajectory, Turn
 
 _ERROR_KIND = re.compile(r'\{"error": \{"type": "(\w+)"')  # as `tooling.error_result` writes it
 _VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -48,6 +48,16 @@ def train_metrics(
         metrics[f"train/episodes/{name}"] = float(len(part))
     metrics |= {f"train/tool_errors/{kind}": number / calls for kind, number in sorted(kinds.items()) if calls}
     return metrics | {f"train/{name}": value for name, value in learned.metrics.items()}
+
+
+def score_metrics(results: Sequence[GroupResult]) -> dict[str, float]:
+    """Return the mean of each reward term, unweighted, where it is known, and how many could not be scored by what."""
+    scored = [t for result in results for t in result.group.trajectories]
+    names = sorted({name for t in scored for name in t.reward_terms})
+    values = {name: [t.reward_terms[name] for t in scored if name in t.reward_terms] for name in names}
+    missing = Counter(t.failure.boundary for result in results for t in result.failed if t.failure is not None)
+    unscored = {f"train/unscored/{name}": float(missing[name]) for name in (Boundary.REWARD, Boundary.JUDGE)}
+    return {f"train/terms/{name}": sum(known) / len(known) for name, known in values.items()} | unscored
 
 
 def staleness_metrics(groups: Sequence[Group], version: int) -> dict[str, float]:

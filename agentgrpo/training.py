@@ -18,6 +18,7 @@ from agentgrpo.blocking import have_daemons_ended, in_daemon, run_blocking
 from agentgrpo.checkpoint import Checkpoints
 from agentgrpo.config import Config
 from agentgrpo.ending import Run, finish, stop
+from agentgrpo.engines import HasMetrics
 from agentgrpo.engines.proof import Proof, proof_metrics
 from agentgrpo.errors import ConfigError, EngineFailure, RunError
 from agentgrpo.gathering import gather, open_stream, pace_metrics
@@ -25,6 +26,7 @@ from agentgrpo.learner.step import LearnerState, LearnResult
 from agentgrpo.looks import look
 from agentgrpo.opening import Given, Opened, begin, reopen
 from agentgrpo.report import ConsoleReporter, Reporter
+from agentgrpo.rewarding import opened_scorer
 from agentgrpo.rollout.manager import RolloutManager
 from agentgrpo.run_state import RunState
 from agentgrpo.seeds import derive_seed
@@ -32,7 +34,7 @@ from agentgrpo.stopping import Stopping
 from agentgrpo.store.episodes import EpisodeStore
 from agentgrpo.store.record import settle_record
 from agentgrpo.store.run import Metrics
-from agentgrpo.summary import no_survivors, train_metrics, training_rows
+from agentgrpo.summary import no_survivors, score_metrics, train_metrics, training_rows
 from agentgrpo.tasks import TaskSampler
 from agentgrpo.tracking import Trackers
 from agentgrpo.trainer_state import TrainerState
@@ -101,8 +103,9 @@ async def _train(opened: Opened, reporter: Reporter, stopping: Stopping, started
         episodes = stack.enter_context(EpisodeStore(run.episodes))
         metrics = stack.enter_context(Metrics(run.metrics, size=opened.progress.metrics_bytes))
         activity = Activity(reporter.message)
+        scorer = stack.enter_context(opened_scorer(bench.rewarding, run.verdicts, activity=activity, keep=episodes.add))
         manager = RolloutManager(
-            bench.source, bench.chat, bench.engine, config.rollout, seed=config.seed, activity=activity
+            bench.source, bench.chat, bench.engine, config.rollout, seed=config.seed, activity=activity, scorer=scorer
         )
         bench.learner.on_microbatch = activity.beat
         await stack.enter_async_context(manager)
@@ -174,7 +177,11 @@ async def _train_step(state: RunState) -> None:
         "time/learn": learn,
         "time/elapsed": state.elapsed,
     }
+    engine = state.bench.engine
+    metrics |= engine.metrics() if isinstance(engine, HasMetrics) else {}
     metrics |= proof_metrics(proofs) | pace_metrics(state, results, step - 1) | state.manager.activity.metrics()
+    if state.manager.scorer is not None:
+        metrics |= score_metrics(results) | state.manager.scorer.metrics()
     state.write(metrics)
     _keep_state(state, adapter, learner)
     state.reporter.step(step, config.train.steps, metrics)

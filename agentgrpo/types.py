@@ -45,6 +45,8 @@ class Boundary(StrEnum):
     ENV = "env"
     ENGINE = "engine"
     PARSE = "parse"
+    REWARD = "reward"  # the reward named in the config: the episode ended well and has no score
+    JUDGE = "judge"  # likewise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +144,16 @@ class BadCall:
         """Return the canonical JSON of this call: `error` takes the place of `arguments`."""
         error = {"type": self.error_type, "message": self.error_message}
         return {"id": self.id, "name": self.name, "raw": self.raw, "error": error}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallRecord:
+    """A call and what came of it."""
+
+    name: str  # "" when it could not be read
+    arguments: JsonObject | None  # None: they could not be read
+    result: str
+    error: str | None = None  # the kind of error the model was told; None: the tool ran
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,6 +27,7 @@ from agentgrpo.learner.policy import LoraPolicy
 from agentgrpo.learner.step import Learner
 from agentgrpo.registry import EnvSource, resolve_env
 from agentgrpo.report import Reporter
+from agentgrpo.rewarding import Rewarding, open_rewarding
 from agentgrpo.seeds import derive_seed
 from agentgrpo.tasks import load_tasks, split_tasks
 from agentgrpo.types import Adapter, JsonObject, Policy, Task
@@ -48,6 +49,7 @@ class Workbench:
     engine: Engine
     policy: LoraPolicy
     learner: Learner
+    rewarding: Rewarding | None = None  # what scores episodes besides the environment
 
     def inexact(self) -> list[str]:
         """Return why a second run of the same may differ in its numbers; [] where every byte repeats."""
@@ -60,6 +62,8 @@ class Workbench:
             reasons = ["this machine's matrix products depend on the batch they are in: the engine's self-check failed"]
         if self.config.train.max_staleness:
             reasons += ["training is asynchronous (train.max_staleness): the clock decides which groups a step trains"]
+        if self.config.judge is not None:
+            reasons += ["a model behind an endpoint judges (judge.model)"]
         return reasons
 
     def numbers(self) -> JsonObject:
@@ -107,7 +111,7 @@ def open_env(config: Config, env: EnvLike | None) -> EnvSource:
     if here not in sys.path:
         sys.path.insert(0, here)  # so that env = "locker:Locker" finds locker.py beside the user
     arguments = dict(config.env_args)
-    if config.reward_weights:
+    if config.reward_weights and config.reward is None:  # else they are weights of that reward's terms
         arguments["reward_weights"] = config.reward_weights
     return resolve_env(chosen, **arguments)
 
@@ -174,6 +178,7 @@ def prepare(
 ) -> Workbench:
     """Make the parts of a run; a model folder that is missing is made by the warm start, when one is configured."""
     check_engine(config)
+    open_rewarding(config)  # what is wrong with it is found before a model is made
     set_threads(config)
     source = open_env(config, env)
     train_tasks, heldout_tasks = open_tasks(config, source, tasks, heldout)
@@ -223,6 +228,7 @@ def assemble(
         engine=engine,
         policy=policy,
         learner=learner,
+        rewarding=open_rewarding(config),
     )
 
 

@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
-from bench import engine, learner, profiling, rollout, train
+from bench import engine, envs, learner, profiling, rollout, sandbox, train
+
+BENCHES: dict[str, Callable[[list[str]], None]] = {
+    "engine": lambda options: engine.main(quick="--quick" in options),
+    "learner": lambda options: learner.main(quick="--quick" in options),
+    "profile": lambda options: profiling.main(quick="--quick" in options),
+    "rollout": rollout.main,
+    "envs": lambda options: envs.main(quick="--quick" in options),
+    "sandbox": lambda options: sandbox.main(quick="--quick" in options),
+    "train": train.main,
+}
 
 
 def main() -> None:
     """Run them one after the other; two heavy things at once would measure each other."""
     arguments = sys.argv[1:]
-    chosen = arguments[0] if arguments and not arguments[0].startswith("-") else ""
-    quick = "--quick" in arguments
-    if chosen in ("", "engine"):
-        engine.main(quick=quick)
-    if chosen in ("", "learner"):
-        learner.main(quick=quick)
-    if chosen in ("", "profile"):
-        profiling.main(quick=quick)
-    if chosen in ("", "rollout"):
-        rollout.main(arguments[1:] if chosen else arguments)
-    if chosen == "train":
-        train.main(arguments[1:])
-    elif not chosen and train.has_trl():
-        train.main(arguments)
-    elif not chosen:
-        print(train.HOW)
+    if not arguments or arguments[0].startswith("-"):
+        _run_all(arguments)
+    elif arguments[0] in BENCHES:
+        BENCHES[arguments[0]](arguments[1:])
+    else:
+        sys.exit(f"no benchmark is called {arguments[0]!r}; there are: {', '.join(BENCHES)}")
+
+
+def _run_all(options: list[str]) -> None:
+    for name, bench in BENCHES.items():
+        if name == "train" and not train.has_trl():
+            print(train.HOW)
+        else:
+            bench(options)
 
 
 if __name__ == "__main__":

@@ -77,6 +77,11 @@ class Mixture(AgentEnv):
         return [row for rows in zip_longest(*columns) for row in rows if row is not None]
 
     @staticmethod
+    def classes_of(parts: Sequence[JsonObject], **_: Any) -> tuple[type, ...]:
+        """Return the classes of the environments."""
+        return tuple(each for part in _resolve(json.dumps(parts)).values() for each in part.source.classes)
+
+    @staticmethod
     def part_of(row: JsonObject) -> str:
         """Return the name of the environment that a task is played in."""
         return str(row["env"])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,8 @@ os.environ.update(
 
 import pytest
 from hypothesis import settings
+
+from tests.cli.command import Command, Done
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -91,3 +95,22 @@ def model(tiny_folder: Path) -> PreTrainedModel:
     from agentgrpo import causal_lm
 
     return causal_lm.load_model(tiny_folder, device=torch.device("cpu"), dtype=torch.float32)
+
+
+@pytest.fixture
+def agentgrpo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run a command in this process, as the `agentgrpo` script does; `typed` is what comes through a pipe."""
+    from agentgrpo.cli.main import main
+
+    def run(*words: object, typed: str = "", columns: int = 200) -> Done:
+        monkeypatch.setattr(sys, "argv", ["agentgrpo", *map(str, words)])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+        monkeypatch.setenv("COLUMNS", str(columns))
+        with pytest.raises(SystemExit) as caught:
+            main()
+        code = caught.value.code
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        return Done(code if isinstance(code, int) else 0, out, err)
+
+    return run

@@ -19,11 +19,11 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 # Each layer may import itself and every layer above it in this list.
 SPINE: list[set[str]] = [
-    {"types", "errors", "seeds", "activity", "tolerances", "sizes"},
-    {"config", "config_file", "config_section", "engine_config"},
-    {"calls", "tooling", "actions", "tasks", "core", "registry", "envcheck"},
+    {"types", "errors", "seeds", "activity", "tolerances", "sizes", "blocking", "family", "jsonpatch"},
+    {"config", "config_file", "config_section", "engine_config", "judge_config"},
+    {"calls", "tooling", "actions", "tasks", "core", "registry", "baselines", "checks", "envcheck", "rewards"},
     {"content", "replies", "chat", "causal_lm"},
-    {"engines", "endpoint"},
+    {"engines", "endpoint", "judge"},
     {"rollout"},
     {"learner"},
     # The stories and their parts.
@@ -36,15 +36,15 @@ SPINE: list[set[str]] = [
         "checkpoint",
         "report",
         "tracking",
-        "blocking",
+        "rewarding",
     }
     | {"watchdog", "sft", "tiny", "demonstrations", "warm_start", "summary", "opening", "trainer_state", "stopping"}
-    | {"run_state", "gathering", "looks", "ending", "evaluate_endpoint", "good_episodes"},
+    | {"run_state", "gathering", "looks", "ending", "evaluate_endpoint", "good_episodes", "env_server"},
 ]
 BASE = SPINE[0] | SPINE[1]
 ALLOWED = {area: set[str]().union(*SPINE[: rank + 1]) for rank, layer in enumerate(SPINE) for area in layer}
 STORES = {"training", "run_state", "looks", "ending", "evaluate_run", "evaluate_endpoint", "good_episodes"}
-for story in STORES | {"opening", "checkpoint", "summary"}:
+for story in STORES | {"opening", "checkpoint", "summary", "rewarding"}:
     ALLOWED[story] |= {"store"}
 ALLOWED |= {
     "store": BASE | {"store"},
@@ -52,19 +52,21 @@ ALLOWED |= {
     "tools": BASE | {"tooling", "tools"},
     "envs": BASE | SPINE[2] | {"tools", "envs"},
     "doctor": ALLOWED["training"] | {"doctor"},
-    "cli": ALLOWED["training"] | {"viewer", "tools", "envs", "cli", "agentgrpo", "doctor"},
+    "envstats": ALLOWED["training"] | {"envstats"},
+    "cli": ALLOWED["training"] | {"viewer", "tools", "envs", "cli", "agentgrpo", "doctor", "envstats"},
     "agentgrpo": ALLOWED["training"],  # the package itself: its public names, lazily
 }
 LAZY = {"torch", "transformers", "vllm", "matplotlib", "datasets", "wandb", "tensorboard", "trackio", "mcp", "ray"}
 LAZY |= {"yaml"}  # for OpenAPI documents that are no JSON
 LAZY |= {"anyio", "httpx2", "jsonschema", "uvicorn"}  # what mcp brings
+LAZY |= {"minigrid", "bfcl_eval", "reasoning_gym", "verifiers"}  # environments from elsewhere
 LAZY_OWN = {
     "agentgrpo",
     "cli",
     "registry",
     "engine_kinds",
 }  # may import agentgrpo in a function: to start fast, or at all
-TORCH_FREE = {"types", "errors", "config", "tooling", "core", "tasks", "store", "viewer"}
+TORCH_FREE = {"types", "errors", "config", "tooling", "core", "tasks", "store", "viewer", "rewards", "judge"}
 
 
 @dataclass(frozen=True)

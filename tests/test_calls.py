@@ -8,7 +8,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentgrpo.calls import MAX_BYTES, MAX_DEPTH, MAX_DIGITS, Flaw, bad_call, flaw, loads, make_call, read_call
+from agentgrpo.calls import (
+    MAX_BYTES,
+    MAX_DEPTH,
+    MAX_DIGITS,
+    Flaw,
+    bad_call,
+    error_type,
+    flaw,
+    loads,
+    make_call,
+    read_call,
+)
 from agentgrpo.types import BadCall, ToolCall
 
 JSON = st.recursive(
@@ -127,3 +138,17 @@ def test_what_was_never_json_is_refused_too() -> None:
 
 def test_a_text_too_large_is_not_kept() -> None:
     assert bad_call("c", "x" * 10**6, "too_large", "m").raw == "x" * 1000 + "..."
+
+
+@pytest.mark.parametrize(
+    ("told", "kind"),
+    [
+        ('{"error": {"type": "timeout", "message": "late"}}', "timeout"),
+        ('{"error": "boom"}', "tool_error"),
+        ("[1]", "tool_error"),
+        ("boom", "tool_error"),
+        ("[" * 100_000, "tool_error"),
+    ],
+)
+def test_the_kind_of_an_error_is_read_from_what_was_told(told: str, kind: str) -> None:
+    assert error_type(told) == kind

@@ -154,6 +154,10 @@ def test_a_key_without_effect_is_an_error(data: Data, said: str) -> None:
         {"eval": {"temperature": 0.7, "top_p": 0.9, "top_k": 5, "samples": 4}},
         {"rollout": {"group_size": 1, "min_survivors": 1}, "train": {"steps": 0}},
         {"train": {"steps": 0}, "learner": {"warmup_steps": 6}},
+        {
+            "reward": "mine:score",
+            "judge": {"endpoint": "http://h/v1", "model": "m", "rubric": "Be right.\n", "retries": 0},
+        },
     ],
 )
 def test_the_same_keys_are_taken_where_they_have_one(data: Data) -> None:
@@ -292,6 +296,28 @@ def test_neighbours_of_a_config_file_are_found_from_anywhere(tmp_path: Path, mon
     config = load_config("project/run.toml")
     assert config.env == f"{folder / 'inner' / 'env.py'}:Env"
     assert (config.tasks, config.heldout) == ("elsewhere.jsonl", "heldout")
+
+
+def test_the_reward_and_the_rubric_beside_a_config_file_are_found_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    for name in ("mine.py", "rubric.md"):
+        (folder / name).write_text("x")
+    file = folder / "run.toml"
+    judge = '[judge]\nendpoint = "http://h"\nmodel = "m"\nrubric_file = "rubric.md"\n'
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine:score", "mine.py:score"):
+        file.write_text(f'reward = "{name}"\n{judge}')
+        config = load_config(file)
+        assert config.reward == f"{folder / 'mine.py'}:score"
+        assert config.judge is not None
+        assert config.judge.rubric_file == str(folder / "rubric.md")
+    file.write_text(f'reward = "elsewhere:score"\n{judge.replace("rubric.md", "other.md")}')
+    config = load_config(file)
+    assert config.judge is not None
+    assert (config.reward, config.judge.rubric_file) == ("elsewhere:score", "other.md")
 
 
 def test_a_shipped_name_and_a_module_elsewhere_stay_as_they_are(tmp_path: Path) -> None:

@@ -349,3 +349,61 @@ def test_samples_are_short_printable_and_seeded() -> None:
     assert all(sample in space and sample.isprintable() and len(sample) <= 64 for sample in samples)
     assert len(UnicodeText(200, min_length=100).sample()) == 100
     assert 5 not in space
+
+
+# Calls on record
+
+
+class Recorded(Locker):
+    def reward(self) -> dict[str, float]:
+        return {"outcome": float(len(self.calls))}
+
+    def snapshot(self) -> bytes:
+        return json.dumps([self.dump_episode(), self.lockers, self.opened]).encode()
+
+    def restore(self, data: bytes) -> None:
+        episode, self.lockers, self.opened = json.loads(data)
+        self.load_episode(episode)
+
+
+def recorded() -> Recorded:
+    env = Recorded(tasks=ROWS)
+    env.reset(options={"task": ROWS[0]})
+    env.step(json.dumps(env.call("find", name="ann")))
+    env.step(json.dumps(env.call("find", name="nobody")))
+    env.step(json.dumps(env.call("find", nme="ann")))
+    env.step(json.dumps(env.call("open_sesame")))
+    env.step('<tool_call>{"name": "find", "arguments": </tool_call>')
+    return env
+
+
+def test_an_environment_sees_its_calls_and_what_came_of_them() -> None:
+    env = recorded()
+    assert [(call.name, call.error) for call in env.calls] == [
+        ("find", None),
+        ("find", "tool_error"),
+        ("find", "invalid_arguments"),
+        ("open_sesame", "unknown_tool"),
+        ("", "invalid_json"),
+    ]
+    first, *_, last = env.calls
+    assert (first.arguments, first.result) == ({"name": "ann"}, "7")
+    assert last.arguments is None
+    assert "nobody is called nobody" in env.calls[1].result
+    env.reset(options={"task": ROWS[0]})
+    assert env.calls == ()
+
+
+def test_calls_go_with_a_snapshot_into_another_environment() -> None:
+    env = recorded()
+    other = Recorded(tasks=ROWS)
+    other.reset(options={"task": ROWS[1]})
+    other.step(json.dumps(other.call("find", name="cid")))
+    other.restore(env.snapshot())
+    assert (other.calls, other.task, other.answer) == (env.calls, env.task, env.answer)
+    assert other.score() == env.score() == {"outcome": 5.0}
+
+
+def test_calls_cannot_be_replaced() -> None:
+    with pytest.raises(AttributeError):
+        recorded().calls = ()  # type: ignore[misc]

@@ -4,15 +4,17 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import pytest
 from gymnasium.envs.registration import EnvSpec
 
 import agentgrpo as ag
+from agentgrpo.core import AgentEnv
 from agentgrpo.errors import EnvError
 from agentgrpo.registry import EnvSource, resolve_env
+from agentgrpo.types import JsonObject
 
 FILE = """
 import agentgrpo as ag
@@ -147,3 +149,28 @@ def test_broken_files_and_classes_are_told(tmp_path: Path) -> None:
 
     with pytest.raises(EnvError, match=r"metadata\['isolation'\] is 'cloud', expected one of inline, thread, process"):
         resolve_env(Odd)
+
+
+class Told(AgentEnv):
+    """Tells what it is played in."""
+
+    told: ClassVar[Any] = {"tier": "namespace"}
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, JsonObject]:
+        super().reset(seed=seed)
+        self.place = (options or {})["task"]["place"]
+        return "hello", {}
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, JsonObject]:
+        return "", 0.0, True, False, {}
+
+    def facts(self) -> JsonObject:
+        return {"place": self.place, **self.told}
+
+
+def test_an_environment_may_tell_facts(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resolve_env(Told).facts({"place": "here"}) == {"place": "here", "tier": "namespace"}
+    assert resolve_env("lockbox").facts({"seed": 1}) == {}
+    monkeypatch.setattr(Told, "told", {"tier": object()})
+    with pytest.raises(EnvError, match=r"facts\(\) gave no plain data: TypeError"):
+        resolve_env(Told).facts({"place": "here"})

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 from agentgrpo.learner.step import LearnResult
 from agentgrpo.rollout.group import GroupResult
-from agentgrpo.summary import cut_metrics, no_survivors, staleness_metrics, train_metrics
+from agentgrpo.summary import cut_metrics, no_survivors, score_metrics, staleness_metrics, train_metrics
 from agentgrpo.tooling import error_result
-from agentgrpo.types import Group, Message, Policy, StopReason, Task, Trajectory, Turn
+from agentgrpo.types import Boundary, Failure, Group, Message, Policy, StopReason, Task, Trajectory, Turn
 from tests.learner.episodes import episode
 
 
@@ -75,3 +75,18 @@ def test_what_groups_lost_is_counted_by_reason() -> None:
         "train/groups_cut/too_few_survivors": 1.0,
     }
     assert "3 episodes met rollout.group_seconds: give groups more time" in no_survivors(results)
+
+
+def test_terms_are_means_where_known_and_what_has_no_score_is_counted_by_what_failed() -> None:
+    scored = [replace(sampled(0), reward_terms={"outcome": 1.0, "judge": 0.5}), replace(sampled(1), reward_terms={})]
+    lost = [
+        replace(sampled(2 + number), reward=None, failure=Failure(boundary=boundary, cause="x"))
+        for number, boundary in enumerate([Boundary.JUDGE, Boundary.JUDGE, Boundary.REWARD, Boundary.ENGINE])
+    ]
+    group = Group(task=Task(id="a", row={}), trajectories=tuple(scored))
+    assert score_metrics([GroupResult(group=group, failed=tuple(lost))]) == {
+        "train/terms/judge": 0.5,
+        "train/terms/outcome": 1.0,
+        "train/unscored/reward": 1.0,
+        "train/unscored/judge": 2.0,
+    }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
+import struct
 from collections.abc import Iterable
 from functools import cache
 from typing import ClassVar, Self, TypeAlias
@@ -19,6 +20,8 @@ Row: TypeAlias = dict[str, Json]
 _MASK = 2**64 - 1
 # Small pages: a table of a dozen rows fills one, so a whole app stays at a few kilobytes.
 _PAGE = "PRAGMA page_size=1024;"
+_CACHE = "PRAGMA cache_size=64"  # pages: they are copies of what is in memory anyway
+_CARRIERS = ("user_version", "application_id")
 
 
 class AppState:
@@ -31,32 +34,29 @@ class AppState:
     schema: ClassVar[str]
 
     def __init__(self, snapshot: bytes | None = None) -> None:
-        self._db = self._open(snapshot)
-        self._pending: dict[tuple[str, str], tuple[str | None, str | None]] = {}
-        self._hash = self._full_hash()
-
-    def _open(self, snapshot: bytes | None) -> sqlite3.Connection:
         # Autocommit: serialize() would silently leave out an open transaction.
-        db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-        db.row_factory = _as_dict
+        self._db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        self._db.row_factory = _as_dict
+        self._db.execute(_CACHE)
+        self._pending: dict[tuple[str, str], tuple[str | None, str | None]] = {}
+        self._hash = 0
         if snapshot is None:
-            db.executescript(_PAGE + self.schema)
+            self._db.executescript(_PAGE + self.schema + _change_log(self.schema))
+            self._hash = self._full_hash()
         else:
-            db.deserialize(snapshot)
-        db.executescript(_change_log(self.schema))
-        return db
+            self.restore(snapshot)
 
     def snapshot(self) -> bytes:
         """Return the database's bytes."""
+        self._take_log()
+        self._carry_hash()
         return self._db.serialize()
 
     def restore(self, snapshot: bytes) -> None:
         """Go back to a snapshot; what changed until then is forgotten."""
-        # A new connection: TEMP triggers stay listed but no longer fire after deserialize() on an open one.
-        old, self._db = self._db, self._open(snapshot)
-        old.close()
+        self._db.deserialize(snapshot)
         self._pending.clear()
-        self._hash = self._full_hash()
+        self._hash = self._carried_hash()
 
     def fork(self) -> Self:
         """Return an independent copy."""
@@ -112,6 +112,17 @@ class AppState:
             operations += _patch_row(f"/{table}/{_escape(key)}", _fields(before), _fields(after))
         return operations
 
+    # A snapshot carries its content's hash in two integers that SQLite leaves to the application, so that a copy of a
+    # large app need not read all rows.
+
+    def _carry_hash(self) -> None:
+        for name, value in zip(_CARRIERS, struct.unpack("ii", self._hash.to_bytes(8, "little")), strict=True):
+            self._db.execute(f"PRAGMA {name} = {value}")
+
+    def _carried_hash(self) -> int:
+        values = [next(iter(self.rows(f"PRAGMA {name}")[0].values())) for name in _CARRIERS]
+        return int.from_bytes(struct.pack("ii", *values), "little")
+
     def _full_hash(self) -> int:
         total = 0
         for table, names in _tables(self.schema).items():
@@ -120,10 +131,10 @@ class AppState:
         return total & _MASK
 
     def _take_log(self) -> None:
-        log = self.rows("SELECT tbl, id, before, after FROM temp.change_log ORDER BY rowid")
+        log = self.rows("SELECT tbl, id, before, after FROM change_log ORDER BY rowid")
         if not log:
             return
-        self._db.execute("DELETE FROM temp.change_log")
+        self._db.execute("DELETE FROM change_log")
         for entry in log:
             table, before, after = entry["tbl"], entry["before"], entry["after"]
             self._hash = (self._hash - _row_hash(table, before) + _row_hash(table, after)) & _MASK
@@ -195,8 +206,8 @@ def _tables(schema: str) -> dict[str, tuple[str, ...]]:
 
 @cache
 def _change_log(schema: str) -> str:
-    """Return the SQL of the change log. It is TEMP, so that snapshots do not hold it."""
-    script = ["CREATE TEMP TABLE change_log (tbl TEXT, id TEXT, before TEXT, after TEXT);"]
+    """Return the SQL of the change log. Snapshots hold it, empty: to make it anew takes ten times as long."""
+    script = ["CREATE TABLE change_log (tbl TEXT, id TEXT, before TEXT, after TEXT);"]
     for table, names in _tables(schema).items():
         old, new = _row_json(names, "old."), _row_json(names, "new.")
         for event, key, before, after in (
@@ -205,7 +216,7 @@ def _change_log(schema: str) -> str:
             ("DELETE", "old.id", old, "NULL"),
         ):
             script.append(
-                f"CREATE TEMP TRIGGER log_{table}_{event} AFTER {event} ON main.{table} BEGIN "
+                f"CREATE TRIGGER log_{table}_{event} AFTER {event} ON {table} BEGIN "
                 f"INSERT INTO change_log VALUES ('{table}', {key}, {before}, {after}); END;"
             )
     return "\n".join(script)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import typer
@@ -9,14 +10,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from agentgrpo.cli.target import open_target
 from agentgrpo.envcheck import check_env
 from agentgrpo.envs import SHIPPED
-from agentgrpo.registry import EnvSource, resolve_env
+from agentgrpo.errors import UserError
+from agentgrpo.registry import resolve_env
+from agentgrpo.tooling import one_line
 
 
-def check(env: str, tasks: Path | None, count: int, seed: int) -> None:
+def check(env: str, tasks: Path | None, count: int, seed: int, overrides: Sequence[str] = ()) -> None:
     """Print one line per check; exit code 1 when one failed."""
-    results = check_env(_source(env, tasks), tasks=count, seed=seed)
+    target = open_target(env, tasks, overrides)
+    train = None if target.heldout is None else target.train
+    results = check_env(target.source, tasks=count, seed=seed, train=train, heldout=target.heldout)
     table = Table(box=None, show_header=False, pad_edge=False)
     marks = {True: "[green]ok[/green]", False: "[red]FAILED[/red]", None: "[dim]skipped[/dim]"}
     for result in results:
@@ -30,18 +36,30 @@ def check(env: str, tasks: Path | None, count: int, seed: int) -> None:
         raise typer.Exit(1)
 
 
-def _source(env: str, tasks: Path | None) -> EnvSource:
-    return resolve_env(env) if tasks is None else resolve_env(env, tasks=str(tasks))
-
-
 def list_shipped() -> None:
-    """Print the shipped environments with their splits and tools."""
-    table = Table(box=None, pad_edge=False)
-    for heading in ("name", "what it is", "train", "held out", "tools"):
-        table.add_column(heading)
-    for name in SHIPPED:
+    """Print a line for each shipped environment: what it is, its tasks and tools, or what it needs to be used."""
+    console = Console(highlight=False)
+    rows = [[Text(name), *_shipped(name)] for name in SHIPPED]
+    headings = ("name", "what it is", "train", "held out", "tools")
+    widths = [max(len(heading), *map(len, column)) for heading, *column in zip(headings, *rows, strict=True)]
+    room = console.width - sum(widths) + widths[1] - 2 * len(widths)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for index, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if index < 2 else "right", no_wrap=True)
+    for row in rows:
+        row[1].truncate(max(room, 20), overflow="ellipsis")
+        table.add_row(*row)
+    console.print(table)
+
+
+def _shipped(name: str) -> list[Text]:
+    try:
         source = resolve_env(name)
-        about = (source.env_class.__doc__ or "").strip().splitlines()[0]
-        tools = source.make().reset(seed=0)[1].get("tools", [])
-        table.add_row(name, about, str(len(source.tasks("train"))), str(len(source.tasks("heldout"))), str(len(tools)))
-    Console(highlight=False).print(table)
+        env = source.make()
+        tools = len(env.reset(seed=0)[1].get("tools") or ())
+        env.close()
+        counts = [len(source.tasks(split)) for split in ("train", "heldout")]
+    except UserError as error:  # an extra that is not installed, an argument it cannot do without
+        return [Text(one_line(str(error)), "dim"), *(Text("-", "dim") for _ in range(3))]
+    about = (source.env_class.__doc__ or "").strip().splitlines()[0]
+    return [Text(about), *(Text(str(count) if count else "-") for count in (*counts, tools))]

@@ -15,21 +15,23 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from agentgrpo.cli import authoring
+from agentgrpo.cli.authoring import Set
 from agentgrpo.cli.show import show
 from agentgrpo.errors import RunError, UserError
 
 _ABOUT = "Train tool-use agents by reinforcement learning on multi-turn environments."
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=_ABOUT)
-env_app = typer.Typer(no_args_is_help=True, help="Look at environments.")
+env_app = typer.Typer(no_args_is_help=True, help="Make, check, play and measure environments.")
 model_app = typer.Typer(no_args_is_help=True, help="Make and warm-start models.")
 engine_app = typer.Typer(no_args_is_help=True, help="Start what generates.")
 app.add_typer(env_app, name="env")
 app.add_typer(model_app, name="model")
 app.add_typer(engine_app, name="engine")
 app.command()(show)
+authoring.register(env_app)
 
-Set = Annotated[list[str], typer.Option("--set", help="section.key=value; may be given several times.")]
 MaxHours = Annotated[float | None, typer.Option(help="Stop training after this many hours.")]
 
 
@@ -104,19 +106,35 @@ def eval_(
 
 @env_app.command(name="check")
 def env_check(
-    env: Annotated[str, typer.Argument(help='A shipped name, "module:Class" or a Gymnasium id.')],
-    tasks: Annotated[Path | None, typer.Option(help="A file of rows, for an environment that ships none.")] = None,
+    env: authoring.Env,
+    tasks: authoring.Tasks = None,
     count: Annotated[int, typer.Option(help="How many tasks to try.")] = 20,
     seed: int = 0,
+    set_: Set = [],  # noqa: B006
 ) -> None:
-    """Check that an environment is sound: Gymnasium's contract, determinism, oracle, do-nothing, garbage."""
-    _load("agentgrpo.cli.environments").check(env, tasks, count, seed)
+    """Check that an environment is fit to train on; each check that fails says what to do."""
+    _load("agentgrpo.cli.environments").check(env, tasks, count, seed, set_)
 
 
 @env_app.command(name="list")
 def env_list() -> None:
     """List the environments that come with agentgrpo."""
     _load("agentgrpo.cli.environments").list_shipped()
+
+
+@env_app.command(name="serve")
+def env_serve(
+    env: Annotated[str, typer.Argument(help="What names an environment, or a TOML file whose env and env_args count.")],
+    host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for all. There are no passwords.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, help="0 takes a free one.")] = 8000,
+    capacity: Annotated[int, typer.Option(min=1, help="Most episodes at once.")] = 128,
+    seconds: Annotated[float, typer.Option(help="Deadline of a reset or step.")] = 60.0,
+    set_: Set = [],  # noqa: B006
+) -> None:
+    """Serve an environment over OpenEnv's WebSocket protocol."""
+    _load("agentgrpo.cli.env_serve").serve(env, host, port, capacity, seconds, set_)
 
 
 @model_app.command(name="tiny")

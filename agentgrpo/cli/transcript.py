@@ -66,22 +66,24 @@ def head(stored: StoredEpisode, mates: Sequence[EpisodeRow]) -> RenderableType:
         ("size", _size(row, trajectory)),
         ("origin", _origin(trajectory)),
     ]
+    if "judge" in trajectory.info:
+        lines.insert(2, ("judge", Text(printable(str(trajectory.info["judge"]["reason"])) or "gave no reason")))
     if row.filter_reason:
         lines.insert(2, ("filtered", Text(f"did not train: {row.filter_reason}", WARN)))
     title = Text.assemble((printable(str(row.key)), "bold"), (f"   #{row.id}", QUIET))
-    return Group(title, Text(), _grid(lines), Text())
+    return Group(title, Text(), grid(lines), Text())
 
 
 def conversation(trajectory: Trajectory) -> Iterator[RenderableType]:
     """Yield the messages before the first turn, then every turn, then the end."""
-    yield _grid((str(m.get("role", "?")), _content(m)) for m in trajectory.prompt)
+    yield grid((str(m.get("role", "?")), content_text(m)) for m in trajectory.prompt)
     state = State()
     for index, turn in enumerate(trajectory.turns):
         yield Text()
-        yield _rule(_turn_title(index, turn, trajectory))
-        yield _grid(_turn_lines(turn, state))
+        yield rule(_turn_title(index, turn, trajectory))
+        yield grid(_turn_lines(turn, state))
     yield Text()
-    yield _rule(_end(trajectory))
+    yield rule(_end(trajectory))
 
 
 class State:
@@ -181,7 +183,7 @@ def _turn_lines(turn: Turn, state: State) -> Iterator[tuple[str, Text]]:
     if turn.action.get("reasoning"):
         yield "thinks", Text(printable(str(turn.action["reasoning"]).strip()), f"italic {QUIET}")
     if turn.action.get("content"):
-        yield "assistant", _content(turn.action)
+        yield "assistant", content_text(turn.action)
     pending = list(turn.messages)
     for call in turn.action["tool_calls"]:
         yield "call", call_text(call)
@@ -190,15 +192,15 @@ def _turn_lines(turn: Turn, state: State) -> Iterator[tuple[str, Text]]:
             yield "", Text("no result", QUIET)
         else:
             pending.remove(result)
-            yield _answer(result)
+            yield answer(result)
     for message in pending:
-        yield _answer(message)
+        yield answer(message)
     for line in state.lines(turn.state_diff or ()):
         yield "state", line
 
 
 def call_text(call: Mapping[str, Any]) -> Text:
-    """Return a call as it reads: name(argument=value)."""
+    """Return a call as it would be written in Python; one that could not be read as it was sampled."""
     name = printable(str(call.get("name") or "?"))
     if "raw" in call:
         return Text.assemble((name, f"bold {CALL}"), "  ", (printable(str(call["raw"])), WARN))
@@ -213,14 +215,15 @@ def call_text(call: Mapping[str, Any]) -> Text:
 
 def answer_text(message: Message) -> str:
     """Return what a message says: an error as type and message."""
-    return _error(message.get("content")) if message.get("is_error") else _content(message).plain
+    return _error(message.get("content")) if message.get("is_error") else content_text(message).plain
 
 
-def _answer(message: Message) -> tuple[str, Text]:
+def answer(message: Message) -> tuple[str, Text]:
+    """Return the label and the text of what an environment said."""
     if message.get("is_error"):
         return "error", Text(_error(message.get("content")), BAD)
     role = str(message.get("role", "?"))
-    return ("result" if role == "tool" else role), _content(message)
+    return ("result" if role == "tool" else role), content_text(message)
 
 
 def _error(content: Any) -> str:
@@ -231,7 +234,8 @@ def _error(content: Any) -> str:
         return printable(str(content))
 
 
-def _content(message: Mapping[str, Any]) -> Text:
+def content_text(message: Mapping[str, Any]) -> Text:
+    """Return what a message says."""
     content = message.get("content")
     text = content if isinstance(content, str) else _short(content)
     return Text(printable(text.strip("\n"))) if text.strip() else Text("empty", f"italic {QUIET}")
@@ -254,11 +258,12 @@ def _plain(value: Json) -> str:
     return printable(value) if isinstance(value, str) and value else _short(value)
 
 
-def _rule(title: Text) -> Rule:
+def rule(title: Text) -> Rule:
+    """Return a line across the screen that begins with a title."""
     return Rule(title, align="left", characters="─", style=QUIET)
 
 
-def _grid(lines: Iterable[tuple[str, Text]]) -> Table:
+def grid(lines: Iterable[tuple[str, Text]]) -> Table:
     """Return labelled lines: labels right-aligned in a gutter, text beside them."""
     styles = {"call": CALL, "error": BAD, "state": "magenta", "user": "bold", "assistant": "bold", "filtered": WARN}
     grid = Table.grid(padding=(0, 2))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 from agentgrpo.doctor.report import Finding, fail, need, ok, warn
 from agentgrpo.doctor.subject import Subject
 from agentgrpo.envcheck import check_env
 from agentgrpo.registry import EnvSource
+from agentgrpo.rewarding import open_rewarding
 from agentgrpo.seeds import derive_seed
 from agentgrpo.types import JsonObject, Message, Task
 from agentgrpo.workbench import check_eval_keys, open_env, open_tasks
@@ -21,6 +21,7 @@ _PROMPTS = 60  # tasks whose prompt is measured
 
 def check_environment(subject: Subject) -> Iterator[Finding]:
     """Find the environment and its tasks, and whether they are sound."""
+    open_rewarding(subject.config)
     subject.source = source = open_env(subject.config, None)
     train, heldout = open_tasks(subject.config, source, None, None)
     subject.train_tasks, subject.heldout_tasks = train, heldout
@@ -28,6 +29,9 @@ def check_environment(subject: Subject) -> Iterator[Finding]:
         check_eval_keys(subject.config)
     yield from check_tasks(train, heldout)
     yield from _sound(subject, source)
+    facts = source.facts(train[0].row)
+    if facts:
+        yield ok("played in: " + ", ".join(f"{name} {value}" for name, value in facts.items()), facts)
     prompts = [reset(source, task, subject.config.seed) for task in _sample(train, _PROMPTS)]
     subject.prompts = [prompt for prompt, _ in prompts]
     subject.tools = max((tools for _, tools in prompts), key=len, default=())
@@ -69,8 +73,11 @@ def need_source(subject: Subject) -> EnvSource:
 
 
 def _sound(subject: Subject, source: EnvSource) -> Iterator[Finding]:
-    checked = _with_tasks(source, subject.train_tasks) if subject.config.tasks else source
-    results = [r for r in check_env(checked, tasks=_PLAYED) if r.name != "tasks"]
+    results = [
+        result
+        for result in check_env(source, tasks=_PLAYED, train=subject.train_tasks, heldout=subject.heldout_tasks)
+        if result.name not in ("tasks", "splits")  # said above, of all tasks
+    ]
     failures: dict[str, list[str]] = {}
     for result in results:
         if result.passed is False:
@@ -80,17 +87,6 @@ def _sound(subject: Subject, source: EnvSource) -> Iterator[Finding]:
     passed = [result.name for result in results if result.passed]
     if passed:
         yield ok("env check: " + ", ".join(passed))
-
-
-def _with_tasks(source: EnvSource, train: Sequence[Task]) -> EnvSource:
-    """Return the environment as one that has the config's tasks for its own: the checks reset it without any."""
-    rows = [{**task.row, "task_id": task.id} for task in _sample(train, _PROMPTS)]
-    given = replace(source, spec=replace(source.spec, kwargs={**source.spec.kwargs, "tasks": rows}))
-    try:
-        given.make().close()
-    except TypeError:  # a class that takes no tasks= is checked on what it makes of a seed
-        return source
-    return given
 
 
 def _sample(tasks: Sequence[Task], count: int) -> list[Task]:

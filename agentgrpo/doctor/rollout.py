@@ -129,7 +129,9 @@ def too_many(config: Config, context: int) -> Iterator[Finding]:
 async def _first_group(bench: Workbench, engine: ListeningEngine, tasks: Sequence[Task]) -> list[GroupResult]:
     config, policy = limited(bench.config), Policy()
     await bench.publish(bench.policy.adapter(), policy)
-    async with RolloutManager(bench.source, bench.chat, engine, config.rollout, seed=config.seed) as manager:
+    scorer = bench.rewarding.without_judge() if bench.rewarding is not None else None
+    manager = RolloutManager(bench.source, bench.chat, engine, config.rollout, seed=config.seed, scorer=scorer)
+    async with manager:
         return await manager.rollout(
             tasks,
             policy=policy,

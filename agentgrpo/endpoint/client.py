@@ -14,6 +14,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from urllib.parse import urlsplit
 
@@ -42,6 +43,15 @@ _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")  # what the name of one looks like
 _jitter = wait_random_exponential(multiplier=FIRST_PAUSE, max=LONGEST_PAUSE)  # full jitter
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettingNames:
+    """What a person set to reach an endpoint, for messages."""
+
+    url: str = "--endpoint"
+    model: str = "--model"
+    key: str = "--api-key-env"
+
+
 class PromptTooLong(EngineFailure):
     """The conversation does not fit into the model's context any more."""
 
@@ -64,6 +74,7 @@ class Endpoint:
         concurrency: Requests at once.
         retries: How often one request is repeated, at most.
         attempt_seconds: How long one attempt may take.
+        names: What the settings above are called where a person made them.
 
     Raises:
         ConfigError: the URL is none, or the variable is not set.
@@ -78,11 +89,12 @@ class Endpoint:
         concurrency: int = 8,
         retries: int = 5,
         attempt_seconds: float = 120.0,
+        names: SettingNames = SettingNames(),
     ) -> None:
-        self.url, self.model = _completions(url), model
+        self.url, self.model, self.names = _completions(url, names), model, names
         self.retries, self.attempt_seconds, self.concurrency = retries, attempt_seconds, concurrency
         self.repeated: Counter[str] = Counter()  # requests that had to be repeated, by what had gone wrong
-        self._key = _key(api_key_env)
+        self._key = _key(api_key_env, names)
         self._slots = asyncio.Semaphore(concurrency)
         self._limit = "max_tokens"  # what the endpoint calls the token limit
         self._session: aiohttp.ClientSession | None = None
@@ -182,7 +194,8 @@ class Endpoint:
         """Return the error that a status other than 200 stands for."""
         told = f"{self.model}: the endpoint answered {status}: {self._quote(text)}"
         if status in _REFUSED or "insufficient_quota" in text:
-            return UserError(f"{told}. Check --endpoint ({self.url}), --model and --api-key-env")
+            names = self.names
+            return UserError(f"{told}. Check {names.url} ({self.url}), {names.model} and {names.key}")
         if status in _LATER or status >= 500:
             return _Later(f"status {status}", f"status {status}: {self._quote(text)}", _retry_after(headers))
         if any(words in text.lower() for words in _FULL):
@@ -230,22 +243,22 @@ def _retry_after(headers: Mapping[str, str]) -> float:
         return 0.0
 
 
-def _completions(url: str) -> str:
+def _completions(url: str, names: SettingNames) -> str:
     parts = urlsplit(url.strip())
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"--endpoint {url!r} is no URL: expected one such as http://localhost:8000/v1")
+        raise ConfigError(f"{names.url} {url!r} is no URL: expected one such as http://localhost:8000/v1")
     if parts.username or parts.password or parts.query:
-        raise ConfigError("--endpoint holds a user, a password or a query: name the key's variable with --api-key-env")
+        raise ConfigError(f"{names.url} holds a user, a password or a query: name the key's variable with {names.key}")
     path = parts.path.rstrip("/") or "/v1"
     return parts._replace(path=path if path.endswith("/chat/completions") else f"{path}/chat/completions").geturl()
 
 
-def _key(variable: str | None) -> str | None:
+def _key(variable: str | None, names: SettingNames) -> str | None:
     if variable is None:
         return None
     key = os.environ.get(variable, "").strip()
     if not key and not _VARIABLE.fullmatch(variable):  # likely the key itself: it is not repeated
-        raise ConfigError("--api-key-env takes the name of an environment variable that is set, such as BIG_ONE_KEY")
+        raise ConfigError(f"{names.key} takes the name of an environment variable that is set, such as BIG_ONE_KEY")
     if not key:
-        raise ConfigError(f"--api-key-env {variable}: the environment variable is not set; export {variable}=...")
+        raise ConfigError(f"{names.key} {variable}: the environment variable is not set; export {variable}=...")
     return key

@@ -50,12 +50,22 @@ class StubEndpoint:
         faults: What goes wrong with each request in turn; nothing after the last.
         key: The key a request must bring.
         retry_after: Seconds that a 429 asks for.
+        counts_tokens: Whether answers say how many tokens they took: 10 read and 5 written each.
+        seconds: How long an answer takes.
     """
 
     def __init__(
-        self, answer: Answer, *, faults: Iterable[Fault] = (), key: str | None = None, retry_after: float | None = None
+        self,
+        answer: Answer,
+        *,
+        faults: Iterable[Fault] = (),
+        key: str | None = None,
+        retry_after: float | None = None,
+        counts_tokens: bool = True,
+        seconds: float = 0.0,
     ) -> None:
         self.answer, self.key, self.retry_after = answer, key, retry_after
+        self.counts_tokens, self.seconds = counts_tokens, seconds
         self.requests: list[JsonObject] = []  # the bodies, in order of arrival
         self.open = self.most_open = 0
         self._faults = itertools.chain(faults, itertools.repeat("none"))
@@ -95,21 +105,20 @@ class StubEndpoint:
         if fault == "reset":
             assert request.transport is not None
             request.transport.abort()
-        if fault == "stall":
-            await asyncio.sleep(_STALL_SECONDS)
+        await asyncio.sleep(_STALL_SECONDS if fault == "stall" else self.seconds)
         if fault == "429":
             headers = {} if self.retry_after is None else {"Retry-After": f"{self.retry_after:g}"}
             return web.json_response({"error": {"message": "slow down"}}, status=429, headers=headers)
         if fault in _TOLD:
             return web.json_response({"error": {"message": _TOLD[fault]}}, status=500 if fault == "500" else 400)
-        text = json.dumps({} if fault == "empty" else _completion(self.answer(body)))
+        text = json.dumps({} if fault == "empty" else _completion(self.answer(body), self.counts_tokens))
         return web.Response(text=text[: len(text) // 2] if fault == "half" else text, content_type="application/json")
 
 
-def _completion(message: JsonObject) -> JsonObject:
+def _completion(message: JsonObject, counts_tokens: bool) -> JsonObject:
     reason = message.pop("finish_reason", "tool_calls" if message.get("tool_calls") else "stop")
     return {
         "object": "chat.completion",
         "choices": [{"index": 0, "message": message, "finish_reason": reason}],
-        "usage": {"prompt_tokens": 10, "completion_tokens": 5},
+        **({"usage": {"prompt_tokens": 10, "completion_tokens": 5}} if counts_tokens else {}),
     }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from agentgrpo.engines.proof import Canary, Proof
 from agentgrpo.types import Adapter, Generation, Policy, Sampling
@@ -71,4 +71,13 @@ class Engine(Protocol):
 
     async def close(self) -> None:
         """Stop; generations still open are cancelled. Safe to call twice."""
+        ...
+
+
+@runtime_checkable
+class HasMetrics(Protocol):
+    """What an engine may tell of itself with every train step."""
+
+    def metrics(self) -> dict[str, float]:
+        """Return numbers by name."""
         ...

@@ -64,6 +64,7 @@ class Server:
         self.names: dict[Policy, str] = {}  # the versions it has proved, and what it knows them as
         self.reason: str | None = "it was not asked yet"  # why it is out; None: it serves
         self.preemptions = 0  # since it was first asked
+        self.outages = 0  # how often it was taken out while it served
         self._counted = 0  # of those, what it said last: a restart begins at 0
         self._numbers = count()
         self._has_served = False
@@ -96,6 +97,7 @@ class Server:
         """Take it out: what it generates is cut off, to go on elsewhere."""
         if self.reason != reason:
             logger.warning("the server %s is out: %s", self, reason)
+        self.outages += self.is_up
         self.close(reason)
         self.suspect.set()
 

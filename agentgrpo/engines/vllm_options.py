@@ -70,9 +70,14 @@ def engine_options(
 
 def engine_environment(device: str) -> dict[str, str]:
     """Return what vLLM's processes find in their environment, beside what is there."""
-    quiet = {"PYTHONWARNINGS": "ignore::FutureWarning"}  # of what vLLM is made of
+    quiet = {  # of what vLLM is made of; what is an error is still told
+        "PYTHONWARNINGS": "ignore::FutureWarning,ignore:resource_tracker:UserWarning",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
+        "TORCH_LOGS": "-all",
+    }
     # On the CPU all that would be compiled is one small kernel of logprobs, for 10 to 20 seconds.
-    return quiet | ({"TORCHDYNAMO_DISABLE": "1"} if device == "cpu" else {})
+    more = {"TORCHDYNAMO_DISABLE": "1"} if device == "cpu" else {}
+    return {name: value for name, value in quiet.items() if name not in os.environ} | more
 
 
 @contextmanager

@@ -115,6 +115,13 @@ class RemoteEngine:
         """How often a server's cache was too small and a sequence had to be computed again."""
         return sum(server.preemptions for server in self.servers)
 
+    def metrics(self) -> dict[str, float]:
+        """Return how many servers serve, and how often one was taken out."""
+        return {
+            "engine/servers_up": float(sum(server.is_up for server in self.servers)),
+            "engine/server_outages": float(sum(server.outages for server in self.servers)),
+        }
+
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, policy: Policy, *, session: str = ""
     ) -> Generation:

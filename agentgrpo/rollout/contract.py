@@ -18,6 +18,7 @@ from agentgrpo.tooling import encodable, one_line
 from agentgrpo.types import ROLES, Json, JsonObject, Message
 
 MAX_TEXT = 1_000_000  # characters an environment may say at once
+MAX_STATE = 100 * MAX_TEXT  # likewise, of its state
 _LARGEST_INT = 2**64
 
 
@@ -76,8 +77,8 @@ class Contract:
 class _Reader:
     """Copies data as plain JSON while there is room."""
 
-    def __init__(self) -> None:
-        self.room = MAX_TEXT
+    def __init__(self, room: int = MAX_TEXT) -> None:
+        self.room = self.limit = room
 
     def plain(self, value: Any, where: str) -> Json:
         self._spend(len(value) if isinstance(value, str | list | tuple | Mapping) else 1, where)
@@ -105,13 +106,18 @@ class _Reader:
     def _spend(self, size: int, where: str) -> None:
         self.room -= size
         if self.room < 0:
-            raise EnvFailure(f"{where} is larger than {MAX_TEXT:,} characters: cut it in the environment")
+            raise EnvFailure(f"{where} is larger than {self.limit:,} characters: cut it in the environment")
 
 
 def checked_score(terms: object, weights: Mapping[str, float]) -> tuple[float, dict[str, float]]:
     """Return the weighted sum of what `score` gave, and its terms."""
     named = checked_terms(terms, "score")
     return _number(weigh(named, weights), "score gave, weighted,"), named
+
+
+def plain_state(state: object) -> Json:
+    """Return what `state` gave as a copy of plain JSON data."""
+    return _Reader(MAX_STATE).plain(state, "state")
 
 
 def checked_terms(terms: object, where: str) -> dict[str, float]:

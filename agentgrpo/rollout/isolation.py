@@ -140,6 +140,10 @@ class EnvHost:
         scored = await self._call("score")
         return None if scored is None else (scored[0], scored[1])
 
+    async def state(self) -> Json:
+        """Return the env's state as JSON data; None when it has none to show."""
+        return await self._call("state")
+
     async def snapshot(self) -> bytes | None:
         """Return the env's snapshot; None when it takes none."""
         data = await self._call("snapshot")

@@ -17,7 +17,7 @@ from agentgrpo.activity import Activity
 from agentgrpo.chat import Chat
 from agentgrpo.config import RolloutConfig
 from agentgrpo.engines import Engine
-from agentgrpo.errors import RunError
+from agentgrpo.errors import EpisodeError, RunError
 from agentgrpo.registry import EnvSource
 from agentgrpo.rollout.admission import Admission, CountsPreemptions
 from agentgrpo.rollout.episode import Stage, run_episode
@@ -25,10 +25,11 @@ from agentgrpo.rollout.group import GroupClock, GroupResult, run_group
 from agentgrpo.rollout.isolation import EnvHosts
 from agentgrpo.rollout.outage import check_outage
 from agentgrpo.rollout.record import Recorder
+from agentgrpo.rollout.scoring import Scorer
 from agentgrpo.rollout.speaker import Speaker, TokenSpeaker
 from agentgrpo.rollout.turn import Limits
 from agentgrpo.seeds import derive_seed
-from agentgrpo.types import EpisodeKey, Phase, Policy, Sampling, StopReason, Task, Trajectory
+from agentgrpo.types import EpisodeKey, Failure, Phase, Policy, Sampling, StopReason, Task, Trajectory
 
 OnEpisode = Callable[[Trajectory], Awaitable[None]]
 
@@ -81,6 +82,7 @@ class Rollouts(ABC):
         places: Episodes at once.
         context_length: Of the policy; None where only the policy knows.
         activity: Is told what is waited for.
+        scorer: Scores episodes besides their environment.
     """
 
     def __init__(
@@ -92,7 +94,9 @@ class Rollouts(ABC):
         places: int,
         context_length: int | None,
         activity: Activity | None = None,
+        scorer: Scorer | None = None,
     ) -> None:
+        self.scorer = scorer
         self.source, self.config, self.seed = source, config, seed
         self.counts, self.activity = Counts(), activity or Activity()
         self.limits = Limits(
@@ -116,6 +120,8 @@ class Rollouts(ABC):
         """Return who acts in an episode; `sampling.seed` is the episode's own."""
 
     async def __aenter__(self) -> Self:
+        if self.scorer is not None:
+            await self.scorer.__aenter__()
         self._hosts = EnvHosts(
             self.source,
             concurrency=self.config.concurrency,
@@ -127,6 +133,8 @@ class Rollouts(ABC):
     async def __aexit__(self, *exc: object) -> None:
         if self._hosts is not None:
             self._hosts.close()
+        if self.scorer is not None:
+            await self.scorer.__aexit__(*exc)
 
     async def rollout(
         self,
@@ -199,7 +207,7 @@ class Rollouts(ABC):
                 await on_episode(trajectory)
             return trajectory
 
-        return await run_group(
+        result = await run_group(
             task,
             phase=phase,
             step=step,
@@ -208,6 +216,8 @@ class Rollouts(ABC):
             run_one=run_one,
             clock=clock,
         )
+        # A rank says how good an episode is beside its group, so nothing where policies are compared.
+        return result if self.scorer is None or phase != "train" else await self.scorer.group(result)
 
     def check(self, results: Sequence[GroupResult]) -> None:
         """Raise RunError when the counts do not add up, or too many episodes of these groups have no score."""
@@ -231,7 +241,8 @@ class Rollouts(ABC):
             trajectory = recorder.frozen or recorder.freeze(StopReason.CANCELLED)
         finally:
             self._count_end(key, trajectory)
-        return trajectory
+        # Its place is free: others play while it is scored.
+        return trajectory if self.scorer is None else await self.scorer.episode(trajectory, task, recorder.state)
 
     def _count_end(self, key: EpisodeKey, trajectory: Trajectory | None) -> None:
         if key not in self.counts.running:
@@ -264,7 +275,12 @@ class Rollouts(ABC):
         speaker = self.speaker(recorder, replace(sampling, seed=episode_seed))
         stage = Stage(host=host, speaker=speaker, limits=self.limits, activity=self.activity)
         try:
-            return await run_episode(recorder, task, stage)
+            trajectory = await run_episode(recorder, task, stage)
+            if self.scorer is not None and self.scorer.needs_state and trajectory.is_scored:
+                recorder.state = await host.state()
+            return trajectory
+        except EpisodeError as error:
+            return recorder.freeze(StopReason.FAILED, Failure(boundary=error.boundary, cause=str(error)))
         finally:
             await host.close()
 
@@ -281,6 +297,7 @@ class RolloutManager(Rollouts):
         *,
         seed: int,
         activity: Activity | None = None,
+        scorer: Scorer | None = None,
     ) -> None:
         self.chat, self.engine = chat, engine
         super().__init__(
@@ -291,6 +308,7 @@ class RolloutManager(Rollouts):
             places=min(config.concurrency, engine.max_sequences),
             context_length=engine.context_length,
             activity=activity,
+            scorer=scorer,
         )
 
     @property

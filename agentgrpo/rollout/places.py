@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import ctypes
 import json
 import os
 import queue
@@ -28,7 +27,8 @@ from pydantic_core import to_jsonable_python
 
 from agentgrpo.core import StepResult
 from agentgrpo.errors import AgentGRPOError, EnvFailure, EpisodeError, RunError, ToolFailure
-from agentgrpo.rollout.contract import Contract, checked_score
+from agentgrpo.family import adopt_orphans, die_with_parent, kill_family
+from agentgrpo.rollout.contract import Contract, checked_score, plain_state
 from agentgrpo.tooling import TOOL_LOOP, describe, one_line
 from agentgrpo.types import Json, JsonObject
 
@@ -37,7 +37,6 @@ _REAP_SECONDS = 0.2
 MAX_LINE = 2**28  # bytes of one message of a child process: a snapshot may be large
 _FAILURES: dict[str, type[AgentGRPOError]] = {"tool": ToolFailure, "run": RunError}  # by boundary; else EnvFailure
 _FORGED = "it wrote to the connection itself"
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 
 Score: TypeAlias = tuple[float, dict[str, float]]  # the weighted reward, its terms
 
@@ -100,9 +99,11 @@ class Seat:
 
     def score(self) -> Score | None:
         method = self._capability("score")
-        if method is None:
-            return None
-        return checked_score(method(), self.spec.kwargs.get("reward_weights") or {})
+        return None if method is None else checked_score(method(), self.spec.kwargs.get("reward_weights") or {})
+
+    def state(self) -> Json:
+        method = self._capability("state")
+        return None if method is None else plain_state(method())
 
     def snapshot(self) -> str | None:
         method = self._capability("snapshot")
@@ -268,8 +269,8 @@ class ProcessPlace(Place):
             case "snapshot", str():
                 base64.b64decode(result)  # raises a ValueError if it is none
                 return result
-            case "score" | "snapshot" | "restore" | "leave", None:
-                return None
+            case ("state", _) | ("score" | "snapshot" | "restore" | "leave", None):
+                return result
         raise ValueError(_FORGED)
 
     def kill(self) -> None:
@@ -279,7 +280,7 @@ class ProcessPlace(Place):
         if streams is not None:
             streams[1].transport.abort()
         if process is not None:
-            _kill_family(process.pid)
+            kill_family(process.pid)
             try:
                 process.wait(_REAP_SECONDS)
             except subprocess.TimeoutExpired:  # the kernel is still freeing its memory: the loop does not wait for it
@@ -323,40 +324,10 @@ def _spawn(descriptor: int) -> subprocess.Popen[bytes]:
     )
 
 
-def _kill_family(pid: int) -> None:
-    """Kill a process, its group, and its descendants that left the group."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signal.SIGSTOP)  # nobody forks while they are counted
-    for descendant in _descendants(pid):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(descendant, signal.SIGKILL)
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signal.SIGKILL)
-
-
-def _descendants(pid: int) -> list[int]:
-    """Return the children of a process, theirs, and so on: on Linux, where orphans stay below it (`serve`)."""
-    found: list[int] = []
-    pending = [pid]
-    while pending:
-        for task in Path(f"/proc/{pending.pop()}/task").glob("*/children"):
-            with contextlib.suppress(OSError):  # it ended meanwhile
-                pending += (children := [int(child) for child in task.read_text().split()])
-                found += children
-    return found
-
-
-def _stay_in_the_family() -> None:
-    """Die with the parent even while Python cannot run; keep children of children below this process. Linux only."""
-    if sys.platform == "linux":
-        prctl = ctypes.CDLL(None).prctl
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-
-
 def serve(descriptor: int) -> None:
     """Be the child process: answer calls until the other end is gone, then end the whole process group."""
-    _stay_in_the_family()
+    die_with_parent()
+    adopt_orphans()
     connection = socket.socket(fileno=descriptor)
     lines = connection.makefile("rb")
     seat = Seat(EnvSpec.from_json(lines.readline().decode()))

@@ -10,6 +10,7 @@ from agentgrpo.types import (
     EpisodeKey,
     Failure,
     Generation,
+    Json,
     JsonObject,
     Message,
     Policy,
@@ -40,6 +41,7 @@ class Recorder:
     forks: int = 0
     sampled_count: int = 0
     info: JsonObject = field(default_factory=dict)
+    state: Json = None  # the environment's, at the end: for whatever scores the episode, not for the record
     started_at: float = field(default_factory=time.time)
     frozen: Trajectory | None = None  # once the episode has ended
     _tip: int = -1  # the span the next one follows

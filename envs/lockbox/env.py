@@ -125,12 +125,12 @@ class Lockbox(ToolEnv):
 
     def snapshot(self) -> bytes:
         """Return the task and what was pressed."""
-        fields = [self.task, self.answer, self.digits, self.position, self.hits]
-        return json.dumps(fields).encode()
+        return json.dumps([self.dump_episode(), self.digits, self.position, self.hits]).encode()
 
     def restore(self, data: bytes) -> None:
         """Go back to a snapshot, of this lockbox or another one with as many turns."""
-        self.task, self.answer, self.digits, self.position, self.hits = json.loads(data)
+        episode, self.digits, self.position, self.hits = json.loads(data)
+        self.load_episode(episode)
 
     def state(self) -> Json:
         """Return the digits and what was pressed."""

@@ -162,15 +162,14 @@ class Shop(ToolEnv):
         return clerk.work(template.selector.name, template.effect.name)
 
     def snapshot(self) -> bytes:
-        """Return the task, the answer and the database."""
-        header = json.dumps({"task": self.task, "answer": self.answer})
+        """Return the task, the answer, the calls and the database."""
+        header = json.dumps(self.dump_episode())
         return header.encode() + b"\n" + self._app.snapshot()
 
     def restore(self, data: bytes) -> None:
         """Go back to a snapshot, of this environment or another one."""
         header, database = data.split(b"\n", 1)
-        fields = json.loads(header)
-        self.task, self.answer = fields["task"], fields["answer"]
+        self.load_episode(json.loads(header))
         self._case = _case_of(self.task)
         self._app.restore(database)
 

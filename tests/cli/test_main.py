@@ -6,42 +6,14 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-from agentgrpo.cli.main import main
 from agentgrpo.config import load_config
 from agentgrpo.errors import RunError, UserError
+from tests.cli.command import Command
 from tests.small import EXAMPLE, ROOT, small_model, small_run
-
-
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Done]
-
-
-@pytest.fixture
-def agentgrpo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run a command in this process, as the `agentgrpo` script does."""
-
-    def run(*words: object) -> Done:
-        monkeypatch.setattr(sys, "argv", ["agentgrpo", *map(str, words)])
-        monkeypatch.setenv("COLUMNS", "200")
-        with pytest.raises(SystemExit) as caught:
-            main()
-        code = caught.value.code
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return Done(code if isinstance(code, int) else 0, out, err)
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -211,11 +183,12 @@ def test_env_check_says_what_is_wrong_with_one_in_this_folder(
     done = agentgrpo("env", "check", "generous_env:Generous")
     del sys.modules["generous_env"]
     assert done.code == 1
-    (line,) = [line for line in done.out.splitlines() if "FAILED" in line]
+    line, also = [line for line in done.out.splitlines() if "FAILED" in line]
     assert line.split()[:2] == ["FAILED", "nothing"]
+    assert also.split()[:2] == ["FAILED", "random"]
     assert "'[train] " in line  # printed as it stands
-    assert "an agent that does nothing earns 1, not 0" in line
-    assert done.out.splitlines()[-1] == "generous_env:Generous: 1 of 7 checks failed"
+    assert "an episode cut off before its first action earns 1, not 0" in line
+    assert done.out.splitlines()[-1] == "generous_env:Generous: 2 of 15 checks failed"
 
 
 def test_an_environment_without_tasks_of_its_own_is_checked_on_a_file(agentgrpo: Command) -> None:

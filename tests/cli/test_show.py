@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from agentgrpo.cli.token_view import Colour, Vocabulary, token_view
 from agentgrpo.cli.transcript import State, conversation, printable
 from agentgrpo.errors import UserError
 from agentgrpo.store import EpisodeReader, EpisodeStore, RunDirectory, TrainingRow, write_json
-from agentgrpo.types import JsonObject, Span, Turn
+from agentgrpo.types import Boundary, Failure, JsonObject, Span, Turn
 from tests.store.strategies import UNIT, make_key, make_spans, make_trajectory
 
 ROOT = Path(__file__).parents[2]
@@ -298,3 +299,14 @@ def test_showing_starts_without_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.stdout.split(), done.returncode) == ([], 0), done.stderr
+
+
+async def test_what_could_not_be_scored_is_listed_with_what_broke(run: RunDirectory, output: Show) -> None:
+    failure = Failure(boundary=Boundary.JUDGE, cause="no verdict within 2 s")
+    unscored = replace(make_trajectory(make_key(9, "shop-9", 0)), reward=None, reward_terms={}, failure=failure)
+    judged = replace(make_trajectory(make_key(9, "shop-9", 1)), info={"judge": {"reason": "found it at once"}})
+    with EpisodeStore(run.episodes) as store:
+        await store.add([unscored, judged])
+    assert "answered:judge" in output("--failed")
+    assert "end answered at the judge: no verdict within 2 s" in squeeze(output("train/9/shop-9/0"))
+    assert "judge found it at once" in squeeze(output("train/9/shop-9/1"))

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from agentgrpo.config import load_config
+from agentgrpo.engines import HasMetrics
 from agentgrpo.engines.vllm_api import TokenStream, VllmApi
 from agentgrpo.errors import ConfigError, EngineFailure
 from agentgrpo.types import Policy, Sampling
@@ -35,6 +36,17 @@ async def test_a_version_published_while_a_server_is_taken_in_reaches_it(monkeyp
         await settled(lambda: bool(begun) and engine.servers[1].is_up)
         await begun[0]
         assert set(engine.servers[1].names) == {V0, V1}
+
+
+async def test_an_outage_is_counted_once_however_often_it_is_told() -> None:
+    async with pool(2) as (_, engine):
+        await engine.publish(None, V0)
+        await settled(lambda: all(server.is_up for server in engine.servers))
+        assert engine.metrics() == {"engine/servers_up": 2.0, "engine/server_outages": 0.0}
+        engine.servers[1].fail("a test")
+        engine.servers[1].fail("the same test")
+        assert engine.metrics() == {"engine/servers_up": 1.0, "engine/server_outages": 1.0}
+        assert isinstance(engine, HasMetrics)
 
 
 async def test_a_server_too_slow_to_load_a_version_is_waited_for() -> None:

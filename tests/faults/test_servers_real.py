@@ -113,9 +113,14 @@ def learner(model: Path) -> LoraPolicy:
     return trained
 
 
-def open_pool(server: RealServer) -> RemoteEngine:
+def open_pool(*servers: RealServer, adapter_folder: Path | None = None) -> RemoteEngine:
     config = ServersConfig(
-        urls=[server.url], connect_seconds=CONNECT, first_token_seconds=FIRST_TOKEN, outage_seconds=START, retries=6
+        urls=[server.url for server in servers],
+        adapter_folder=None if adapter_folder is None else str(adapter_folder),
+        connect_seconds=CONNECT,
+        first_token_seconds=FIRST_TOKEN,
+        outage_seconds=START,
+        retries=6,
     )
     tolerance = LOGPROB_TOLERANCE["float32"]
     return RemoteEngine(config, context_length=CONTEXT, max_sequences=AT_ONCE, tolerance=tolerance)
@@ -128,7 +133,7 @@ async def begin(engine: RemoteEngine) -> list[tuple[tuple[int, ...], asyncio.Tas
         asyncio.create_task(engine.generate(ids, Sampling(max_tokens=TOKENS, seed=i), V1, session=str(i)))
         for i, ids in enumerate(prompts)
     ]
-    await settled(lambda: engine.servers[0].open > AT_ONCE // 2)
+    await settled(lambda: sum(server.open for server in engine.servers) > AT_ONCE // 2)
     await asyncio.sleep(0.5)
     assert not any(task.done() for task in asked)
     return list(zip(prompts, asked, strict=True))
@@ -218,3 +223,26 @@ async def test_a_version_is_proved_while_others_generate(server: RealServer, lea
     randomize(learner, 1)
     await end(learner, asked)
     await engine.close()
+
+
+async def test_two_servers_share_a_folder_and_one_goes_on_with_the_others_episodes(
+    model: Path, server: RealServer, learner: LoraPolicy, ledger: Ledger, is_full: bool, tmp_path: Path
+) -> None:
+    if not is_full:
+        pytest.skip("a second server takes half a minute to start: `make faults` has one")
+    other = RealServer(model, tmp_path)
+    try:
+        other.wait()
+        engine = open_pool(server, other, adapter_folder=tmp_path / "adapters")
+        proofs = await engine.publish(learner.adapter(), V1, canary=learner.canary())
+        assert len({proof.server for proof in proofs}) == 2
+        asked = await begin(engine)
+        assert all(each.open for each in engine.servers)
+        other.kill()
+        await end(learner, asked)
+        assert [each.is_up for each in engine.servers] == [True, False]
+        await engine.close()
+        assert not list((tmp_path / "adapters").iterdir())
+    finally:
+        other.kill()
+    ledger.record("real vLLM: one of two killed", injected=1, survived=1)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from agentgrpo.envs.shop.env import Shop
 from agentgrpo.errors import UserError
 from agentgrpo.store import (
     EpisodeStore,
@@ -16,6 +17,7 @@ from agentgrpo.store import (
     hash_folder,
     hash_json,
     hash_source,
+    hash_sources,
     resume_record,
     start_record,
 )
@@ -64,6 +66,13 @@ def test_source_that_is_not_to_be_had_is_unknown() -> None:
     assert hash_source(type("Nowhere", (), {"__module__": "no_such_module"})) is None
 
 
+def test_what_is_made_of_several_classes_changes_with_any_of_them() -> None:
+    assert hash_sources([RunDirectory]) == hash_source(RunDirectory)
+    both = hash_sources([RunDirectory, Shop])
+    assert both not in (None, hash_source(RunDirectory), hash_source(Shop), hash_sources([Shop, RunDirectory]))
+    assert hash_sources([]) is None
+
+
 def test_the_record_of_a_run(tmp_path: Path) -> None:
     model = tmp_path / "model"
     model.mkdir()
@@ -71,7 +80,7 @@ def test_the_record_of_a_run(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path / "runs", "shop")
     arguments: dict[str, Any] = {
         "config": {"seed": 7, "key": "hf_" + "a1" * 17},
-        "env": RunDirectory,
+        "env": [RunDirectory],
         "env_id": "shop",
         "tasks": {"train": [{"task_id": "a"}]},
         "model_path": model,
@@ -94,7 +103,7 @@ def test_the_record_of_a_run(tmp_path: Path) -> None:
 def test_the_record_of_a_run_that_goes_on_keeps_what_it_was_made_of(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path, "shop")
     tasks: dict[str, Any] = {"train": [{"task_id": "a"}]}
-    started = start_record(run, config={}, env=None, env_id="shop", tasks=tasks, model_path=None, sampling={})
+    started = start_record(run, config={}, env=(), env_id="shop", tasks=tasks, model_path=None, sampling={})
     assert (started["exact"], started["resumes"]) == (True, [])
     EpisodeStore(run.episodes).close()
     finish_record(run, status="failed", cause="asleep")

@@ -87,6 +87,29 @@ def test_restore_forgets_what_happened_and_goes_on_logging() -> None:
     assert app.state_diff() == [{"op": "remove", "path": "/toys/ball"}]
 
 
+def test_a_state_stays_exact_over_many_restores() -> None:
+    app = pets()
+    saved = [(app.snapshot(), app.state())]
+    app.insert("pets", [{"id": f"p{n}", "name": "Rex" * 100, "age": n} for n in range(50)])  # some more pages
+    saved.append((app.snapshot(), app.state()))
+    for snapshot, state in saved * 3:
+        app.change("DELETE FROM toys")
+        app.restore(snapshot)
+        assert (app.state(), app.state_diff(), app.state_hash()) == (state, [], app.content_hash())
+        app.change("UPDATE pets SET age = 7 WHERE id = 'b'")
+        assert app.state_diff() == [{"op": "replace", "path": "/pets/b/age", "old": 5, "value": 7}]
+        assert app.state_hash() == app.content_hash()
+
+
+def test_a_snapshot_taken_in_mid_change_has_its_own_hash() -> None:
+    app = pets()
+    app.change("UPDATE pets SET age = 9 WHERE id = 'a'")
+    fork = app.fork()
+    assert fork.state_hash() == fork.content_hash() == app.state_hash()
+    assert [operation["value"] for operation in app.state_diff()] == [9]  # a snapshot takes no changes away
+    assert fork.state_diff() == []
+
+
 def test_fork_is_exact_and_independent() -> None:
     app = pets()
     app.change("UPDATE pets SET age = 9 WHERE id = 'a'")
