@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from agentgrpo.cli import authoring
+from agentgrpo.cli import authoring, taking
 from agentgrpo.cli.authoring import Set
 from agentgrpo.cli.show import show
 from agentgrpo.errors import RunError, UserError
@@ -26,11 +26,14 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 env_app = typer.Typer(no_args_is_help=True, help="Make, check, play and measure environments.")
 model_app = typer.Typer(no_args_is_help=True, help="Make and warm-start models.")
 engine_app = typer.Typer(no_args_is_help=True, help="Start what generates.")
+run_app = typer.Typer(no_args_is_help=True, help="Work with the episodes of runs.")
 app.add_typer(env_app, name="env")
 app.add_typer(model_app, name="model")
 app.add_typer(engine_app, name="engine")
+app.add_typer(run_app, name="run")
 app.command()(show)
 authoring.register(env_app)
+taking.register(run_app)
 
 MaxHours = Annotated[float | None, typer.Option(help="Stop training after this many hours.")]
 

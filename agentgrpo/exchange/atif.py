@@ -1,7 +1,8 @@
 """The Agent Trajectory Interchange Format, versions 1.0 to 1.8, as models that say yes or no to a document.
 
 The rules are those of the format's own documentation and validator; a key it does not know is refused, as there.
-What agentgrpo writes into the `extra` members is in `atif_extra`; which episode becomes which document is not known here.
+What agentgrpo writes into the `extra` members is in `atif_extra`. Which episode becomes which document is not known
+here.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from agentgrpo.types import JsonObject
 
-VERSION = "ATIF-v1.8"
+VERSION: Literal["ATIF-v1.8"] = "ATIF-v1.8"
 
 Version: TypeAlias = Literal[
     "ATIF-v1.0",
@@ -89,9 +90,10 @@ class ContentPart(_Model):
 
     @model_validator(mode="after")
     def _holds_what_it_says(self) -> ContentPart:
-        wanted = {"text": type(None), "image": ImageSource, "audio": AudioSource}[self.type]
-        if (self.text is not None) != (self.type == "text") or not isinstance(self.source, wanted):
-            raise ValueError(f"a part of type {self.type} holds {'text alone' if self.type == 'text' else 'a source of its kind alone'}")
+        kinds: dict[str, type] = {"text": type(None), "image": ImageSource, "audio": AudioSource}
+        is_text = self.type == "text"
+        if (self.text is not None) != is_text or not isinstance(self.source, kinds[self.type]):
+            raise ValueError(f"a part of type {self.type} holds {'text' if is_text else 'a source of its kind'} alone")
         return self
 
 
@@ -245,5 +247,7 @@ def _check_ids(ids: Iterable[str | None]) -> None:
     seen: set[str] = set()
     for trajectory_id in ids:
         if trajectory_id is None or trajectory_id in seen:
-            raise ValueError(f"subagent_trajectories: trajectory_id {trajectory_id!r}, expected one of its own for each")
+            raise ValueError(
+                f"subagent_trajectories: trajectory_id {trajectory_id!r}, expected one of its own for each"
+            )
         seen.add(trajectory_id)

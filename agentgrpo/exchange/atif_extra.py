@@ -120,11 +120,9 @@ class CallExtra(_Model):
 
 
 class TokensExtra(_Model):
-    """Of a step's metrics: which spans its prompt and completion are, the mask of the latter, the learner's view."""
+    """Of a step's metrics: which spans its prompt and completion are, and the learner's view of the latter."""
 
     spans: list[int]
-    loss_mask: list[int]
-    forked: bool = False  # the prompt was rendered anew: it does not go on from the step before
     learner_logprobs: Numbers = None
 
 

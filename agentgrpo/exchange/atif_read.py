@@ -106,7 +106,7 @@ def _read_own(document: Document, told: EpisodeExtra, parts: Parts) -> Imported:
         stop_reason=told.stop_reason,
         reward=told.reward,
         reward_terms=told.reward_terms,
-        failure=told.failure and Failure(boundary=told.failure.boundary, cause=told.failure.cause),
+        failure=None if told.failure is None else Failure(**told.failure.model_dump()),
         forks=told.forks,
         started_at=told.started_at,
         seconds=told.seconds,

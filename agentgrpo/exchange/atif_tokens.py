@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from agentgrpo.exchange.atif import Metrics
 from agentgrpo.exchange.atif_extra import SpanExtra, TokensExtra, own, under_key
 from agentgrpo.rollout.record import Recorder
-from agentgrpo.store.reader import StoredEpisode
+from agentgrpo.store.rows import StoredEpisode
 from agentgrpo.types import EpisodeKey, Generation, JsonObject, Policy, Span, Trajectory, Turn
 
 _NOBODY = EpisodeKey(phase="train", step=0, task_id="", sample=0)
@@ -36,14 +36,13 @@ def to_tokens(stored: StoredEpisode) -> Tokens:
     trajectory = stored.trajectory
     learner = stored.learner_logprobs_of_spans() if _is_finite(stored.learner_logprobs) else {}
     spoken = _first_sampled(trajectory)
-    metrics, before = [], None
+    metrics = []
     held: set[int] = set()
     for turn in range(len(trajectory.turns)):
         index = spoken.get(turn)
         path = [] if index is None else trajectory.path(index)
-        metrics.append(_metrics(trajectory, path, before, learner) if path else None)
+        metrics.append(_metrics(trajectory, path, learner) if path else None)
         held.update(path)
-        before = index if index is not None else before
     said = {spoken[turn] for turn in range(len(trajectory.turns)) if turn in spoken}
     rows = [_row(i, span, held, said, learner) for i, span in enumerate(trajectory.spans)]
     return Tokens(metrics=tuple(metrics), spans=tuple(rows))
@@ -57,16 +56,12 @@ def _first_sampled(trajectory: Trajectory) -> dict[int, int]:
     return found
 
 
-def _metrics(
-    trajectory: Trajectory, path: Sequence[int], before: int | None, learner: Mapping[int, tuple[float, ...]]
-) -> JsonObject:
+def _metrics(trajectory: Trajectory, path: Sequence[int], learner: Mapping[int, tuple[float, ...]]) -> JsonObject:
     *prompt, index = path
     ids = [token for i in prompt for token in trajectory.spans[i].token_ids]
     span = trajectory.spans[index]
     extra = under_key(
         spans=list(path),
-        loss_mask=[1] * len(span.token_ids),
-        forked=True if before is not None and before not in prompt else None,
         learner_logprobs=_list(learner.get(index)),
     )
     counts = {"prompt_tokens": len(ids), "completion_tokens": len(span.token_ids)}
@@ -179,7 +174,9 @@ def spans_of_prompts(turns: Sequence[Metrics]) -> tuple[tuple[Span, ...], int]:
         recorder.turns.append(_TURN)  # so that the next span counts as the next turn's
         known = [*prompt, *completion]
     has_all = [len(span.logprobs or ()) == len(span.token_ids) for span in recorder.spans]
-    spans = (s if all_known else replace(s, logprobs=None) for s, all_known in zip(recorder.spans, has_all, strict=True))
+    spans = (
+        s if all_known else replace(s, logprobs=None) for s, all_known in zip(recorder.spans, has_all, strict=True)
+    )
     return tuple(spans), recorder.forks
 
 

@@ -14,7 +14,7 @@ from agentgrpo.exchange.atif_extra import FORMAT, KEY, number, objects, under_ke
 from agentgrpo.exchange.atif_read import IMPORTED, action_of, imported_of, messages_of, observed
 from agentgrpo.exchange.atif_tokens import Tokens, to_tokens
 from agentgrpo.exchange.plain import dump, moment, plain
-from agentgrpo.store.reader import EpisodeRow, StoredEpisode
+from agentgrpo.store.rows import EpisodeRow, StoredEpisode
 from agentgrpo.types import JsonObject, Message, Trajectory, Turn
 
 _SOURCES = {"system": "system", "developer": "system", "user": "user", "assistant": "agent"}
@@ -46,9 +46,9 @@ def to_atif(stored: StoredEpisode, origin: Origin) -> JsonObject:
         "continued_trajectory_ref": imported.get("continued_trajectory_ref"),
         "extra": {KEY: _episode(stored, parent, tokens)},
     }
-    document = plain({name: value for name, value in document.items() if value is not None})
-    _keep_the_rest(document, owners)
-    return document
+    written: JsonObject = plain({name: value for name, value in document.items() if value is not None})
+    _keep_the_rest(written, owners)
+    return written
 
 
 def _agent(trajectory: Trajectory, imported: JsonObject, origin: Origin) -> JsonObject:
@@ -200,7 +200,12 @@ def _content(content: Any) -> str | list[JsonObject]:
 
 
 def _is_text(part: Any) -> bool:
-    return isinstance(part, dict) and part.keys() == {"type", "text"} and part["type"] == "text" and isinstance(part["text"], str)
+    return (
+        isinstance(part, dict)
+        and part.keys() == {"type", "text"}
+        and part["type"] == "text"
+        and isinstance(part["text"], str)
+    )
 
 
 def _keep_the_rest(document: JsonObject, owners: Sequence[Message | Turn | None]) -> None:

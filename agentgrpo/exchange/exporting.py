@@ -16,16 +16,20 @@ from pathlib import Path
 from agentgrpo.errors import UserError
 from agentgrpo.exchange.atif_write import Origin, to_atif
 from agentgrpo.exchange.files import refuse_existing, whole_file, whole_folder
-from agentgrpo.exchange.html import Words, page
 from agentgrpo.exchange.inspect_log import write_log
 from agentgrpo.exchange.messages import NotWritten, to_messages
 from agentgrpo.exchange.plain import dump, plain_text
-from agentgrpo.exchange.selection import Selection, episodes
-from agentgrpo.store.reader import EpisodeReader, EpisodeRow, StoredEpisode
+from agentgrpo.store.filter import Filter
+from agentgrpo.store.reader import EpisodeReader
+from agentgrpo.store.rows import EpisodeRow, StoredEpisode
 from agentgrpo.store.run import RunDirectory, writing
 from agentgrpo.types import JsonObject
+from agentgrpo.viewer.episodes import open_episode
+from agentgrpo.viewer.page import episode_page
+from agentgrpo.viewer.runs import OpenRun
 
 MOST_ON_A_PAGE = 100  # episodes: a browser opens some megabytes at once, not hundreds
+_PAGE = 500  # rows of the index read at once
 
 
 class Format(StrEnum):
@@ -55,10 +59,10 @@ class _Job:
     reader: EpisodeReader
     ids: list[int]
     path: Path
-    words: Words
 
     def episodes(self) -> Iterator[StoredEpisode]:
-        return episodes(self.reader, self.ids)
+        """Yield them in full, one in memory at a time."""
+        return (self.reader.get(number) for number in self.ids)
 
     def model(self) -> str | None:
         """Return what the run's model is called, without where it is."""
@@ -68,16 +72,16 @@ class _Job:
         return plain_text(str(name)) if name else None
 
 
-def export(run: RunDirectory, selection: Selection, kind: Format, out: Path | None, words: Words) -> Exported:
-    """Write episodes of a run.
+def export(run: RunDirectory, where: Filter, kind: Format, *, out: Path | None, limit: int | None) -> Exported:
+    """Write episodes of a run, in the order in which they were stored.
 
     Args:
         run: The run.
-        selection: Which of its episodes.
+        where: Which of its episodes.
         kind: As what.
         out: Where to; default a file named after the run, here. ATIF goes into one file of lines (.jsonl), one document
             (.json), or a folder of documents (any other name).
-        words: What the token ids of the run say.
+        limit: The newest so many of them.
 
     Raises:
         UserError: nothing matches, something of that name is there, or the name does not fit the format.
@@ -86,8 +90,23 @@ def export(run: RunDirectory, selection: Selection, kind: Format, out: Path | No
     path = Path(f"{run.name}{_ENDINGS[kind]}") if out is None else out
     refuse_existing_file(path)
     with EpisodeReader(run.episodes) as reader:
-        job = _Job(run=run, reader=reader, ids=selection.ids(reader), path=path, words=words)
-        return _WRITERS[kind](job)
+        ids = _ids(reader, where, limit)
+        if not ids:
+            raise UserError(
+                f"none of the {reader.count():,} episodes match '{where}': see `agentgrpo show RUN --filter`"
+            )
+        return _WRITERS[kind](_Job(run=run, reader=reader, ids=ids, path=path))
+
+
+def _ids(reader: EpisodeReader, where: Filter, limit: int | None) -> list[int]:
+    found: list[int] = []
+    while limit is None or len(found) < limit:
+        size = _PAGE if limit is None else min(_PAGE, limit - len(found))
+        rows = reader.list(where, limit=size, after=found[-1] if found else None)
+        found += [row.id for row in rows]
+        if len(rows) < size:
+            break
+    return found[::-1]
 
 
 def refuse_existing_file(path: Path) -> None:
@@ -157,11 +176,13 @@ def _inspect(job: _Job) -> Exported:
 def _html(job: _Job) -> Exported:
     if len(job.ids) > MOST_ON_A_PAGE:
         raise UserError(
-            f"{len(job.ids):,} episodes match, a page takes {MOST_ON_A_PAGE}: name some (--episode), filter, or --limit"
+            f"{len(job.ids):,} episodes match, a page takes {MOST_ON_A_PAGE}: "
+            f"give a narrower filter, or --limit {MOST_ON_A_PAGE}"
         )
+    opened = OpenRun(job.run)
+    page = episode_page([open_episode(opened, str(number), with_tokens=True) for number in job.ids])
     with whole_file(job.path) as file:
-        for piece in page(job.run.name, job.episodes(), job.words, total=len(job.ids)):
-            file.write(piece.encode("utf-8", "replace"))
+        file.write(page.encode())
     return Exported(path=job.path, written=len(job.ids))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from agentgrpo.errors import UserError
 from agentgrpo.exchange.plain import dump, moment, plain
-from agentgrpo.store.reader import StoredEpisode
+from agentgrpo.store.rows import StoredEpisode
 from agentgrpo.types import Json, JsonObject, Message, StopReason, Trajectory, Turn
 
 _LIMITS = {
@@ -96,7 +96,8 @@ def _sample(stored: StoredEpisode, library: SimpleNamespace) -> JsonObject:
     scores = plain(_scores(stored))
     ended = talk.now()
     events += [
-        {"event": "score", "scorer": name, "score": score, **talk.at(trajectory.seconds)} for name, score in scores.items()
+        {"event": "score", "scorer": name, "score": score, **talk.at(trajectory.seconds)}
+        for name, score in scores.items()
     ]
     retry = f".{key.attempt}" if key.attempt else ""
     sample = {

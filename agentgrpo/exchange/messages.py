@@ -85,7 +85,11 @@ def _answer(message: Message, ids: set[str]) -> Message:
     """Return a message of the environment; an answer to no call of this turn is one of the user's."""
     role = message.get("role")
     if role == "tool" and str(message.get("tool_call_id")) in ids:
-        return {"role": "tool", "tool_call_id": str(message["tool_call_id"]), "content": _content(message.get("content"))}
+        return {
+            "role": "tool",
+            "tool_call_id": str(message["tool_call_id"]),
+            "content": _content(message.get("content")),
+        }
     told = role if role in ("system", "developer") else "user"
     name = message.get("name") if told == role and isinstance(message.get("name"), str) else None
     return {"role": told, "content": _content(message.get("content"))} | _some(name=name)
@@ -199,7 +203,9 @@ def _answered(message: Message, names: Mapping[str, str], where: str, asked: str
         return _given(message, where)
     call_id = message.get("tool_call_id")
     if not isinstance(call_id, str) or call_id not in names:
-        _refuse(f"{where}.tool_call_id", call_id, f"the id of a call of {asked} ({', '.join(names) or 'it makes none'})")
+        _refuse(
+            f"{where}.tool_call_id", call_id, f"the id of a call of {asked} ({', '.join(names) or 'it makes none'})"
+        )
     content = _read_content(message.get("content"), f"{where}.content")
     told = {"role": "tool", "tool_call_id": call_id, "name": names[call_id], "content": content}
     return told | {"is_error": tells_error(content)}
