@@ -30,6 +30,7 @@ Version: TypeAlias = Literal[
 ]
 Extra: TypeAlias = dict[str, Any] | None
 Count: TypeAlias = Annotated[int, Field(ge=0)]
+TokenIds: TypeAlias = list[Annotated[int, Field(ge=0, lt=2**31)]]
 ImageType: TypeAlias = Literal["image/jpeg", "image/png", "image/gif", "image/webp"]
 AudioType: TypeAlias = Literal[
     "audio/wav",
@@ -146,8 +147,8 @@ class Metrics(_Model):
     completion_tokens: int | None = None
     cached_tokens: int | None = None
     cost_usd: float | None = None
-    prompt_token_ids: list[int] | None = None
-    completion_token_ids: list[int] | None = None
+    prompt_token_ids: TokenIds | None = None
+    completion_token_ids: TokenIds | None = None
     logprobs: list[float] | None = None
     extra: Extra = None
 

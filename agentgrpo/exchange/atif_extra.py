@@ -6,10 +6,11 @@ All of it stands under the key `agentgrpo`; other readers pass over it. Numbers 
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
+from agentgrpo.exchange.atif import TokenIds
 from agentgrpo.exchange.plain import plain
 from agentgrpo.types import Boundary, FinishReason, Json, JsonObject, Phase, StopReason
 
@@ -17,6 +18,8 @@ KEY = "agentgrpo"
 FORMAT: Literal[1] = 1
 
 Numbers: TypeAlias = list[float] | None
+Count: TypeAlias = Annotated[int, Field(ge=0, lt=2**63)]  # what a run's file can hold
+Moment: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class _Model(BaseModel):
@@ -27,10 +30,10 @@ class KeyExtra(_Model):
     """What identifies an episode within its run."""
 
     phase: Phase
-    step: int
+    step: Count
     task_id: str
-    sample: int
-    attempt: int = 0
+    sample: Count
+    attempt: Count = 0
 
 
 class FailureExtra(_Model):
@@ -44,18 +47,18 @@ class ParentExtra(_Model):
     """Where a fork comes from."""
 
     trajectory_id: str | None = None
-    turns: int
+    turns: Count
 
 
 class SpanExtra(_Model):
     """A span of the token tree. Ids and logprobs stand here only where no step holds them."""
 
     parent: int
-    turn: int
+    turn: Count
     sampled: bool
-    tokens: int
-    policy_version: int | None = None
-    token_ids: list[int] | None = None
+    tokens: Count
+    policy_version: Count | None = None
+    token_ids: TokenIds | None = None
     logprobs: Numbers = None
     learner_logprobs: Numbers = None
 
@@ -67,6 +70,7 @@ class EpisodeExtra(_Model):
     key: KeyExtra
     env_id: str
     seed: int
+    policy_version: Count
     stop_reason: StopReason
     reward: float | None = None
     success: bool | None = None
@@ -74,10 +78,10 @@ class EpisodeExtra(_Model):
     failure: FailureExtra | None = None
     advantage: float | None = None
     filter_reason: str | None = None
-    forks: int = 0
+    forks: Count = 0
     parent: ParentExtra | None = None
-    started_at: float = 0.0
-    seconds: float = 0.0
+    started_at: Moment = 0.0
+    seconds: Moment = 0.0
     info: dict[str, Any] = {}
     spans: list[SpanExtra] = []
 
@@ -85,7 +89,7 @@ class EpisodeExtra(_Model):
 class TurnExtra(_Model):
     """Of a step with which the agent took a turn. `action` and `messages` are there where the format says less."""
 
-    turn: int
+    turn: Count
     reward: float
     state_hash: str | None = None
     state_diff: list[dict[str, Any]] | None = None

@@ -92,13 +92,11 @@ def read_atif(data: JsonObject, *, keeps_tokens: bool) -> Imported:
 
 def _read_own(document: Document, told: EpisodeExtra, parts: Parts) -> Imported:
     spans, learner = read_tokens(told.spans, [step.metrics for step, _ in parts.turns])
-    if not document.agent.version.isdecimal():
-        raise ValueError(f"agent.version is {document.agent.version!r}, expected the number of a policy's version")
     trajectory = Trajectory(
         key=EpisodeKey(**told.key.model_dump()),
         env_id=told.env_id,
         seed=told.seed,
-        policy=Policy(name=document.agent.name, version=int(document.agent.version)),
+        policy=Policy(name=document.agent.name, version=told.policy_version),
         prompt=tuple(message for step in parts.prompt for message in messages_of(step)),
         tools=tuple(document.agent.tool_definitions or ()),
         spans=spans,
@@ -156,7 +154,7 @@ def _read_other(document: Document, parts: Parts, *, keeps_tokens: bool) -> Impo
     _refuse(parts)
     turns = tuple(_other_turn(step, following) for step, following in parts.turns)
     spans, forks = _other_spans(parts) if keeps_tokens else ((), 0)
-    info: JsonObject = {IMPORTED: _imported(document, None) | {"agent_version": document.agent.version}}
+    info: JsonObject = {IMPORTED: _imported(document, None)}
     trajectory = Trajectory(
         key=EpisodeKey(phase="train", step=0, task_id=document.trajectory_id or document.session_id or "", sample=0),
         env_id="imported",
@@ -222,6 +220,7 @@ def _imported(document: Document, parent: ParentExtra | None) -> JsonObject:
     told = {
         "session_id": document.session_id,
         "trajectory_id": document.trajectory_id,
+        "agent_version": document.agent.version,
         "model_name": document.agent.model_name,
         "notes": document.notes,
         "continued_trajectory_ref": document.continued_trajectory_ref,

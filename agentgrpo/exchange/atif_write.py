@@ -81,6 +81,7 @@ def _episode(stored: StoredEpisode, parent: JsonObject | None, tokens: Tokens) -
         "key": {name: getattr(key, name) for name in ("phase", "step", "task_id", "sample", "attempt")},
         "env_id": trajectory.env_id,
         "seed": trajectory.seed,
+        "policy_version": trajectory.policy.version,
         "stop_reason": trajectory.stop_reason,
         "reward": number(trajectory.reward),
         "success": row.success,

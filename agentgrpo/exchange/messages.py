@@ -39,6 +39,8 @@ def to_messages(trajectory: Trajectory) -> JsonObject:
         ids = {call["id"] for call in turn.action["tool_calls"]}
         messages += [_assistant(plain(turn.action)), *(_answer(plain(m), ids) for m in turn.messages)]
     tools = plain(_all_tools(trajectory))
+    if not all(isinstance(_name_of(tool), str) for tool in tools):
+        raise NotWritten("it was offered a tool without a name")
     return {"messages": messages} | ({"tools": tools} if tools else {})
 
 
