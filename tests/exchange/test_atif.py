@@ -12,6 +12,7 @@ from agentgrpo.exchange.atif import Document
 from agentgrpo.exchange.exporting import Format, export
 from agentgrpo.exchange.importing import import_files
 from agentgrpo.store import EpisodeReader, Filter, RunDirectory, TrainingRow
+from agentgrpo.store.episodes import Item
 from agentgrpo.types import Parent, Trajectory
 from tests.exchange.runs import fresh_folder, make_run, take, there_and_back
 from tests.store.strategies import keys, make_key, make_spans, make_trajectory, trajectories
@@ -55,7 +56,7 @@ def only(run: RunDirectory) -> Trajectory:
         return reader.get(row.id).trajectory
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.lists(trajectories(keys), min_size=1, max_size=3, unique_by=lambda t: t.key))
 def test_any_episode_comes_back_as_it_went(drawn: list[Trajectory]) -> None:
     with fresh_folder() as folder:
@@ -69,7 +70,7 @@ def test_what_the_learner_did_and_where_a_fork_comes_from_come_back_too(tmp_path
     spans = make_spans()
     parent, fork = make_key(), make_key(phase="fork", sample=1)
     logprobs = [-float(i) for i in range(sum(len(span.token_ids) for span in spans if span.sampled))]
-    items = [
+    items: list[Item] = [
         make_trajectory(parent),
         TrainingRow(key=parent, advantage=0.75, logprobs=logprobs),
         make_trajectory(fork, parent=Parent(episode=1, turns=2)),

@@ -44,7 +44,7 @@ def told(draw: st.DrawFn) -> Trajectory:
     return replace(drawn, tools=draw(TOOLS), turns=turns)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(told())
 def test_a_line_that_was_read_is_written_as_it_was(drawn: Trajectory) -> None:
     try:
@@ -57,7 +57,7 @@ def test_a_line_that_was_read_is_written_as_it_was(drawn: Trajectory) -> None:
 
 
 def test_any_run_is_the_same_after_import() -> None:
-    @settings(max_examples=8, deadline=None)
+    @settings(max_examples=6, deadline=None)
     @given(st.lists(told(), min_size=1, max_size=3, unique_by=lambda t: t.key))
     def check(drawn: list[Trajectory]) -> None:
         with fresh_folder() as folder:
