@@ -34,8 +34,18 @@ def write_log(path: Path, name: str, episodes: Iterable[StoredEpisode], *, model
     """
     library = _library()
     samples = [_sample(stored, library) for stored in episodes]
+    _tell_apart(samples)
     library.write(library.EvalLog.model_validate(_log(name, samples, model)), str(path), format="eval")
     return len(samples)
+
+
+def _tell_apart(samples: Sequence[JsonObject]) -> None:
+    """Give samples a name of their own, which Inspect makes a file of: two of one name would be one."""
+    seen: set[tuple[str, int]] = set()
+    for sample in samples:
+        name = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in sample["id"])
+        sample["id"] = name if (name, sample["epoch"]) not in seen else f"{name}#{sample['uuid']}"
+        seen.add((sample["id"], sample["epoch"]))
 
 
 def _library() -> SimpleNamespace:
