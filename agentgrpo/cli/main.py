@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from agentgrpo.cli import authoring
+from agentgrpo.cli import authoring, taking
 from agentgrpo.cli.authoring import Set
 from agentgrpo.cli.replay import replay, run_app
 from agentgrpo.cli.show import show
@@ -34,6 +34,7 @@ app.add_typer(run_app, name="run")
 app.command()(show)
 app.command()(replay)
 authoring.register(env_app)
+taking.register(run_app)
 
 MaxHours = Annotated[float | None, typer.Option(help="Stop training after this many hours.")]
 
