@@ -178,7 +178,7 @@ def test_every_screen_is_reached_without_a_mouse(seen: Watched, run: RunDirector
     page.wait_for_selector(".run-line")
     press("x", until=".run-curves .chart", at="runs=")
     press("j", "Enter", until=".chart-large", at="/steps")
-    press("h", "h", until=".group-line", at="step=2")
+    press("h", "h", until=".groups h2 >> text=Groups of step 2", at="step=2")
     press("Enter", until=".columns-head", at="/group?key=train/2/")
     press("l", "Enter", until=".turn", at="/episode?key=train/2/")
     press("j", "j", until="#turn-2.is-current", at="turn=2")

@@ -49,11 +49,14 @@ export async function open({ run, query, go, signal, remember }) {
     const [before, after] = spans(data.train.steps, state.step, state.width);
     if (!before) return fill(panel, h("h2", {}, `Step ${state.step}`), h("p", { class: "quiet" }, "There are no steps before it to compare with."));
     const found = await get(ofRun(run, "shift", { phase: state.phase, before: before.join(".."), after: after.join("..") }), signal);
+    if (after[0] !== spans(data.train.steps, state.step, state.width)[1]?.[0]) return; // another step was picked meanwhile
     fill(panel, shiftPanel(run, found));
   };
   const showGroups = async () => {
     if (state.step === null) return fill(groups);
-    const found = await get(ofRun(run, "groups", { phase: state.phase, step: state.step }), signal);
+    const { phase, step } = state;
+    const found = await get(ofRun(run, "groups", { phase, step }), signal);
+    if (phase !== state.phase || step !== state.step) return; // another one was picked meanwhile
     shown = found.groups;
     chosen = 0;
     fill(groups, groupList(run, found, data, (phase) => pick(state.step, { phase })));
