@@ -13,8 +13,9 @@ from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentgrpo.envs.shop.env import Shop, normalize
-from agentgrpo.envs.shop.tasks import SPLITS
+from agentgrpo.envs.app_env import normalize
+from agentgrpo.envs.rows import SPLITS
+from agentgrpo.envs.shop.env import Shop
 from agentgrpo.envs.shop.templates import HELDOUT_TEMPLATES, TEMPLATES, TRAIN_TEMPLATES
 from agentgrpo.envs.shop.world import AMOUNTS, CUSTOMER_IDS, FIRST_NAMES, LAST_NAMES, ORDER_IDS, PRODUCTS, STREETS
 from agentgrpo.errors import EnvError, TaskError
@@ -266,13 +267,13 @@ def test_hash_and_diff_stay_exact(row: JsonObject, calls: list[tuple[str, int]],
         order = orders[index % len(orders)]
         customer = before["orders"][order]["customer"]
         arguments: dict[str, dict[str, Any]] = {
-            "set_address": {"order": order, "street": rng.choice(env._app.list_addresses(customer))},
+            "set_address": {"order": order, "street": rng.choice(env.app.list_addresses(customer))},
             "swap_item": {"order": order, "item": rng.choice(PRODUCTS)},
             "refund_order": {"order": order, "amount": rng.randrange(40), "reason": rng.choice(REASONS)},
             "add_address": {"customer": customer, "street": rng.choice(STREETS)},
         }
         env.step(json.dumps(env.call(name, **arguments.get(name, {"order": order}))))
-        assert env.state_hash() == env._app.content_hash()
+        assert env.state_hash() == env.app.content_hash()
     fresh = Shop()
     fresh.restore(env.snapshot())
     assert fresh.state_hash() == env.state_hash()

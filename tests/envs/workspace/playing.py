@@ -7,8 +7,8 @@ import random
 import re
 from typing import Any
 
+from agentgrpo.envs.rows import SPLITS
 from agentgrpo.envs.workspace.env import Workspace
-from agentgrpo.envs.workspace.tasks import SPLITS
 from agentgrpo.envs.workspace.templates import TEMPLATES
 from agentgrpo.types import JsonObject
 

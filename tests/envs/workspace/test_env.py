@@ -183,7 +183,7 @@ def test_hash_and_diff_stay_exact_and_rules_hold(row: JsonObject, calls: list[st
         }
         parameters = env._all_tools[name].parameters["properties"]
         env.step(json.dumps(env.call(name, **{key: values[key] for key in parameters})))
-        assert env.state_hash() == env._app.content_hash()
+        assert env.state_hash() == env.app.content_hash()
         slots = [(m["room"], m["day"], m["hour"]) for m in env.state()["meetings"].values()]
         assert len(slots) == len(set(slots))
     fresh = Workspace()

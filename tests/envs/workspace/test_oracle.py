@@ -6,9 +6,9 @@ import re
 
 import pytest
 
+from agentgrpo.envs.rows import SPLITS
 from agentgrpo.envs.workspace.env import Workspace
 from agentgrpo.envs.workspace.parts import Template
-from agentgrpo.envs.workspace.tasks import SPLITS
 from agentgrpo.envs.workspace.templates import TEMPLATES, TRAIN_TEMPLATES
 from agentgrpo.tools.workspace import DAYS, REPLIES
 from agentgrpo.types import JsonObject

@@ -3,7 +3,8 @@ from __future__ import annotations
 import hashlib
 import json
 
-from agentgrpo.envs.workspace.tasks import SPLITS, workspace_tasks
+from agentgrpo.envs.rows import SPLITS
+from agentgrpo.envs.workspace.env import Workspace
 from agentgrpo.envs.workspace.templates import HELDOUT_TEMPLATES, TEMPLATES, TRAIN_TEMPLATES
 from agentgrpo.envs.workspace.world import (
     CONTACT_IDS,
@@ -96,6 +97,6 @@ def test_no_room_and_nobody_is_booked_twice_in_a_world_but_for_invitations() -> 
 
 
 def test_templates_and_levels_choose_rows() -> None:
-    rows = workspace_tasks("train", templates=["move_with", "accept_from"], levels=[3])
+    rows = Workspace.tasks("train", templates=["move_with", "accept_from"], levels=[3])
     assert {row["template"] for row in rows} == {"accept_from"}
-    assert {row["level"] for row in workspace_tasks("heldout", levels=[1])} == {1}
+    assert {row["level"] for row in Workspace.tasks("heldout", levels=[1])} == {1}
