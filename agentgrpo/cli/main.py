@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from agentgrpo.cli import authoring
+from agentgrpo.cli import authoring, taking
 from agentgrpo.cli.authoring import Set
 from agentgrpo.cli.replay import replay, run_app
 from agentgrpo.cli.show import show
@@ -34,6 +34,7 @@ app.add_typer(run_app, name="run")
 app.command()(show)
 app.command()(replay)
 authoring.register(env_app)
+taking.register(run_app)
 
 MaxHours = Annotated[float | None, typer.Option(help="Stop training after this many hours.")]
 
@@ -62,6 +63,16 @@ def train(
 def demo(set_: Set = [], max_hours: MaxHours = None) -> None:  # noqa: B006
     """Train a tiny agent on the shop, from nothing, on this machine."""
     _load("agentgrpo.cli.commands").demo(set_, max_hours)
+
+
+@app.command()
+def view(
+    runs: Annotated[Path, typer.Argument(help="A folder of runs, or one run.")] = Path("runs"),
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Of this machine: 7420, or the next free.")] = None,
+    browser: Annotated[bool, typer.Option(help="Open it in a browser.")] = True,
+) -> None:
+    """Look at runs in a web page of this machine: curves, groups, episodes, tokens; also while they train."""
+    _load("agentgrpo.cli.view").view(runs, port, browser=browser)
 
 
 @app.command()

@@ -15,7 +15,8 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from agentgrpo.store.reader import EpisodeRow, StoredEpisode
+from agentgrpo.store.changes import Change, Ledger, Unknown
+from agentgrpo.store.rows import EpisodeRow, StoredEpisode
 from agentgrpo.store.scores import Rescore, Score
 from agentgrpo.types import Json, JsonObject, Message, StopReason, Trajectory, Turn
 
@@ -96,46 +97,27 @@ def conversation(trajectory: Trajectory) -> Iterator[RenderableType]:
 
 
 class State:
-    """Remembers what earlier patches wrote, so that a later one can say what it replaces."""
+    """Draws patches, with what they replace where that is known."""
 
     def __init__(self) -> None:
-        self._known: dict[str, Json] = {}
+        self._ledger = Ledger()
 
     def lines(self, patch: Iterable[JsonObject]) -> Iterator[Text]:
-        """Yield a readable line per JSON Patch operation; `test` operations say what was there before."""
-        for operation in patch:
-            kind, path, value = operation.get("op"), str(operation.get("path", "")), operation.get("value")
-            if kind == "test":
-                self._learn(path, value)
-                continue
-            yield self._line(str(kind), path, value, operation)
-            self._forget(path)
-            if kind in ("add", "replace"):
-                self._learn(path, value)
-
-    def _line(self, kind: str, path: str, value: Json, operation: JsonObject) -> Text:
-        line = Text(printable(path), "bold")
-        old = operation.get("old", self._known.get(path, _UNKNOWN))
-        before = [] if old is _UNKNOWN else [(f"{_plain(old)} ", BAD), ("-> ", QUIET)]
-        if kind == "add":
-            return line.append(": ").append(f"added {_plain(value)}", GOOD)
-        if kind == "replace":
-            return Text.assemble(line, ": ", *before, (_plain(value), GOOD))
-        if kind == "remove":
-            return Text.assemble(line, ": ", *before, ("removed", BAD))
-        return line.append(f": {printable(kind)} {printable(str(operation.get('from', '')))}", WARN)
-
-    def _learn(self, path: str, value: Json) -> None:
-        self._known[path] = value
-        if isinstance(value, dict):
-            for name, item in value.items():
-                self._learn(f"{path}/{name.replace('~', '~0').replace('/', '~1')}", item)
-
-    def _forget(self, path: str) -> None:
-        self._known = {p: v for p, v in self._known.items() if p != path and not p.startswith(f"{path}/")}
+        """Yield a readable line per change."""
+        yield from map(change_line, self._ledger.read(patch))
 
 
-_UNKNOWN = object()
+def change_line(change: Change) -> Text:
+    """Return a change in one line: where, what was there, what is there now."""
+    line = Text(printable(change.pointer), "bold")
+    before = [] if isinstance(change.old, Unknown) else [(f"{_plain(change.old)} ", BAD), ("-> ", QUIET)]
+    if change.kind == "add":
+        return line.append(": ").append(f"added {_plain(change.new)}", GOOD)
+    if change.kind == "replace":
+        return Text.assemble(line, ": ", *before, (_plain(change.new), GOOD))
+    if change.kind == "remove":
+        return Text.assemble(line, ": ", *before, ("removed", BAD))
+    return line.append(f": {printable(change.kind)} {printable(change.origin or '')}", WARN)
 
 
 def _result(row: EpisodeRow) -> Text:
@@ -260,6 +242,11 @@ def call_text(call: Mapping[str, Any]) -> Text:
         line.append(", " if index else "", QUIET)
         line.append(f"{printable(str(key))}=", CALL).append(_short(value))
     return line.append(")", QUIET)
+
+
+def answer_text(message: Message) -> str:
+    """Return what a message says: an error as type and message."""
+    return _error(message.get("content")) if message.get("is_error") else content_text(message).plain
 
 
 def answer(message: Message) -> tuple[str, Text]:

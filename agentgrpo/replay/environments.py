@@ -17,7 +17,7 @@ from agentgrpo.rollout.record import Recorder
 from agentgrpo.rollout.scoring import Scorer
 from agentgrpo.rollout.speaker import Mute
 from agentgrpo.store.codec import decode, encode
-from agentgrpo.store.reader import StoredEpisode
+from agentgrpo.store.rows import StoredEpisode
 from agentgrpo.types import EpisodeKey, Sampling, StopReason, Trajectory
 
 

@@ -20,7 +20,8 @@ from agentgrpo.replay.recorded import model_notes, open_config, open_recorded
 from agentgrpo.replay.sweep import sweep
 from agentgrpo.replay.tokens import TEXT_ONLY, compare_tokens
 from agentgrpo.report import Advance, Reporter, SilentReporter
-from agentgrpo.store.reader import EpisodeReader, StoredEpisode
+from agentgrpo.store.reader import EpisodeReader
+from agentgrpo.store.rows import StoredEpisode
 from agentgrpo.store.run import RunDirectory
 from agentgrpo.types import EpisodeKey
 from agentgrpo.workbench import EnvLike, make_chat

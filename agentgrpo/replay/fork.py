@@ -30,7 +30,8 @@ from agentgrpo.rollout.speaker import Given
 from agentgrpo.rollout.text import TextRollouts
 from agentgrpo.store.episodes import EpisodeStore
 from agentgrpo.store.lock import RunLock
-from agentgrpo.store.reader import EpisodeReader, EpisodeRow, StoredEpisode
+from agentgrpo.store.reader import EpisodeReader
+from agentgrpo.store.rows import EpisodeRow, StoredEpisode
 from agentgrpo.types import EpisodeKey, JsonObject, Parent, Policy, Sampling, Task, Trajectory
 from agentgrpo.workbench import EnvLike, assemble, set_threads
 

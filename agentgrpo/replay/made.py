@@ -13,7 +13,7 @@ from torch import Tensor
 
 from agentgrpo.learner.step import LearnResult
 from agentgrpo.store.episodes import finite
-from agentgrpo.store.reader import EpisodeRow
+from agentgrpo.store.rows import EpisodeRow
 from agentgrpo.types import Adapter, EpisodeKey, JsonObject
 
 _FIRST = ("loss", "grad_norm")  # compared before the other metrics

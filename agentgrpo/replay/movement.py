@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from agentgrpo.store.reader import EpisodeRow
+from agentgrpo.store.rows import EpisodeRow
 from agentgrpo.types import Phase
 
 MOST_MOVED = 10  # episodes that are named

@@ -25,8 +25,8 @@ from agentgrpo.replay.sweep import sweep
 from agentgrpo.report import Advance, Reporter, SilentReporter
 from agentgrpo.rewards.named import NamedReward, load_reward
 from agentgrpo.rollout.scoring import Scorer
-from agentgrpo.store.reader import StoredEpisode
 from agentgrpo.store.record import hash_source
+from agentgrpo.store.rows import StoredEpisode
 from agentgrpo.store.run import RunDirectory
 from agentgrpo.store.scores import Rescore, Score, write_scores
 from agentgrpo.types import Boundary, Failure, Trajectory

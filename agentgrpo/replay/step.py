@@ -19,7 +19,8 @@ from agentgrpo.opening import number_changes, version_changes
 from agentgrpo.replay.made import Difference, Made, first_difference
 from agentgrpo.replay.recorded import model_notes, open_config
 from agentgrpo.report import Reporter, SilentReporter
-from agentgrpo.store.reader import EpisodeFilter, EpisodeReader
+from agentgrpo.store.reader import EpisodeReader
+from agentgrpo.store.rows import EpisodeFilter
 from agentgrpo.store.run import RunDirectory, read_metrics
 from agentgrpo.store.train_steps import TrainedGroup, TrainStep, read_train_steps
 from agentgrpo.trainer_state import restore

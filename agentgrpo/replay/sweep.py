@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from agentgrpo.report import Advance, Reporter
-from agentgrpo.store.reader import EpisodeReader, EpisodeRow, StoredEpisode
+from agentgrpo.store.reader import EpisodeReader
+from agentgrpo.store.rows import EpisodeRow, StoredEpisode
 
 _PAGE = 200  # rows read at once
 

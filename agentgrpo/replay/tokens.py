@@ -14,7 +14,7 @@ from agentgrpo.replay.compare import Divergence, Replayed
 from agentgrpo.replay.said import as_generation, said_in, unfinished
 from agentgrpo.rollout.record import Recorder
 from agentgrpo.rollout.token_path import TokenPath
-from agentgrpo.store.reader import StoredEpisode
+from agentgrpo.store.rows import StoredEpisode
 from agentgrpo.types import Failure, Span, StopReason, Trajectory
 
 CHECKED = ("prompts", "calls", "tokens", "masks")

@@ -21,6 +21,7 @@ from typing import Any, TypeAlias
 
 from agentgrpo.errors import RunError
 from agentgrpo.store.codec import encode, pack_logprobs
+from agentgrpo.store.query import clean
 from agentgrpo.store.schema import connect
 from agentgrpo.store.train_steps import TrainStep, write_train_step
 from agentgrpo.types import EpisodeKey, Trajectory
@@ -71,6 +72,7 @@ class EpisodeStore:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._connection = connect(self.path)
+        self._tools: dict[str, int] = {}  # the ids of their names, as far as this batch and those before it have them
         self._jobs: queue.Queue[_Job | None] = queue.Queue(QUEUE_BATCHES)
         self._lock = threading.Lock()  # no job may follow the sentinel of `close`
         self._closed = False
@@ -175,6 +177,7 @@ class EpisodeStore:
                 self._write_item(item)
             self._connection.execute("COMMIT")
         except Exception as error:  # handed to whoever waits for this batch
+            self._tools.clear()  # an id that was rolled back may be given to another name
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
             if isinstance(error, sqlite3.Error):
@@ -204,6 +207,16 @@ class EpisodeStore:
             (row_id, payload.record, payload.token_ids, payload.logprobs),
         )
         execute("INSERT INTO texts (rowid, text) VALUES (?, ?)", (row_id, clean(payload.text)))
+        for use in payload.tools:
+            tool = self._tool_id(clean(use.name))
+            execute("INSERT OR IGNORE INTO episode_tools VALUES (?, ?, ?, ?)", (tool, row_id, use.calls, use.errors))
+
+    def _tool_id(self, name: str) -> int:
+        if name not in self._tools:
+            self._connection.execute("INSERT OR IGNORE INTO names (kind, name) VALUES ('tool', ?)", (name,))
+            sql = "SELECT id FROM names WHERE kind = 'tool' AND name = ?"
+            self._tools[name] = int(self._connection.execute(sql, (name,)).fetchone()[0])
+        return self._tools[name]
 
     def _update(self, row: TrainingRow) -> None:
         execute = self._connection.execute
@@ -250,11 +263,6 @@ _INSERT = f"INSERT INTO episodes (id, {', '.join(_NAMES)}) VALUES (?, {', '.join
 def key_values(key: EpisodeKey) -> tuple[Any, ...]:
     """Return a key as the values of its columns."""
     return (key.phase, key.step, clean(key.task_id), key.sample, key.attempt)
-
-
-def clean(text: str) -> str:
-    """Return text that SQLite can hold: lone surrogates become question marks."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def finite(value: float | None) -> float | None:

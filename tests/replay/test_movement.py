@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from agentgrpo.replay.movement import MOST_MOVED, Pair, most_moved, movements, spearman
 from agentgrpo.store import EpisodeReader, EpisodeStore
-from agentgrpo.store.reader import EpisodeRow
+from agentgrpo.store.rows import EpisodeRow
 from tests.store.strategies import make_key, make_trajectory
 
 VALUES = st.lists(st.integers(-3, 3).map(float), min_size=2, max_size=9)
@@ -62,8 +62,8 @@ def test_groups_and_phases_are_kept_apart(rows: list[EpisodeRow]) -> None:
     train, held = movements(pair(row, b, a) for row, b, a in zip(rows, before, after, strict=True))
     assert (train.phase, train.episodes, train.groups, train.gained, train.lost) == ("train", 6, 2, 1, 1)
     assert (train.rank_correlation, train.ranked_groups) == (None, 0)
-    assert (train.reward_before, train.reward_after) == (pytest.approx(1 / 3), pytest.approx(2.5 / 6))
-    assert (train.success_before, train.success_after) == (pytest.approx(1 / 3), pytest.approx(1 / 6))
+    assert (train.reward_before, train.reward_after) == pytest.approx((1 / 3, 2.5 / 6))
+    assert (train.success_before, train.success_after) == pytest.approx((1 / 3, 1 / 6))
     assert (held.phase, held.groups, held.success_before, held.success_after) == ("eval", 0, 1.0, 0.0)
 
 

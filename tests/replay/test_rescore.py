@@ -36,12 +36,8 @@ def test_a_reward_that_turns_everything_round_is_told_as_that(run: RunDirectory)
     (move,) = found.movements
     good = sum(bool(t.success) for t in before.values())
     assert 0 < good < 12
-    assert (move.phase, move.episodes, move.success_before, move.success_after) == (
-        "train",
-        12,
-        good / 12,
-        pytest.approx(1 - good / 12),
-    )
+    assert (move.phase, move.episodes) == ("train", 12)
+    assert (move.success_before, move.success_after) == pytest.approx((good / 12, 1 - good / 12))
     assert move.rank_correlation is not None
     assert -1 <= move.rank_correlation < 0
     assert episodes(run) == before  # the scores they had stay

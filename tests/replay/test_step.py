@@ -98,7 +98,10 @@ def test_one_bit_of_a_weight_is_found(own: RunDirectory) -> None:
 
 
 def test_a_weight_that_is_not_there_is_found(own: RunDirectory) -> None:
-    rewrite(own, 1, lambda tensors: [tensors.pop(name) for name in sorted(tensors)[:1]] and None)
+    def remove(tensors: dict[str, torch.Tensor]) -> None:
+        del tensors[min(tensors)]
+
+    rewrite(own, 1, remove)
     difference = repeat_step(own.path, 1).difference
     assert difference is not None
     assert (difference.expected, type(difference.got)) == (None, str)
