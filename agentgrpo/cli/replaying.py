@@ -206,8 +206,9 @@ def _most(pairs: Sequence[Pair]) -> Table:
 
 def _repeated(found: Repeated) -> Iterator[Text]:
     origin = f"the checkpoint of step {found.start}" if found.start else "the beginning"
-    between = found.step - found.start - 1
-    again = f", {between} steps between made again" if between else ""
+    first, last = found.start + 1, found.step - 1
+    between = f"step {first}" if first == last else f"steps {first} to {last}"
+    again = f", {between} made again on the way" if first <= last else ""
     yield Text(f"step {found.step}, from {origin}{again}")
     for name in ("loss", "grad_norm"):
         if name in found.metrics:

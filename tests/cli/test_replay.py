@@ -22,6 +22,12 @@ def run(tmp_path: Path) -> RunDirectory:
     return oracle_run(tmp_path / "runs", f"{ADDERS}:Adder", tasks=2, samples=2)
 
 
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    """The same, for what never gets as far as to change it."""
+    return oracle_run(tmp_path_factory.mktemp("runs"), f"{ADDERS}:Adder", tasks=2, samples=2)
+
+
 @pytest.fixture
 def clocked(tmp_path: Path) -> RunDirectory:
     """A run of an environment whose answers hold the time from turn 3 on."""
@@ -93,9 +99,9 @@ def test_a_run_that_is_being_trained_can_be_replayed_and_forked(agentgrpo: Comma
     ],
 )
 def test_a_mistake_is_one_message_and_exit_code_2(
-    words: tuple[str, ...], told: str, agentgrpo: Command, run: RunDirectory
+    words: tuple[str, ...], told: str, agentgrpo: Command, untouched: RunDirectory
 ) -> None:
-    done = agentgrpo("replay", run.path, *words)
+    done = agentgrpo("replay", untouched.path, *words)
     assert (done.code, done.out) == (2, "")
     assert re.search(told, done.err), done.err
 
@@ -153,9 +159,9 @@ def test_another_reward_is_a_table_of_what_moves(agentgrpo: Command, run: RunDir
     ],
 )
 def test_a_reward_that_cannot_score_is_one_message(
-    words: tuple[str, ...], told: str, agentgrpo: Command, run: RunDirectory
+    words: tuple[str, ...], told: str, agentgrpo: Command, untouched: RunDirectory
 ) -> None:
-    done = agentgrpo("run", "rescore", run.path, *words)
+    done = agentgrpo("run", "rescore", untouched.path, *words)
     assert (done.code, done.out) == (2, "")
     assert re.search(told, done.err), done.err
 
@@ -196,8 +202,8 @@ def test_a_step_that_differs_ends_with_1(agentgrpo: Command, own: RunDirectory) 
     ],
 )
 def test_a_step_that_cannot_be_made_again_is_one_message(
-    words: tuple[str, ...], told: str, agentgrpo: Command, run: RunDirectory
+    words: tuple[str, ...], told: str, agentgrpo: Command, untouched: RunDirectory
 ) -> None:
-    done = agentgrpo("train", *(str(run.path) if word == "RUN" else word for word in words))
+    done = agentgrpo("train", *(str(untouched.path) if word == "RUN" else word for word in words))
     assert (done.code, done.out) == (2, "")
     assert re.search(told, done.err), done.err
