@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,8 @@ class RealServer:
         return [pid for pid, group in groups.items() if group == self.process.pid != pid]
 
     def kill(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # killed already
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
 
