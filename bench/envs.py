@@ -32,7 +32,7 @@ def main(*, quick: bool = False) -> None:
     env = Shop()
     task = env.tasks("train")[0]
     env.reset(seed=0, options={"task": task})
-    rows: list[tuple[Any, ...]] = [_row("shop as it ships", env._app, rounds, lambda: _reset(env, task))]
+    rows: list[tuple[Any, ...]] = [_row("shop as it ships", env.app, rounds, lambda: _reset(env, task))]
     for name, size in SIZES.items():
         app = grown(size)
         rows.append(_row(f"its app with {name}", app, rounds // 10, partial(app.restore, app.snapshot())))
@@ -79,7 +79,7 @@ def call_overhead(rounds: int) -> float:
     env.reset(seed=0, options={"task": env.tasks("train")[0]})
     action = json.dumps(env.call("get_product", item="lamp"))
     whole = median_ms(lambda: env.step(action), rounds)
-    return whole - median_ms(lambda: env._app.get_product("lamp"), rounds)
+    return whole - median_ms(lambda: env.app.get_product("lamp"), rounds)
 
 
 def grown(size: float) -> ShopApp:
@@ -124,10 +124,10 @@ def hold(size: float) -> None:
     before = _resident()
     envs = [Shop() for _ in range(AT_ONCE)]
     for env in envs:
-        env._app.restore(snapshot)
-        env._app.find_customer("Name1 Family1")
-        env._app.insert("customers", [{"id": "new", "name": "Ann Poe"}])
-        env._app.state_hash()
+        env.app.restore(snapshot)
+        env.app.find_customer("Name1 Family1")
+        env.app.insert("customers", [{"id": "new", "name": "Ann Poe"}])
+        env.app.state_hash()
     print((_resident() - before) / 1e9)
 
 

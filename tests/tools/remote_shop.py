@@ -57,8 +57,8 @@ class RemoteShop(Shop):
 
     def __init__(self, app: RemoteApp) -> None:
         super().__init__()
-        self._app.close()
-        self._app = cast(ShopApp, app)
+        self.app.close()
+        self.app = cast(ShopApp, app)
 
 
 def solve(env: Shop, row: JsonObject) -> tuple[float, list[str]]:
