@@ -19,6 +19,7 @@ from agentgrpo.checkpoint import Checkpoints
 from agentgrpo.config import Config, load_config
 from agentgrpo.config_file import validate
 from agentgrpo.errors import ConfigError, EnvError, ModelError, TaskError, UserError
+from agentgrpo.learner.policy import LoraPolicy
 from agentgrpo.registry import EnvSource
 from agentgrpo.report import Reporter
 from agentgrpo.store.episodes import EpisodeStore, forget_after
@@ -45,6 +46,7 @@ from agentgrpo.workbench import (
     Workbench,
     assemble,
     env_reference,
+    numbers_of,
     open_env,
     open_tasks,
     prepare,
@@ -90,7 +92,7 @@ class Opened:
     def resume_command(self) -> str:
         """What to type (or to call) to go on with this run."""
         reference = env_reference(self.bench.config, self.bench.source)
-        if _is_unreachable(reference):
+        if is_unreachable(reference):
             return f"agentgrpo.train(resume={str(self.run.path)!r}, env={self.bench.source.env_class.__name__})"
         return f"{program()} train --resume {shlex.quote(str(self.run.path))}"
 
@@ -130,7 +132,7 @@ def _write_down(run: RunDirectory, bench: Workbench) -> None:
         tasks=_rows((bench.train_tasks, bench.heldout_tasks)),
         model_path=config.model.path,
         sampling={"train": {"temperature": config.rollout.temperature}, "eval": config.eval.model_dump(mode="json")},
-        numbers=_numbers(bench),
+        numbers=bench.numbers() | {"processor": processor()},
         scoring=bench.rewarding.hashes if bench.rewarding is not None else None,
         environment=bench.source.facts(bench.train_tasks[0].row),
         inexact=bench.inexact(),
@@ -258,7 +260,7 @@ def _bench(run: RunDirectory, record: JsonObject, config: Config, given: Given) 
     """
     set_threads(config)
     hashes = record["hashes"]
-    if given.env is None and _is_unreachable(config.env):
+    if given.env is None and is_unreachable(config.env):
         name = config.env.rpartition(":")[2]
         raise EnvError(
             f"the environment {name} was given as a class that no name can reach from here: pass it, "
@@ -270,18 +272,18 @@ def _bench(run: RunDirectory, record: JsonObject, config: Config, given: Given) 
     if hashes["model"] is not None and (not folder.is_dir() or hash_folder(folder) != hashes["model"]):
         what = "is not there any more" if not folder.is_dir() else "has other files or weights than when the run began"
         raise ModelError(f"the model in '{folder}' {what}: put the same one there, or --set model.path=FOLDER")
-    changes = _version_changes(record["versions"])
+    changes = version_changes(record["versions"])
     if hash_sources(source.classes) != hashes["env_source"]:
         changes.append(f"the code of the environment {source.id} was changed")
     bench = assemble(config, source, train, heldout)
     changes += bench.rewarding.changes(hashes) if bench.rewarding is not None else []
-    now, then = _numbers(bench), record.get("numbers", {})
-    changes += [f"the {key} was {was}, is {now.get(key)}" for key, was in then.items() if now.get(key) != was]
-    return bench, changes
+    return bench, changes + number_changes(bench.policy, record)
 
 
-def _numbers(bench: Workbench) -> JsonObject:
-    return bench.numbers() | {"processor": processor()}
+def number_changes(policy: LoraPolicy, record: JsonObject) -> list[str]:
+    """Return what a policy's last bits depend on and is not as it was when a run began."""
+    now, then = numbers_of(policy) | {"processor": processor()}, record.get("numbers", {})
+    return [f"the {key} was {was}, is {now.get(key)}" for key, was in then.items() if now.get(key) != was]
 
 
 def _tasks(run: RunDirectory, hashes: Mapping[str, str], config: Config, source: EnvSource, given: Given) -> Tasks:
@@ -313,7 +315,7 @@ def _task_hashes(tasks: Tasks) -> dict[str, str]:
     return {split: hash_json(rows) for split, rows in _rows(tasks).items()}
 
 
-def _version_changes(then: JsonObject) -> list[str]:
+def version_changes(then: JsonObject) -> list[str]:
     """Return which packages are of another version than when the run began."""
     now = versions()
     before, after = ({"python": v["python"], **v["packages"]} for v in (then, now))
@@ -358,7 +360,7 @@ def _episodes(
     return {k: t for k, t in found.items() if t.is_scored and t.stop_reason not in again}
 
 
-def _is_unreachable(reference: str) -> bool:
+def is_unreachable(reference: str) -> bool:
     """Whether only the process that defined an environment can find it by this name."""
     place, _, name = reference.rpartition(":")
     return place == "local" or (place == "__main__" and not hasattr(sys.modules["__main__"], name))

@@ -34,6 +34,7 @@ from agentgrpo.stopping import Stopping
 from agentgrpo.store.episodes import EpisodeStore
 from agentgrpo.store.record import settle_record
 from agentgrpo.store.run import Metrics
+from agentgrpo.store.train_steps import TrainStep
 from agentgrpo.summary import no_survivors, score_metrics, train_metrics, training_rows
 from agentgrpo.tasks import TaskSampler
 from agentgrpo.tracking import Trackers
@@ -167,7 +168,8 @@ async def _train_step(state: RunState) -> None:
     if all(len(group.trajectories) < config.rollout.min_survivors for group in groups):
         raise RunError(no_survivors(results))
     learned, adapter, learner = await _learn(state, groups)
-    await state.store.set_training(training_rows(learned))
+    made = TrainStep.of(step, groups, adapter.sha256)
+    await state.store.set_training([*training_rows(learned), made])
     proofs = await _publish(state, adapter, step)
     learn = time.perf_counter() - clock - rollout
     state.progress.step = step

@@ -15,7 +15,7 @@ Json: TypeAlias = Any
 JsonObject: TypeAlias = dict[str, Any]
 Message: TypeAlias = dict[str, Any]  # OpenAI-style: role, content, tool_calls, tool_call_id
 FinishReason: TypeAlias = Literal["stop", "length", "cancelled"]
-Phase: TypeAlias = Literal["train", "eval"]
+Phase: TypeAlias = Literal["train", "eval", "fork"]  # a fork is never trained
 
 ROLES = ("system", "developer", "user", "assistant", "tool")  # of a message
 
@@ -169,6 +169,12 @@ class AssistantMessage:
         message: JsonObject = {"content": self.content, "tool_calls": [c.to_message() for c in self.calls]}
         return message | ({"reasoning": self.reasoning} if self.reasoning else {})
 
+    @classmethod
+    def from_message(cls, message: JsonObject) -> AssistantMessage:
+        """Return what `to_message` was called on."""
+        calls = tuple(_call_of(call) for call in message["tool_calls"])
+        return cls(content=message["content"], calls=calls, reasoning=message.get("reasoning"))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
@@ -197,6 +203,7 @@ class Turn:
     generate_seconds: float = 0.0
     env_seconds: float = 0.0
     finish_reason: FinishReason = "stop"
+    tools: tuple[JsonObject, ...] | None = None  # offered from now on; None: the same as before
 
     @property
     def call_count(self) -> int:
@@ -206,6 +213,14 @@ class Turn:
     def error_count(self) -> int:
         """Number of calls whose result is an error."""
         return sum(bool(message.get("is_error")) for message in self.messages)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parent:
+    """Where a fork comes from: the row id of an episode of its run, and how many of its turns it took over."""
+
+    episode: int
+    turns: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,6 +265,7 @@ class Trajectory:
     started_at: float = 0.0  # seconds since the epoch
     seconds: float = 0.0
     info: JsonObject = field(default_factory=dict)
+    parent: Parent | None = None
 
     @property
     def is_scored(self) -> bool:
@@ -307,6 +323,15 @@ class Trajectory:
             if fresh:
                 rows.append(_join([self.spans[i] for i in path], [i in fresh for i in path]))
         return rows
+
+
+def _call_of(call: JsonObject) -> ToolCall | BadCall:
+    if "error" not in call:
+        return ToolCall(id=call["id"], name=call["name"], arguments=call["arguments"])
+    error = call["error"]
+    return BadCall(
+        id=call["id"], raw=call["raw"], error_type=error["type"], error_message=error["message"], name=call["name"]
+    )
 
 
 def _join(spans: list[Span], is_trained: list[bool]) -> Sequence:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedModel
 
 from agentgrpo import causal_lm
 from agentgrpo.blocking import in_daemon
@@ -68,12 +69,7 @@ class Workbench:
 
     def numbers(self) -> JsonObject:
         """Return how numbers are made here: what their last bits depend on, beside the processor."""
-        device = self.policy.device
-        return {
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-            "dtype": str(self.policy.causal_lm.dtype).removeprefix("torch."),
-            "threads": torch.get_num_threads(),
-        }
+        return numbers_of(self.policy)
 
     async def publish(self, adapter: Adapter, policy: Policy) -> tuple[Proof, ...]:
         """Let the engine answer with the learner's adapter of this moment, proved where that can go wrong.
@@ -196,13 +192,43 @@ def assemble(
     config: Config, source: EnvSource, train_tasks: tuple[Task, ...], heldout_tasks: tuple[Task, ...]
 ) -> Workbench:
     """Load the model and put the parts of a run together."""
-    device = causal_lm.pick_device(config.model.device)
-    base = causal_lm.load_model(
-        config.model.path, device=device, dtype=causal_lm.pick_dtype(config.model.dtype, device)
-    )
+    base = load_base(config)
     _check_context(config, causal_lm.context_length(base))
     # The engine copies the module tree before peft wraps the learner's: they share tensors, not modules.
     engine = open_engine(config, base)
+    policy, learner = open_learner(config, base)
+    return Workbench(
+        config=config,
+        source=source,
+        train_tasks=train_tasks,
+        heldout_tasks=heldout_tasks,
+        chat=make_chat(config),
+        engine=engine,
+        policy=policy,
+        learner=learner,
+        rewarding=open_rewarding(config),
+    )
+
+
+def numbers_of(policy: LoraPolicy) -> JsonObject:
+    """Return how a policy makes its numbers: what their last bits depend on, beside the processor."""
+    device = policy.device
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "dtype": str(policy.causal_lm.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def load_base(config: Config) -> PreTrainedModel:
+    """Load the base model of a run."""
+    device = causal_lm.pick_device(config.model.device)
+    dtype = causal_lm.pick_dtype(config.model.dtype, device)
+    return causal_lm.load_model(config.model.path, device=device, dtype=dtype)
+
+
+def open_learner(config: Config, base: PreTrainedModel) -> tuple[LoraPolicy, Learner]:
+    """Put an adapter on a base model, which is changed in place, and return it with its learner, both as at step 0."""
     policy = LoraPolicy(
         base,
         config.model.lora,
@@ -219,17 +245,7 @@ def assemble(
         min_survivors=config.rollout.min_survivors,
         seed=config.seed,
     )
-    return Workbench(
-        config=config,
-        source=source,
-        train_tasks=train_tasks,
-        heldout_tasks=heldout_tasks,
-        chat=make_chat(config),
-        engine=engine,
-        policy=policy,
-        learner=learner,
-        rewarding=open_rewarding(config),
-    )
+    return policy, learner
 
 
 def _check_context(config: Config, limit: int) -> None:

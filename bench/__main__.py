@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from bench import engine, envs, learner, profiling, rollout, sandbox, train
+from bench import engine, envs, inspector, learner, profiling, rollout, sandbox, train
 
 BENCHES: dict[str, Callable[[list[str]], None]] = {
     "engine": lambda options: engine.main(quick="--quick" in options),
@@ -13,6 +13,7 @@ BENCHES: dict[str, Callable[[list[str]], None]] = {
     "profile": lambda options: profiling.main(quick="--quick" in options),
     "rollout": rollout.main,
     "envs": lambda options: envs.main(quick="--quick" in options),
+    "inspector": inspector.main,
     "sandbox": lambda options: sandbox.main(quick="--quick" in options),
     "train": train.main,
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 from agentgrpo.core import ToolEnv
 from agentgrpo.errors import EnvError
@@ -16,6 +16,7 @@ from agentgrpo.tools.appstate import AppState, patch
 from agentgrpo.types import Json, JsonObject
 
 SIDE_EFFECTS = -0.5
+Compare: TypeAlias = Callable[[JsonObject, JsonObject], frozenset[str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,26 +26,50 @@ class Case:
     snapshot: bytes
     start: JsonObject  # state
     changes: frozenset[str]  # the wanted changes, each a JSON Patch operation as text
-    answer: str | None  # None: any final message will do
+    answer: Json  # None: any final message will do
 
 
-def make_case(app: AppState, solve: Callable[[], str | None]) -> Case:
+def changes_between(start: JsonObject, state: JsonObject) -> frozenset[str]:
+    """Return what changed, each a JSON Patch operation as comparable text."""
+    return frozenset(json.dumps(operation, sort_keys=True) for operation in patch(start, state))
+
+
+def make_case(app: AppState, solve: Callable[[], Json], compare: Compare = changes_between) -> Case:
     """Return the case of an app in its start state; `solve` brings it to the wanted state and returns the answer."""
     snapshot, start = app.snapshot(), app.state()
     answer = solve()
-    return Case(snapshot=snapshot, start=start, changes=texts(patch(start, app.state())), answer=answer)
+    return Case(snapshot=snapshot, start=start, changes=compare(start, app.state()), answer=answer)
 
 
 class AppEnv(ToolEnv):
-    """An environment that holds an app: a subclass sets `app`, and writes `case_of`, the tools and the oracle."""
+    """An environment that holds an app: a subclass gives `app_type`, and writes `case_of`, the tools and the oracle."""
 
     metadata: ClassVar[dict[str, Any]] = {"isolation": "inline"}  # type: ignore[misc]  # as in AgentEnv
+    app_type: ClassVar[type[AppState]]
     app: AppState
     _case: Case | None = None
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        if not hasattr(self, "app_type"):
+            raise EnvError(f"{type(self).__name__} has no app_type: name the class of its app")
+        self.app = self.app_type()
 
     def case_of(self, task: JsonObject) -> Case:
         """Return the case of a task; the episodes of a group share it, so that it should be cached."""
         raise EnvError(f"{type(self).__name__} has no case_of(self, task): define it with make_case()")
+
+    @staticmethod
+    def compare(start: JsonObject, state: JsonObject) -> frozenset[str]:
+        """Return what changed between two states, as far as it counts."""
+        return changes_between(start, state)
+
+    @property
+    def case(self) -> Case:
+        """The case of the task now played."""
+        if self._case is None:
+            raise EnvError(f"{type(self).__name__} has no task yet: call reset() first")
+        return self._case
 
     def reset_task(self, task: JsonObject) -> str:
         """Set up the task's start state and return its instruction."""
@@ -54,10 +79,8 @@ class AppEnv(ToolEnv):
 
     def reward(self) -> dict[str, float]:
         """Return `outcome` (1 when exactly the wanted changes were made and the answer is right) and `side_effects`."""
-        case = self._case
-        if case is None:
-            raise EnvError(f"{type(self).__name__} has no task yet: call reset() first")
-        changes = texts(patch(case.start, self.app.state()))
+        case = self.case
+        changes = self.compare(case.start, self.app.state())
         answered = case.answer is None or normalize(self.answer or "") == normalize(case.answer)
         return {
             "outcome": float(changes == case.changes and answered),
@@ -65,9 +88,8 @@ class AppEnv(ToolEnv):
         }
 
     def snapshot(self) -> bytes:
-        """Return the task, the answer, the calls and the database."""
-        header = json.dumps(self.dump_episode())
-        return header.encode() + b"\n" + self.app.snapshot()
+        """Return the episode and the database."""
+        return json.dumps(self.dump_episode()).encode() + b"\n" + self.app.snapshot()
 
     def restore(self, data: bytes) -> None:
         """Go back to a snapshot, of this environment or another one."""
@@ -98,8 +120,3 @@ def normalize(answer: str) -> str:
     """Return an answer without case, punctuation and extra white space."""
     kept = "".join(character if character.isalnum() else " " for character in answer.casefold())
     return " ".join(kept.split())
-
-
-def texts(operations: list[JsonObject]) -> frozenset[str]:
-    """Return JSON Patch operations as comparable texts."""
-    return frozenset(json.dumps(operation, sort_keys=True) for operation in operations)

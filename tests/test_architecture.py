@@ -51,14 +51,18 @@ ALLOWED |= {
     "viewer": BASE | {"store", "viewer"},
     "tools": BASE | {"tooling", "tools"},
     "envs": BASE | SPINE[2] | {"tools", "envs"},
+    "exchange": BASE | {"calls", "rollout", "store", "viewer", "exchange"},
     "doctor": ALLOWED["training"] | {"doctor"},
     "envstats": ALLOWED["training"] | {"envstats"},
-    "cli": ALLOWED["training"] | {"viewer", "tools", "envs", "cli", "agentgrpo", "doctor", "envstats"},
+    "replay": ALLOWED["training"] | {"replay"},
+    "cli": ALLOWED["training"]
+    | {"viewer", "tools", "envs", "cli", "agentgrpo", "doctor", "envstats", "exchange", "replay"},
     "agentgrpo": ALLOWED["training"],  # the package itself: its public names, lazily
 }
 LAZY = {"torch", "transformers", "vllm", "matplotlib", "datasets", "wandb", "tensorboard", "trackio", "mcp", "ray"}
 LAZY |= {"yaml"}  # for OpenAPI documents that are no JSON
 LAZY |= {"anyio", "httpx2", "jsonschema", "uvicorn"}  # what mcp brings
+LAZY |= {"inspect_ai"}
 LAZY |= {"minigrid", "bfcl_eval", "reasoning_gym", "verifiers"}  # environments from elsewhere
 LAZY_OWN = {
     "agentgrpo",

@@ -181,6 +181,28 @@ def test_the_canonical_action_keeps_calls_in_order_and_says_what_was_wrong() -> 
     assert dataclasses.replace(message, reasoning="so").to_message() == expected | {"reasoning": "so"}
 
 
+@given(
+    st.builds(
+        AssistantMessage,
+        content=st.text(),
+        calls=st.lists(
+            st.builds(ToolCall, id=st.text(), name=st.text(), arguments=st.dictionaries(st.text(), st.integers()))
+            | st.builds(
+                BadCall,
+                id=st.text(),
+                raw=st.text(),
+                error_type=st.text(),
+                error_message=st.text(),
+                name=st.none() | st.text(),
+            )
+        ).map(tuple),
+        reasoning=st.none() | st.text(min_size=1),
+    )
+)
+def test_a_canonical_action_is_read_back(message: AssistantMessage) -> None:
+    assert AssistantMessage.from_message(message.to_message()) == message
+
+
 def test_calls_and_errors_add_up_over_turns() -> None:
     call = ToolCall(id="call_0", name="find", arguments={}).to_message()
     failed = Turn(action={"content": "", "tool_calls": [call, call]}, messages=({"is_error": True}, {}), reward=0.0)

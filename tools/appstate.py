@@ -126,6 +126,8 @@ class AppState:
     # large app need not read all rows.
 
     def _carry_hash(self) -> None:
+        if self._carried_hash() == self._hash:  # a write would count itself in the file: the same state, other bytes
+            return
         for name, value in zip(_CARRIERS, struct.unpack("ii", self._hash.to_bytes(8, "little")), strict=True):
             self._db.execute(f"PRAGMA {name} = {value}")
 

@@ -15,8 +15,9 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from agentgrpo.cli import authoring
+from agentgrpo.cli import authoring, taking
 from agentgrpo.cli.authoring import Set
+from agentgrpo.cli.replay import replay, run_app
 from agentgrpo.cli.show import show
 from agentgrpo.errors import RunError, UserError
 
@@ -29,8 +30,11 @@ engine_app = typer.Typer(no_args_is_help=True, help="Start what generates.")
 app.add_typer(env_app, name="env")
 app.add_typer(model_app, name="model")
 app.add_typer(engine_app, name="engine")
+app.add_typer(run_app, name="run")
 app.command()(show)
+app.command()(replay)
 authoring.register(env_app)
+taking.register(run_app)
 
 MaxHours = Annotated[float | None, typer.Option(help="Stop training after this many hours.")]
 
@@ -41,8 +45,15 @@ def train(
     resume: Annotated[Path | None, typer.Option(help="Go on with this run, stopped or killed.")] = None,
     set_: Set = [],  # noqa: B006
     max_hours: MaxHours = None,
+    from_record: Annotated[Path | None, typer.Option(help="Make one step of this run again, and compare.")] = None,
+    step: Annotated[int | None, typer.Option(min=1, help="Which step, with --from-record.")] = None,
 ) -> None:
     """Train an agent as a config file says, or go on with a run."""
+    if (from_record is None) is not (step is None) or (from_record and (config or resume or max_hours)):
+        raise typer.BadParameter("--from-record RUN and --step K go together, and with nothing but --set")
+    if from_record is not None:
+        _load("agentgrpo.cli.replaying").from_record(from_record, step, set_)
+        return
     if config is None and resume is None:
         raise typer.BadParameter("give a TOML file, or --resume RUN")
     _load("agentgrpo.cli.commands").train(config, resume, set_, max_hours)
@@ -52,6 +63,16 @@ def train(
 def demo(set_: Set = [], max_hours: MaxHours = None) -> None:  # noqa: B006
     """Train a tiny agent on the shop, from nothing, on this machine."""
     _load("agentgrpo.cli.commands").demo(set_, max_hours)
+
+
+@app.command()
+def view(
+    runs: Annotated[Path, typer.Argument(help="A folder of runs, or one run.")] = Path("runs"),
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Of this machine: 7420, or the next free.")] = None,
+    browser: Annotated[bool, typer.Option(help="Open it in a browser.")] = True,
+) -> None:
+    """Look at runs in a web page of this machine: curves, groups, episodes, tokens; also while they train."""
+    _load("agentgrpo.cli.view").view(runs, port, browser=browser)
 
 
 @app.command()

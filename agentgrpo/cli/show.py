@@ -16,11 +16,16 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
+from agentgrpo.cli.group_view import group_view
 from agentgrpo.cli.token_view import Colour, Vocabulary, token_view
 from agentgrpo.cli.transcript import BAD, GOOD, QUIET, WARN, conversation, head, mark, number, printable, stop_text
 from agentgrpo.errors import UserError, nearest
-from agentgrpo.store.reader import EpisodeFilter, EpisodeReader, EpisodeRow
+from agentgrpo.store.filter import parse_filter
+from agentgrpo.store.query import as_filter
+from agentgrpo.store.reader import EpisodeReader
+from agentgrpo.store.rows import EpisodeFilter, EpisodeRow
 from agentgrpo.store.run import RunDirectory
+from agentgrpo.store.scores import scores_of
 from agentgrpo.types import StopReason
 
 _COLUMNS: dict[str, JustifyMethod] = {
@@ -55,6 +60,7 @@ _SORTS = {  # what --sort takes, and what the store calls it
     "sampled": "sampled_tokens",
     "forks": "forks",
 }
+_PHASE_STYLES = {"train": "", "eval": "magenta", "fork": "cyan"}
 _ROOMY = 120  # columns from which on the table may spread
 
 
@@ -63,6 +69,7 @@ class PhaseName(StrEnum):
 
     TRAIN = "train"
     EVAL = "eval"
+    FORK = "fork"
 
 
 def show(
@@ -80,26 +87,27 @@ def show(
     failed: Annotated[
         bool, typer.Option("--failed", help="Only episodes that broke (not: unsuccessful ones).")
     ] = False,
+    filter_: Annotated[
+        str, typer.Option("--filter", help="As in the page: env:shop 'reward<0.2' -stop:done tool:refund '\"late\"'.")
+    ] = "",
     contains: Annotated[str | None, typer.Option(help="Only episodes whose text holds these words.")] = None,
     sort: Annotated[str, typer.Option(help="Column to sort by.")] = "id",
     descending: Annotated[bool, typer.Option("--desc/--asc", help="High to low, or low to high.")] = True,
     limit: Annotated[int, typer.Option(min=1, help="Most rows to list.")] = 30,
+    group: Annotated[bool, typer.Option("--group", help="Show the whole group of one episode, side by side.")] = False,
     tokens: Annotated[
         Colour | None, typer.Option(help="Show one episode's tokens as trained, coloured by this.")
     ] = None,
 ) -> None:
     """List the episodes of a run, or show one of them in full."""
-    directory = RunDirectory.open(run)
-    console = Console(highlight=False)
+    directory, console = RunDirectory.open(run), Console(highlight=False)
     with EpisodeReader(directory.episodes) as reader:
         if episode is not None:
-            _show_episode(console, directory, reader, episode, tokens)
+            _show_one(console, directory, reader, episode, tokens, in_group=group)
             return
-        if tokens is not None:
-            raise UserError(
-                "--tokens needs an episode: agentgrpo show RUN EPISODE --tokens mask (RUN alone lists them)"
-            )
-        where = EpisodeFilter(
+        if tokens is not None or group:
+            raise _needs_episode("--group" if group else "--tokens mask")
+        options = EpisodeFilter(
             phase=None if phase is None else phase.value,
             step=step,
             task_id=task,
@@ -109,24 +117,60 @@ def show(
             max_reward=max_reward,
             contains=contains,
         )
-        rows = reader.list(where, order=_order(sort), descending=descending, limit=limit)
-        console.print(_title(directory, reader))
-        if rows:
-            console.print(Text(), _table(rows, console.width))
+        where, order = as_filter(options) & parse_filter(filter_), _order(sort)
+        rows = reader.list(where, order=order, descending=descending, limit=limit)
+        table = [Text(), _table(rows, console.width)] if rows else []
+        console.print(_title(directory, reader), *table)
         console.print(_footer(run, rows, reader.count(where), reader.count()), soft_wrap=True)
+
+
+def _needs_episode(option: str) -> UserError:
+    name = option.partition(" ")[0]
+    return UserError(f"{name} needs an episode: agentgrpo show RUN EPISODE {option} (RUN alone lists them)")
+
+
+def _show_one(
+    console: Console,
+    run: RunDirectory,
+    reader: EpisodeReader,
+    episode: str,
+    colour: Colour | None,
+    *,
+    in_group: bool,
+) -> None:
+    if in_group:
+        _show_group(console, reader, episode)
+    else:
+        _show_episode(console, run, reader, episode, colour)
 
 
 def _show_episode(
     console: Console, run: RunDirectory, reader: EpisodeReader, episode: str, colour: Colour | None
 ) -> None:
     stored = reader.get(episode)
-    console.print(head(stored, reader.group(stored.row.key)))
+    forks = reader.list(EpisodeFilter(parent=stored.row.id), descending=False, limit=100)
+    scores = scores_of(run.episodes, stored.row.id)
+    console.print(head(stored, _mates(reader, stored.row), forks=forks, scores=scores))
     if colour is None:
         parts = conversation(stored.trajectory)
     else:
         parts = token_view(stored, Vocabulary.of(run.read_record().get("model_path")), colour)
     for part in parts:
         console.print(part)
+
+
+def _show_group(console: Console, reader: EpisodeReader, episode: str) -> None:
+    rows = reader.group(reader.find(episode).key)
+    for part in group_view([(row, reader.get(row.id).trajectory) for row in rows], console.width):
+        console.print(part)
+
+
+def _mates(reader: EpisodeReader, row: EpisodeRow) -> Sequence[EpisodeRow]:
+    """Return the episodes from the same start state, itself included."""
+    if row.parent is None:
+        return reader.group(row.key)
+    forks = reader.list(EpisodeFilter(parent=row.parent), descending=False, limit=1000)
+    return [fork for fork in forks if fork.parent_turns == row.parent_turns]
 
 
 def _order(sort: str) -> str:
@@ -175,7 +219,7 @@ def _cells(row: EpisodeRow) -> list[Text]:
     reward_style = QUIET if row.success is None else GOOD if row.success else BAD if not row.reward else ""
     return [
         Text(str(row.id), "bold"),
-        Text(row.phase, "magenta" if row.phase == "eval" else ""),
+        Text(row.phase, _PHASE_STYLES[row.phase]),
         Text(str(row.step)),
         Text(printable(row.task_id)),
         Text(f"{row.sample}.{row.attempt}" if row.attempt else str(row.sample)),

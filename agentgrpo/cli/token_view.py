@@ -17,7 +17,7 @@ from rich.text import Text
 from tokenizers import Tokenizer
 
 from agentgrpo.cli.transcript import QUIET, number, printable
-from agentgrpo.store.reader import StoredEpisode
+from agentgrpo.store.rows import StoredEpisode
 from agentgrpo.types import Sequence as Row
 
 

@@ -15,7 +15,9 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from agentgrpo.store.reader import EpisodeRow, StoredEpisode
+from agentgrpo.store.changes import Change, Ledger, Unknown
+from agentgrpo.store.rows import EpisodeRow, StoredEpisode
+from agentgrpo.store.scores import Rescore, Score
 from agentgrpo.types import Json, JsonObject, Message, StopReason, Trajectory, Turn
 
 GOOD, BAD, WARN, CALL, QUIET = "green", "red", "yellow", "cyan", "dim"
@@ -55,8 +57,14 @@ def stop_text(stop: StopReason, boundary: str | None) -> Text:
     return Text(f"{stop}:{boundary}" if boundary else str(stop), style)
 
 
-def head(stored: StoredEpisode, mates: Sequence[EpisodeRow]) -> RenderableType:
-    """Return what is known about an episode as a whole."""
+def head(
+    stored: StoredEpisode,
+    mates: Sequence[EpisodeRow],
+    *,
+    forks: Sequence[EpisodeRow] = (),
+    scores: Sequence[tuple[Rescore, Score]] = (),
+) -> RenderableType:
+    """Return what is known about an episode as a whole: also what was forked from it and how it was scored later."""
     row, trajectory = stored.row, stored.trajectory
     lines: list[tuple[str, Text]] = [
         ("result", _result(row)),
@@ -65,6 +73,9 @@ def head(stored: StoredEpisode, mates: Sequence[EpisodeRow]) -> RenderableType:
         ("size", _size(row, trajectory)),
         ("origin", _origin(trajectory)),
     ]
+    lines += [("fork", _fork_of(row))] if row.parent is not None else []
+    lines += [("forks", _forks(forks))] if forks else []
+    lines += [("rescored", _rescored(rescore, score)) for rescore, score in scores]
     if "judge" in trajectory.info:
         lines.insert(2, ("judge", Text(printable(str(trajectory.info["judge"]["reason"])) or "gave no reason")))
     if row.filter_reason:
@@ -86,46 +97,27 @@ def conversation(trajectory: Trajectory) -> Iterator[RenderableType]:
 
 
 class State:
-    """Remembers what earlier patches wrote, so that a later one can say what it replaces."""
+    """Draws patches, with what they replace where that is known."""
 
     def __init__(self) -> None:
-        self._known: dict[str, Json] = {}
+        self._ledger = Ledger()
 
     def lines(self, patch: Iterable[JsonObject]) -> Iterator[Text]:
-        """Yield a readable line per JSON Patch operation; `test` operations say what was there before."""
-        for operation in patch:
-            kind, path, value = operation.get("op"), str(operation.get("path", "")), operation.get("value")
-            if kind == "test":
-                self._learn(path, value)
-                continue
-            yield self._line(str(kind), path, value, operation)
-            self._forget(path)
-            if kind in ("add", "replace"):
-                self._learn(path, value)
-
-    def _line(self, kind: str, path: str, value: Json, operation: JsonObject) -> Text:
-        line = Text(printable(path), "bold")
-        old = operation.get("old", self._known.get(path, _UNKNOWN))
-        before = [] if old is _UNKNOWN else [(f"{_plain(old)} ", BAD), ("-> ", QUIET)]
-        if kind == "add":
-            return line.append(": ").append(f"added {_plain(value)}", GOOD)
-        if kind == "replace":
-            return Text.assemble(line, ": ", *before, (_plain(value), GOOD))
-        if kind == "remove":
-            return Text.assemble(line, ": ", *before, ("removed", BAD))
-        return line.append(f": {printable(kind)} {printable(str(operation.get('from', '')))}", WARN)
-
-    def _learn(self, path: str, value: Json) -> None:
-        self._known[path] = value
-        if isinstance(value, dict):
-            for name, item in value.items():
-                self._learn(f"{path}/{name.replace('~', '~0').replace('/', '~1')}", item)
-
-    def _forget(self, path: str) -> None:
-        self._known = {p: v for p, v in self._known.items() if p != path and not p.startswith(f"{path}/")}
+        """Yield a readable line per change."""
+        yield from map(change_line, self._ledger.read(patch))
 
 
-_UNKNOWN = object()
+def change_line(change: Change) -> Text:
+    """Return a change in one line: where, what was there, what is there now."""
+    line = Text(printable(change.pointer), "bold")
+    before = [] if isinstance(change.old, Unknown) else [(f"{_plain(change.old)} ", BAD), ("-> ", QUIET)]
+    if change.kind == "add":
+        return line.append(": ").append(f"added {_plain(change.new)}", GOOD)
+    if change.kind == "replace":
+        return Text.assemble(line, ": ", *before, (_plain(change.new), GOOD))
+    if change.kind == "remove":
+        return Text.assemble(line, ": ", *before, ("removed", BAD))
+    return line.append(f": {printable(change.kind)} {printable(change.origin or '')}", WARN)
 
 
 def _result(row: EpisodeRow) -> Text:
@@ -157,6 +149,25 @@ def _group(row: EpisodeRow, mates: Sequence[EpisodeRow]) -> Text:
         style = QUIET if mate.success is None else GOOD if mate.success else BAD
         line.append(" ").append(f" {number(mate.reward)} ", f"{style} reverse" if mate.id == row.id else style)
     return line
+
+
+def _fork_of(row: EpisodeRow) -> Text:
+    return Text(f"of episode #{row.parent}, its own from turn {(row.parent_turns or 0) + 1} on")
+
+
+def _forks(forks: Sequence[EpisodeRow]) -> Text:
+    turns: dict[int, list[str]] = {}
+    for fork in forks:
+        turns.setdefault((fork.parent_turns or 0) + 1, []).append(f"#{fork.id}")
+    return dotted(Text(f"from turn {turn}: {' '.join(ids)}") for turn, ids in sorted(turns.items()))
+
+
+def _rescored(rescore: Rescore, score: Score) -> Text:
+    named = Text(f"{rescore.id}  {printable(rescore.reward)}: ")
+    if score.reward is None:
+        return named.append(printable(score.problem or "no score"), WARN)
+    terms = ", ".join(f"{printable(name)} {value:g}" for name, value in score.terms.items())
+    return named.append(f"{score.reward:.2f}").append(f" ({terms})" if terms else "", QUIET)
 
 
 def _size(row: EpisodeRow, trajectory: Trajectory) -> Text:
@@ -194,6 +205,8 @@ def _turn_title(index: int, turn: Turn, trajectory: Trajectory) -> Text:
         parts.insert(0, f"ended by {turn.finish_reason}")
     if turn.state_hash:
         parts.append(f"state {printable(turn.state_hash)[:8]}")
+    if trajectory.parent is not None and index == trajectory.parent.turns:
+        parts.insert(0, "its own from here on")
     return Text.assemble((f"turn {index + 1}", "bold"), ("   " + _DOTS.join(parts), QUIET))
 
 
@@ -229,6 +242,11 @@ def call_text(call: Mapping[str, Any]) -> Text:
         line.append(", " if index else "", QUIET)
         line.append(f"{printable(str(key))}=", CALL).append(_short(value))
     return line.append(")", QUIET)
+
+
+def answer_text(message: Message) -> str:
+    """Return what a message says: an error as type and message."""
+    return _error(message.get("content")) if message.get("is_error") else content_text(message).plain
 
 
 def answer(message: Message) -> tuple[str, Text]:

@@ -17,7 +17,8 @@ from agentgrpo.registry import EnvSource
 from agentgrpo.report import Reporter
 from agentgrpo.rollout.manager import RolloutManager, Rollouts
 from agentgrpo.rollout.text import TextRollouts
-from agentgrpo.store.reader import EpisodeFilter, EpisodeReader, EpisodeRow
+from agentgrpo.store.reader import EpisodeReader
+from agentgrpo.store.rows import EpisodeFilter, EpisodeRow
 from agentgrpo.store.run import RunDirectory
 from agentgrpo.types import Policy, Sampling, Task, Trajectory
 from agentgrpo.workbench import Workbench, assemble, set_threads

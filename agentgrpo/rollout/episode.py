@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from agentgrpo.activity import Activity
 from agentgrpo.core import StepResult
@@ -31,12 +33,17 @@ from agentgrpo.types import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """What an episode is played with: its environment, who acts in it, and what bounds it."""
+    """What an episode is played with: its environment, who acts in it, what bounds it, and how it begins."""
 
     host: EnvHost
     speaker: Speaker
     limits: Limits
     activity: Activity = field(default_factory=Activity)
+    begin: Begin | None = None  # None: anew
+
+
+# Brings the environment to where the episode begins, lets the speaker know, and returns the tools it offers.
+Begin: TypeAlias = Callable[[Recorder, Task, Stage], Awaitable[Sequence[JsonObject]]]
 
 
 async def run_episode(recorder: Recorder, task: Task, stage: Stage) -> Trajectory:
@@ -57,17 +64,15 @@ async def run_episode(recorder: Recorder, task: Task, stage: Stage) -> Trajector
 
 
 async def _play(recorder: Recorder, task: Task, stage: Stage) -> StopReason:
-    host, speaker = stage.host, stage.speaker
-    with stage.activity.waiting(str(recorder.key), "reset"):
-        obs, info = await host.reset(seed=recorder.seed, options={"task": {**task.row, "task_id": task.id}})
-    tools = info.get("tools") or []
-    speaker.begin(list(info.get("messages") or _as_user(obs)), tools)
+    speaker = stage.speaker
+    tools = await (stage.begin or _begin_anew)(recorder, task, stage)
     while True:
         said = await speaker.speak()
         if isinstance(said, StopReason):
             return said
         message, clock = said.message, time.perf_counter()
         obs, reward, terminated, truncated, info = await _step(recorder, message, stage)
+        info = complete(info, obs, terminated=terminated, tools=tools)
         turn = record_turn(
             message,
             said.finish_reason,
@@ -83,8 +88,29 @@ async def _play(recorder: Recorder, task: Task, stage: Stage) -> StopReason:
             return StopReason.DONE if message.calls else StopReason.ANSWERED
         if truncated or len(recorder.turns) >= stage.limits.max_turns:
             return StopReason.MAX_TURNS
-        tools = tools if info.get("tools") is None else info["tools"]
-        speaker.listen(turn.action, list(turn.messages) or _as_user(obs), tools)
+        tools = tools if turn.tools is None else turn.tools
+        speaker.listen(turn.action, turn.messages, tools)
+
+
+async def reset(recorder: Recorder, task: Task, stage: Stage) -> tuple[list[Message], list[JsonObject]]:
+    """Reset an episode's environment; return the messages it starts with and the tools it offers."""
+    with stage.activity.waiting(str(recorder.key), "reset"):
+        obs, info = await stage.host.reset(seed=recorder.seed, options={"task": {**task.row, "task_id": task.id}})
+    return info.get("messages") or _as_user(obs), info.get("tools") or []
+
+
+async def _begin_anew(recorder: Recorder, task: Task, stage: Stage) -> Sequence[JsonObject]:
+    messages, tools = await reset(recorder, task, stage)
+    stage.speaker.begin(messages, tools)
+    return tools
+
+
+def complete(info: JsonObject, obs: str, *, terminated: bool, tools: Sequence[JsonObject]) -> JsonObject:
+    """Return a step's info as it is recorded: with what was observed, and with tools only where they changed."""
+    known = {name: value for name, value in info.items() if name != "tools" or list(value) != list(tools)}
+    if known.get("messages") or (terminated and not obs):
+        return known
+    return {**known, "messages": _as_user(obs)}
 
 
 async def _step(recorder: Recorder, message: AssistantMessage, stage: Stage) -> StepResult:

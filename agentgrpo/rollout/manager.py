@@ -20,13 +20,13 @@ from agentgrpo.engines import Engine
 from agentgrpo.errors import EpisodeError, RunError
 from agentgrpo.registry import EnvSource
 from agentgrpo.rollout.admission import Admission, CountsPreemptions
-from agentgrpo.rollout.episode import Stage, run_episode
+from agentgrpo.rollout.episode import Begin, Stage, run_episode
 from agentgrpo.rollout.group import GroupClock, GroupResult, run_group
 from agentgrpo.rollout.isolation import EnvHosts
 from agentgrpo.rollout.outage import check_outage
 from agentgrpo.rollout.record import Recorder
 from agentgrpo.rollout.scoring import Scorer
-from agentgrpo.rollout.speaker import Speaker, TokenSpeaker
+from agentgrpo.rollout.speaker import Given, Reciter, Speaker, TokenSpeaker
 from agentgrpo.rollout.turn import Limits
 from agentgrpo.seeds import derive_seed
 from agentgrpo.types import EpisodeKey, Failure, Phase, Policy, Sampling, StopReason, Task, Trajectory
@@ -70,6 +70,24 @@ class Counts:
                 f"{self.dispatched} episodes were dispatched but {dict(self.ends)} ended and {len(self.running)} run: "
                 "this is a bug"
             )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """How an episode starts, where it does not just begin anew.
+
+    Args:
+        seed: Of its environment; None: that of its task in this run.
+        begin: Brings the environment to its first state; None: a reset.
+        given: What is said first, in place of its policy.
+    """
+
+    seed: int | None = None
+    begin: Begin | None = None
+    given: tuple[Given, ...] = ()
+
+
+_ANEW = Start()
 
 
 class Rollouts(ABC):
@@ -183,6 +201,12 @@ class Rollouts(ABC):
         self.check(results)
         return results
 
+    async def episode(
+        self, key: EpisodeKey, task: Task, *, policy: Policy, sampling: Sampling, start: Start
+    ) -> Trajectory:
+        """Run one episode, once, under a key of the caller's choosing; `sampling` as for `rollout`."""
+        return await self._run_one(key, task, policy, sampling, GroupClock(None), start)
+
     async def group(
         self,
         task: Task,
@@ -225,10 +249,16 @@ class Rollouts(ABC):
         check_outage(results, self.config.max_failed_share)
 
     async def _run_one(
-        self, key: EpisodeKey, task: Task, policy: Policy, sampling: Sampling, clock: GroupClock
+        self,
+        key: EpisodeKey,
+        task: Task,
+        policy: Policy,
+        sampling: Sampling,
+        clock: GroupClock,
+        start: Start = _ANEW,
     ) -> Trajectory:
         # The start state is the task's: equal for all samples, attempts, steps. What is sampled is the episode's.
-        seed = derive_seed(self.seed, "env", task.id) % 2**31
+        seed = derive_seed(self.seed, "env", task.id) % 2**31 if start.seed is None else start.seed
         recorder = Recorder(key=key, env_id=self.source.id_of(task.row), seed=seed, policy=policy)
         trajectory = None
         try:
@@ -236,7 +266,7 @@ class Rollouts(ABC):
                 clock.start()
                 self.counts.begin(key)
                 recorder.begin()
-                trajectory = await self._attempt(recorder, task, sampling)
+                trajectory = await self._attempt(recorder, task, sampling, start)
         except TimeoutError:  # the group's time is over: of an episode, or of what was to be cleared up after it
             trajectory = recorder.frozen or recorder.freeze(StopReason.CANCELLED)
         finally:
@@ -266,14 +296,15 @@ class Rollouts(ABC):
         finally:
             self.admission.leave()
 
-    async def _attempt(self, recorder: Recorder, task: Task, sampling: Sampling) -> Trajectory:
+    async def _attempt(self, recorder: Recorder, task: Task, sampling: Sampling, start: Start) -> Trajectory:
         key = recorder.key
         episode_seed = derive_seed(self.seed, key.phase, key.step, key.task_id, key.sample, key.attempt)
         if self._hosts is None:
             raise RunError("use the rollout manager as an async context manager: async with manager: ...")
         host = self._hosts.make()
         speaker = self.speaker(recorder, replace(sampling, seed=episode_seed))
-        stage = Stage(host=host, speaker=speaker, limits=self.limits, activity=self.activity)
+        speaker = Reciter(speaker, start.given) if start.given else speaker
+        stage = Stage(host=host, speaker=speaker, limits=self.limits, activity=self.activity, begin=start.begin)
         try:
             trajectory = await run_episode(recorder, task, stage)
             if self.scorer is not None and self.scorer.needs_state and trajectory.is_scored:

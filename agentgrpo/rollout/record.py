@@ -56,13 +56,13 @@ class Recorder:
         self.prompt, self.tools = tuple(messages), tuple(tools)
         self._append(prompt_ids)
 
-    def sampled(self, generation: Generation) -> None:
-        """Note what the model sampled."""
+    def sampled(self, generation: Generation, policy_version: int | None = None) -> None:
+        """Note what the model sampled; `policy_version` is that of another policy, if it was one."""
         self._append(
             generation.token_ids,
             sampled=True,
             logprobs=generation.logprobs,
-            policy_version=self.policy.version,
+            policy_version=self.policy.version if policy_version is None else policy_version,
         )
         self.sampled_count += len(generation.token_ids)
 

@@ -14,7 +14,7 @@ from agentgrpo.registry import EnvSource
 from agentgrpo.rollout.manager import Rollouts
 from agentgrpo.rollout.record import Recorder
 from agentgrpo.rollout.scoring import Scorer
-from agentgrpo.rollout.speaker import Said
+from agentgrpo.rollout.speaker import Given, Said
 from agentgrpo.rollout.turn import Limits
 from agentgrpo.types import JsonObject, Message, Sampling, StopReason
 
@@ -61,6 +61,9 @@ class TextSpeaker:
         if reply.finish_reason == "length" and not reply.message.calls:
             return shortage
         return Said(message=reply.message, finish_reason=reply.finish_reason, seconds=time.perf_counter() - clock)
+
+    def repeat(self, given: Given) -> None:
+        """Nothing to note: `listen` is told the action."""
 
     def listen(self, action: JsonObject, news: Sequence[Message], tools: Sequence[JsonObject]) -> None:
         """Note what is new."""

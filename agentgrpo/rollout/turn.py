@@ -107,8 +107,8 @@ def record_turn(
     generate_seconds: float,
     env_seconds: float,
 ) -> Turn:
-    """Return the turn as readable data."""
-    diff = info.get("state_diff")
+    """Return the turn as readable data; `info` has tools where they changed."""
+    diff, tools = info.get("state_diff"), info.get("tools")
     return Turn(
         action=message.to_message(),
         messages=tuple(info.get("messages") or ()),
@@ -118,4 +118,5 @@ def record_turn(
         generate_seconds=generate_seconds,
         env_seconds=env_seconds,
         finish_reason=finish_reason,
+        tools=None if tools is None else tuple(tools),
     )

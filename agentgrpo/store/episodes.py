@@ -21,7 +21,9 @@ from typing import Any, TypeAlias
 
 from agentgrpo.errors import RunError
 from agentgrpo.store.codec import encode, pack_logprobs
+from agentgrpo.store.query import clean
 from agentgrpo.store.schema import connect
+from agentgrpo.store.train_steps import TrainStep, write_train_step
 from agentgrpo.types import EpisodeKey, Trajectory
 
 QUEUE_BATCHES = 64
@@ -44,7 +46,15 @@ class TrainingRow:
     logprobs: Sequence[float] | None = None
 
 
-Item: TypeAlias = Trajectory | TrainingRow
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Numbered:
+    """An episode with the row id it shall have: where a file is copied, forks go on naming their parents."""
+
+    id: int
+    trajectory: Trajectory
+
+
+Item: TypeAlias = Trajectory | Numbered | TrainingRow | TrainStep
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +72,7 @@ class EpisodeStore:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._connection = connect(self.path)
+        self._tools: dict[str, int] = {}  # the ids of their names, as far as this batch and those before it have them
         self._jobs: queue.Queue[_Job | None] = queue.Queue(QUEUE_BATCHES)
         self._lock = threading.Lock()  # no job may follow the sentinel of `close`
         self._closed = False
@@ -82,8 +93,8 @@ class EpisodeStore:
             time.sleep(_RETRY_SECONDS)
         done.result()
 
-    async def set_training(self, rows: Sequence[TrainingRow]) -> None:
-        """Note what the learner did with stored episodes, all or none; returns when it is durable.
+    async def set_training(self, rows: Sequence[TrainingRow | TrainStep]) -> None:
+        """Note what the learner did with stored episodes in a step, all or none; returns when it is durable.
 
         Raises:
             RunError: an episode is not in the store, or as for `add`.
@@ -163,12 +174,10 @@ class EpisodeStore:
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             for item in items:
-                if isinstance(item, Trajectory):
-                    self._insert(item)
-                else:
-                    self._update(item)
+                self._write_item(item)
             self._connection.execute("COMMIT")
         except Exception as error:  # handed to whoever waits for this batch
+            self._tools.clear()  # an id that was rolled back may be given to another name
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
             if isinstance(error, sqlite3.Error):
@@ -176,17 +185,38 @@ class EpisodeStore:
             return error
         return None
 
-    def _insert(self, trajectory: Trajectory) -> None:
+    def _write_item(self, item: Item) -> None:
+        match item:
+            case Trajectory():
+                self._insert(item)
+            case Numbered():
+                self._insert(item.trajectory, item.id)
+            case TrainStep():
+                write_train_step(self._connection, item)
+            case _:
+                self._update(item)
+
+    def _insert(self, trajectory: Trajectory, known_id: int | None = None) -> None:
         payload = encode(trajectory)
         execute = self._connection.execute
         execute(f"DELETE FROM episodes WHERE {_KEY}", key_values(trajectory.key))
-        cursor = execute(_INSERT, _columns(trajectory, payload.cause))
+        cursor = execute(_INSERT, (known_id, *_columns(trajectory, payload.cause)))
         row_id = cursor.lastrowid
         execute(
             "INSERT INTO payloads (id, record, token_ids, logprobs) VALUES (?, ?, ?, ?)",
             (row_id, payload.record, payload.token_ids, payload.logprobs),
         )
         execute("INSERT INTO texts (rowid, text) VALUES (?, ?)", (row_id, clean(payload.text)))
+        for use in payload.tools:
+            tool = self._tool_id(clean(use.name))
+            execute("INSERT OR IGNORE INTO episode_tools VALUES (?, ?, ?, ?)", (tool, row_id, use.calls, use.errors))
+
+    def _tool_id(self, name: str) -> int:
+        if name not in self._tools:
+            self._connection.execute("INSERT OR IGNORE INTO names (kind, name) VALUES ('tool', ?)", (name,))
+            sql = "SELECT id FROM names WHERE kind = 'tool' AND name = ?"
+            self._tools[name] = int(self._connection.execute(sql, (name,)).fetchone()[0])
+        return self._tools[name]
 
     def _update(self, row: TrainingRow) -> None:
         execute = self._connection.execute
@@ -205,12 +235,16 @@ class EpisodeStore:
 def forget_after(path: Path, policy_version: int) -> int:
     """Remove the episodes of later policies, which a run that goes on from this one makes again; return how many.
 
+    Forks stay: nobody makes them again.
+
     Raises:
         RunError: the file cannot be written.
     """
     connection = connect(path)
     try:
-        return connection.execute("DELETE FROM episodes WHERE policy_version > ?", (policy_version,)).rowcount
+        connection.execute("DELETE FROM train_steps WHERE step > ?", (policy_version,))
+        sql = "DELETE FROM episodes WHERE policy_version > ? AND phase != 'fork'"
+        return connection.execute(sql, (policy_version,)).rowcount
     except sqlite3.Error as error:
         raise _write_error(path, error) from error
     finally:
@@ -221,19 +255,14 @@ _KEY = "phase = ? AND step = ? AND task_id = ? AND sample = ? AND attempt = ?"
 _NAMES = (
     *("phase", "step", "task_id", "sample", "attempt", "env_id", "policy", "policy_version", "reward", "success"),
     *("turns", "tokens", "sampled_tokens", "tool_calls", "tool_errors", "stop_reason", "boundary", "cause"),
-    *("forks", "started_at", "seconds"),
+    *("forks", "started_at", "seconds", "parent", "parent_turns"),
 )
-_INSERT = f"INSERT INTO episodes ({', '.join(_NAMES)}) VALUES ({', '.join('?' * len(_NAMES))})"
+_INSERT = f"INSERT INTO episodes (id, {', '.join(_NAMES)}) VALUES (?, {', '.join('?' * len(_NAMES))})"
 
 
 def key_values(key: EpisodeKey) -> tuple[Any, ...]:
     """Return a key as the values of its columns."""
     return (key.phase, key.step, clean(key.task_id), key.sample, key.attempt)
-
-
-def clean(text: str) -> str:
-    """Return text that SQLite can hold: lone surrogates become question marks."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def finite(value: float | None) -> float | None:
@@ -262,6 +291,8 @@ def _columns(trajectory: Trajectory, cause: str | None) -> tuple[Any, ...]:
         trajectory.forks,
         trajectory.started_at,
         trajectory.seconds,
+        trajectory.parent and trajectory.parent.episode,
+        trajectory.parent and trajectory.parent.turns,
     )
 
 

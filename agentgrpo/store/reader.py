@@ -8,131 +8,41 @@ from __future__ import annotations
 import sqlite3
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
-from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from agentgrpo.errors import UserError, nearest
-from agentgrpo.store.codec import decode, unpack_logprobs
-from agentgrpo.store.episodes import clean, key_values
+from agentgrpo.store.codec import decode, decode_record, unpack_logprobs
+from agentgrpo.store.episodes import key_values
+from agentgrpo.store.filter import Filter
+from agentgrpo.store.query import Plan, Planner
+from agentgrpo.store.rows import (
+    COLUMNS,
+    EpisodeFilter,
+    EpisodeRow,
+    FacetRow,
+    StepRow,
+    StoredEpisode,
+    parse_key,
+)
 from agentgrpo.store.schema import connect_readonly, is_full_text
-from agentgrpo.types import EpisodeKey, Phase, StopReason, Trajectory
+from agentgrpo.types import EpisodeKey, JsonObject, Phase, Trajectory
+
+Where: TypeAlias = Filter | EpisodeFilter | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EpisodeRow:
-    """What the index knows about an episode. `reward` is None when it was not scored or is not finite."""
-
-    id: int
-    phase: Phase
-    step: int
-    task_id: str
-    sample: int
-    attempt: int
-    env_id: str
-    policy: str
-    policy_version: int
-    reward: float | None
-    success: bool | None
-    turns: int
-    tokens: int
-    sampled_tokens: int
-    tool_calls: int
-    tool_errors: int
-    stop_reason: StopReason
-    boundary: str | None
-    cause: str | None
-    forks: int
-    started_at: float
-    seconds: float
-    advantage: float | None
-    filter_reason: str | None
-
-    @property
-    def key(self) -> EpisodeKey:
-        """What identifies the episode within its run."""
-        return EpisodeKey(
-            phase=self.phase, step=self.step, task_id=self.task_id, sample=self.sample, attempt=self.attempt
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredEpisode:
-    """One episode in full."""
-
-    row: EpisodeRow
-    trajectory: Trajectory
-    learner_logprobs: tuple[float, ...] | None = None  # in the order of TrainingRow.logprobs
-
-    def learner_logprobs_of_spans(self) -> dict[int, tuple[float, ...]]:
-        """Return the learner's logprobs by index of the span they belong to; {} when there are none."""
-        if self.learner_logprobs is None:
-            return {}
-        values = iter(self.learner_logprobs)
-        spans = self.trajectory.spans
-        found: dict[int, tuple[float, ...]] = {}
-        for leaf in self.trajectory.leaves():
-            for index in self.trajectory.path(leaf):
-                if spans[index].sampled and index not in found:
-                    found[index] = tuple(islice(values, len(spans[index].token_ids)))
-        return found
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepRow:
-    """Sums over the episodes of one step; divide `reward` and `successes` by `scored`."""
-
-    phase: Phase
-    step: int
-    episodes: int
-    scored: int
-    reward: float
-    successes: int
-    turns: int
-    sampled_tokens: int
-    tool_calls: int
-    tool_errors: int
-    failed: int
-    filtered: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EpisodeFilter:
-    """Which episodes; None is no condition. `task_id` may hold the wildcard `*`."""
-
-    phase: Phase | None = None
-    step: int | None = None
-    task_id: str | None = None
-    env_id: str | None = None
-    stop_reason: StopReason | None = None
-    filter_reason: str | None = None
-    policy_version: int | None = None
-    success: bool | None = None
-    failed: bool | None = None  # ended, or left without a score, by a failure, not by an unsuccessful agent
-    min_reward: float | None = None
-    max_reward: float | None = None
-    contains: str | None = None  # words in this order, the last may be unfinished, in any case
-
-
-_Where: TypeAlias = tuple[list[str], list[Any]]  # conditions, their arguments
 _Segment: TypeAlias = tuple[str, list[str], list[Any]]  # condition, sort columns, arguments
 
-COLUMNS = tuple(field.name for field in fields(EpisodeRow))
-ORDERS = tuple(name for name in COLUMNS if name not in ("sample", "attempt", "boundary", "cause"))
+ORDERS = tuple(
+    name for name in COLUMNS if name not in ("sample", "attempt", "boundary", "cause", "parent", "parent_turns")
+)
 
 _NULLABLE = ("reward", "success", "advantage", "filter_reason")
-
-_SELECT = f"SELECT {', '.join(COLUMNS)} FROM episodes"
-_CONDITIONS = {
-    **{name: f"{name} = ?" for name in ("phase", "step", "env_id", "stop_reason", "filter_reason")},
-    **{name: f"{name} = ?" for name in ("policy_version", "success")},
-    "failed": "(stop_reason = 'failed' OR ifnull(boundary IN ('reward', 'judge'), 0)) = ?",
-    "min_reward": "reward >= ?",
-    "max_reward": "reward <= ?",
-}
+_OWN = "phase != 'fork'"  # what a run played itself
+_ROW = ", ".join(f"e.{name}" for name in COLUMNS)
+_SELECT = f"SELECT {_ROW} FROM episodes AS e"
+_GROUP = "phase = ? AND step = ? AND task_id = ?"
 
 
 class EpisodeReader:
@@ -145,6 +55,7 @@ class EpisodeReader:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._connection = connect_readonly(self.path)
+        self._planner = Planner(self._connection, is_full_text=is_full_text(self._connection))
 
     def close(self) -> None:
         self._connection.close()
@@ -159,7 +70,7 @@ class EpisodeReader:
 
     def list(
         self,
-        where: EpisodeFilter | None = None,
+        where: Where = None,
         *,
         order: str = "id",
         descending: bool = True,
@@ -179,20 +90,25 @@ class EpisodeReader:
             raise UserError(
                 f"episodes cannot be sorted by '{order}'.{nearest(order, ORDERS)} Use: {', '.join(ORDERS)}."
             )
-        rows: list[sqlite3.Row] = []
-        for condition, columns, values in self._segments(order, descending, after):
-            way = "DESC" if descending else "ASC"
+        plan = self._planner.plan(where, order)
+        way = "DESC" if descending else "ASC"
+        rows: list[Any] = []
+        for condition, columns, values in self._segments(plan, order, descending, after):
+            if len(rows) == limit:
+                break
             ordering = ", ".join(f"{column} {way}" for column in columns)
-            conditions, arguments = self._conditions(where)
-            sql = f"{_SELECT} WHERE {' AND '.join([*conditions, condition])} ORDER BY {ordering} LIMIT ?"
-            rows += self._connection.execute(sql, (*arguments, *values, limit - len(rows))).fetchall()
-        return [_row(row) for row in rows]
+            sql = f"SELECT {_ROW} FROM {plan.source} WHERE {plan.where} AND {condition} ORDER BY {ordering} LIMIT ?"
+            rows += self._connection.execute(sql, (*plan.arguments, *values, limit - len(rows))).fetchall()
+        return [EpisodeRow.of(row) for row in rows]
 
-    def count(self, where: EpisodeFilter | None = None) -> int:
-        """Return how many episodes there are."""
-        conditions, arguments = self._conditions(where)
-        sql = f"SELECT count(*) FROM episodes WHERE {' AND '.join(['1', *conditions])}"
-        return int(self._connection.execute(sql, arguments).fetchone()[0])
+    def count(self, where: Where = None, *, most: int | None = None) -> int:
+        """Return how many episodes there are; with `most`, at most one more than that, however many there are."""
+        if where is None or where == Filter():
+            return int(self._connection.execute("SELECT ifnull(sum(episodes), 0) FROM steps").fetchone()[0])
+        plan = self._planner.plan(where)
+        limit = -1 if most is None else most + 1
+        sql = f"SELECT count(*) FROM (SELECT 1 FROM {plan.source} WHERE {plan.where} LIMIT ?)"
+        return int(self._connection.execute(sql, (*plan.arguments, limit)).fetchone()[0])
 
     def get(self, which: int | str | EpisodeKey) -> StoredEpisode:
         """Return one episode by row id, by key, or by the text of either.
@@ -200,7 +116,7 @@ class EpisodeReader:
         Raises:
             UserError: there is none.
         """
-        row = self._find(which)
+        row = self.find(which)
         payload = self._connection.execute("SELECT * FROM payloads WHERE id = ?", (row.id,)).fetchone()
         packed = payload["learner_logprobs"]
         return StoredEpisode(
@@ -210,49 +126,88 @@ class EpisodeReader:
         )
 
     def of_policy(self, version: int) -> dict[EpisodeKey, Trajectory]:
-        """Return the episodes of one version of the policy; those that cannot be read any more are left out."""
-        sql = "SELECT record, token_ids, logprobs FROM payloads JOIN episodes USING (id) WHERE policy_version = ?"
+        """Return the episodes the run played with one version of the policy; what cannot be read is left out."""
+        sql = f"""SELECT record, token_ids, logprobs FROM payloads JOIN episodes USING (id)
+        WHERE policy_version = ? AND {_OWN}"""
         found = (readable(row) for row in self._connection.execute(sql, (version,)))
         return {trajectory.key: trajectory for trajectory in found if trajectory is not None}
 
     def group(self, key: EpisodeKey) -> Sequence[EpisodeRow]:
         """Return the episodes of a key's group, itself included, by sample and attempt."""
-        sql = f"{_SELECT} WHERE phase = ? AND step = ? AND task_id = ? ORDER BY sample, attempt"
-        return [_row(row) for row in self._connection.execute(sql, key_values(key)[:3])]
+        sql = f"{_SELECT} WHERE {_GROUP} ORDER BY sample, attempt"
+        return [EpisodeRow.of(row) for row in self._connection.execute(sql, key_values(key)[:3])]
 
     def steps(self) -> Sequence[StepRow]:
         """Return the sums of every step, in order."""
         return [StepRow(**dict(row)) for row in self._connection.execute("SELECT * FROM steps ORDER BY step, phase")]
 
+    def facets(self, phase: Phase, first: int = 0, last: int = 2**62) -> Sequence[FacetRow]:
+        """Return the sums of what episodes have in common, of each step from `first` to `last`, in order."""
+        sql = "SELECT * FROM facets WHERE phase = ? AND step BETWEEN ? AND ? AND episodes > 0"
+        return [FacetRow(**dict(row)) for row in self._connection.execute(sql, (phase, first, last))]
+
+    def in_step(self, phase: Phase, step: int, limit: int) -> Sequence[EpisodeRow]:
+        """Return the episodes of a step by task, sample and attempt."""
+        sql = f"""SELECT {_ROW} FROM episodes AS e INDEXED BY episodes_by_step WHERE step = ? AND phase = ?
+            ORDER BY task_id, sample, attempt LIMIT ?"""
+        return [EpisodeRow.of(row) for row in self._connection.execute(sql, (step, phase, limit))]
+
+    def names(self, kind: Literal["env", "tool"]) -> Sequence[str]:
+        """Return the environments or the tools the episodes have, in order."""
+        sql = "SELECT name FROM names WHERE kind = ? ORDER BY name"
+        return [name for (name,) in self._connection.execute(sql, (kind,))]
+
+    def successes(self, row: EpisodeRow, limit: int) -> Sequence[int]:
+        """Return the ids of successful episodes of a task: of its group first, then the newest of others."""
+        sql = """SELECT id FROM episodes INDEXED BY episodes_by_task WHERE task_id = ? AND success AND id != ?
+            ORDER BY phase = ? AND step = ? DESC, id DESC LIMIT ?"""
+        return [i for (i,) in self._connection.execute(sql, (row.task_id, row.id, row.phase, row.step, limit))]
+
+    def record(self, row_id: int) -> JsonObject:
+        """Return an episode's record as it is stored: everything but its tokens."""
+        found = self._connection.execute("SELECT record FROM payloads WHERE id = ?", (row_id,)).fetchone()
+        if found is None:
+            raise UserError(f"no episode {row_id} in '{self.path}'. {self._advice(row_id)}")
+        return decode_record(found["record"])
+
+    def version(self) -> tuple[int, int]:
+        """Return two numbers that change when something was written: SQLite's count, and the newest episode's id."""
+        count = self._connection.execute("PRAGMA data_version").fetchone()[0]
+        newest = self._connection.execute("SELECT max(id) FROM episodes").fetchone()[0]
+        return int(count), int(newest or 0)
+
     def spent(self) -> dict[str, float]:
-        """Return the tokens and the seconds all episodes took, each counted by itself."""
-        sql = "SELECT total(tokens), total(sampled_tokens), total(seconds) FROM episodes"
+        """Return the tokens and the seconds the run's own episodes took, each counted by itself; forks left out."""
+        sql = f"SELECT total(tokens), total(sampled_tokens), total(seconds) FROM episodes WHERE {_OWN}"
         tokens, sampled, seconds = self._connection.execute(sql).fetchone()
         return {"tokens": int(tokens), "sampled_tokens": int(sampled), "episode_seconds": round(seconds, 3)}
 
     def tally(self, column: str) -> dict[str, int]:
-        """Return how many episodes have each value of a column (`stop_reason`, `filter_reason`), unknown left out."""
+        """Return how many of the run's own episodes have each value of a column, unknown left out; so are forks."""
         if column not in COLUMNS:
             raise UserError(f"episodes have no column '{column}'.{nearest(column, COLUMNS)}")
-        sql = f"SELECT {column}, count(*) FROM episodes WHERE {column} IS NOT NULL GROUP BY 1 ORDER BY 1"
+        sql = f"SELECT {column}, count(*) FROM episodes WHERE {column} IS NOT NULL AND {_OWN} GROUP BY 1 ORDER BY 1"
         return {str(value): count for value, count in self._connection.execute(sql)}
 
-    def _segments(self, order: str, descending: bool, after: int | None) -> Iterator[_Segment]:
+    def _segments(self, plan: Plan, order: str, descending: bool, after: int | None) -> Iterator[_Segment]:
         """Yield (condition, sort columns, values) of the two parts of a page: value known, value unknown."""
         than = "<" if descending else ">"
+        if order == "id":
+            yield ("1", [plan.id], []) if after is None else (f"{plan.id} {than} ?", [plan.id], [after])
+            return
+        column = f"e.{order}"
         last = None if after is None else self._value_of(order, after)
         if after is None:
-            yield f"{order} IS NOT NULL", [order, "id"], []
+            yield f"{column} IS NOT NULL", [column, "e.id"], []
         elif last is not None:
             # A row value, so that SQLite walks the index from there: an OFFSET would count its way through.
-            yield f"({order}, id) {than} (?, ?)", [order, "id"], [last, after]
+            yield f"({column}, e.id) {than} (?, ?)", [column, "e.id"], [last, after]
         if order in _NULLABLE:
             is_inside = after is not None and last is None
-            yield f"{order} IS NULL" + (f" AND id {than} ?" if is_inside else ""), ["id"], [after] if is_inside else []
+            rest = f"{column} IS NULL" + (f" AND e.id {than} ?" if is_inside else "")
+            yield rest, ["e.id"], [after] if is_inside else []
 
     def _value_of(self, order: str, row_id: int) -> Any:
-        if order == "id":
-            return row_id
         found = self._connection.execute(f"SELECT {order} FROM episodes WHERE id = ?", (row_id,)).fetchone()
         if found is None:
             raise UserError(
@@ -260,35 +215,12 @@ class EpisodeReader:
             )
         return found[0]
 
-    def _conditions(self, where: EpisodeFilter | None) -> _Where:
-        conditions, arguments = [], []
-        for field in fields(EpisodeFilter) if where else ():
-            value = getattr(where, field.name)
-            if value is not None:
-                condition, argument = self._condition(field.name, value)
-                conditions.append(condition)
-                arguments.append(argument)
-        return conditions, arguments
+    def find(self, which: int | str | EpisodeKey) -> EpisodeRow:
+        """Return what the index knows of one episode, by row id, by key, or by the text of either.
 
-    def _condition(self, name: str, value: Any) -> tuple[str, Any]:
-        if name == "task_id":
-            return ("task_id GLOB ?" if "*" in value else "task_id = ?"), clean(value)
-        if name == "contains":
-            return self._text_condition(clean(value))
-        return _CONDITIONS[name], value
-
-    def _text_condition(self, text: str) -> tuple[str, str]:
-        if self._is_full_text:
-            # One quoted phrase: the query language of FTS5 is not offered, so nothing in the text can break it.
-            phrase = text.replace('"', '""').replace("\0", " ")
-            return "id IN (SELECT rowid FROM texts WHERE texts MATCH ?)", f'"{phrase}" *'
-        return "id IN (SELECT rowid FROM texts WHERE instr(lower(text), ?))", text.lower()
-
-    @cached_property
-    def _is_full_text(self) -> bool:
-        return is_full_text(self._connection)
-
-    def _find(self, which: int | str | EpisodeKey) -> EpisodeRow:
+        Raises:
+            UserError: there is none.
+        """
         if isinstance(which, str):
             which = int(which) if which.isdecimal() else parse_key(which)
         if isinstance(which, int):
@@ -298,7 +230,7 @@ class EpisodeReader:
             found = self._connection.execute(sql, key_values(which)).fetchone()
         if found is None:
             raise UserError(f"no episode {which} in '{self.path}'. {self._advice(which)}")
-        return _row(found)
+        return EpisodeRow.of(found)
 
     def _advice(self, which: int | EpisodeKey) -> str:
         first, last = self._connection.execute("SELECT min(id), max(id) FROM episodes").fetchone()
@@ -316,37 +248,3 @@ def readable(row: sqlite3.Row) -> Trajectory | None:
         return decode(row["record"], row["token_ids"], row["logprobs"])
     except (zlib.error, ValueError, KeyError, TypeError):
         return None
-
-
-def parse_key(text: str) -> EpisodeKey:
-    """Return the key whose text this is: phase/step/task/sample, and .attempt if there was more than one.
-
-    Raises:
-        UserError: it is not the text of a key.
-    """
-    try:
-        phase, step, rest = text.split("/", 2)
-        task_id, sample = rest.rsplit("/", 1)
-        number, _, attempt = sample.partition(".")
-        return EpisodeKey(
-            phase=_phase(phase), step=int(step), task_id=task_id, sample=int(number), attempt=int(attempt or 0)
-        )
-    except ValueError as error:
-        raise UserError(
-            f"'{text}' names no episode: expected a row number, or phase/step/task/sample like train/3/shop-12/0."
-        ) from error
-
-
-def _phase(text: str) -> Phase:
-    if text == "train":
-        return "train"
-    if text == "eval":
-        return "eval"
-    raise ValueError(text)
-
-
-def _row(row: sqlite3.Row) -> EpisodeRow:
-    values = dict(row)
-    values["stop_reason"] = StopReason(values["stop_reason"])
-    values["success"] = None if values["success"] is None else bool(values["success"])
-    return EpisodeRow(**values)

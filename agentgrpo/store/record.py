@@ -217,10 +217,10 @@ def settle_record(run: RunDirectory) -> None:
 
 
 def episode_counts(run: RunDirectory) -> JsonObject:
-    """Return the episodes of a run by end and by filter reason, and the tokens and seconds they took."""
+    """Return the episodes of a run by end and by filter reason, and the tokens and seconds they took; no forks."""
     with EpisodeReader(run.episodes) as reader:
         episodes = {
-            "total": reader.count(),
+            "total": sum(reader.tally("stop_reason").values()),
             "by_stop_reason": _all_ends(reader.tally("stop_reason")),
             "by_filter_reason": reader.tally("filter_reason"),
         }

@@ -14,12 +14,14 @@ from typing import TypeAlias
 
 from agentgrpo.errors import RunError
 from agentgrpo.store.codec import unpack_logprobs
-from agentgrpo.store.episodes import EpisodeStore, Item, TrainingRow
+from agentgrpo.store.episodes import EpisodeStore, Item, Numbered, TrainingRow
 from agentgrpo.store.reader import readable
 from agentgrpo.store.run import writing
+from agentgrpo.store.schema import connect
 
 _Found: TypeAlias = tuple[int, list[Item]]
 
+_BESIDE = ("train_steps", "rescores", "scores")  # in this order: scores name a rescore
 _SELECT = """SELECT id, record, token_ids, logprobs, learner_logprobs, advantage, filter_reason
 FROM episodes JOIN payloads USING (id) WHERE id > ? AND id < ? ORDER BY id"""
 
@@ -69,7 +71,22 @@ def _copy(path: Path, target: Path) -> int:
         for _, items in _read(connection, f"{_SELECT} DESC", last, 2**62):
             store.add_sync(items)
             count += 1
+    for table in _BESIDE:
+        _copy_table(path, target, table)
     return count
+
+
+def _copy_table(path: Path, target: Path, table: str) -> None:
+    """Copy what can be read of a table beside the episodes; rows about an episode that is lost are lost with it."""
+    with closing(sqlite3.connect(path)) as old, closing(connect(target)) as new:
+        new.execute("BEGIN IMMEDIATE")
+        with suppress(
+            sqlite3.DatabaseError
+        ):  # up to the first row that cannot be read; an older file has no such table
+            for row in old.execute(f"SELECT * FROM {table}"):
+                with suppress(sqlite3.IntegrityError):
+                    new.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", row)
+        new.execute("COMMIT")
 
 
 def _read(connection: sqlite3.Connection, sql: str, after: int, before: int) -> Iterator[_Found]:
@@ -85,4 +102,4 @@ def _read(connection: sqlite3.Connection, sql: str, after: int, before: int) -> 
                     filter_reason=row["filter_reason"],
                     logprobs=None if packed is None else unpack_logprobs(packed),
                 )
-                yield row["id"], [trajectory, trained]
+                yield row["id"], [Numbered(id=row["id"], trajectory=trajectory), trained]

@@ -56,7 +56,7 @@ class RunDirectory:
             UserError: there is no run.
         """
         path = Path(path)
-        if _is_run(path):
+        if is_run(path):
             return cls(path=path)
         runs = runs_in(path)
         if runs:
@@ -125,7 +125,7 @@ class RunDirectory:
 
 def runs_in(root: Path) -> list[Path]:
     """Return the runs in a folder, the newest last."""
-    return sorted((p for p in root.iterdir() if _is_run(p)), key=_age) if root.is_dir() else []
+    return sorted((p for p in root.iterdir() if is_run(p)), key=_age) if root.is_dir() else []
 
 
 @contextmanager
@@ -174,7 +174,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Json) -> None:
     """Write a JSON file whole or not at all, known secrets redacted; what JSON cannot hold becomes its text."""
-    write_text(path, json.dumps(redact(_without_nan(value)), indent=2, default=str, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(redact(without_nan(value)), indent=2, default=str, ensure_ascii=False) + "\n")
 
 
 def write_lines(path: Path, rows: Iterable[JsonObject]) -> None:
@@ -203,7 +203,7 @@ class Metrics:
         Raises:
             RunError: the line cannot be written; the file is as it was.
         """
-        line = json.dumps({"step": step, "time": time.time(), **_without_nan(dict(values))}).encode() + b"\n"
+        line = json.dumps({"step": step, "time": time.time(), **without_nan(dict(values))}).encode() + b"\n"
         with writing(self.path.name, self.path.parent):
             self._append(line)
         self.size += len(line)
@@ -243,7 +243,8 @@ def read_metrics(path: str | Path) -> list[JsonObject]:
     return [steps[step] for step in sorted(steps)]
 
 
-def _is_run(path: Path) -> bool:
+def is_run(path: Path) -> bool:
+    """Return whether a folder is that of a run."""
     return any((path / mark).is_file() for mark in _MARKS)
 
 
@@ -274,10 +275,10 @@ def _cut(path: Path, size: int | None) -> None:
             file.truncate(data.rfind(b"\n") + 1)
 
 
-def _without_nan(value: Json) -> Json:
+def without_nan(value: Json) -> Json:
     """Return JSON data with None for numbers JSON does not have: unknown, never zero."""
     if isinstance(value, dict):
-        return {name: _without_nan(item) for name, item in value.items()}
+        return {name: without_nan(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
+        return [without_nan(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

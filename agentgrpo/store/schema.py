@@ -1,6 +1,6 @@
-"""The episode file: its tables, its version, and how an older file is brought up to date.
+"""The episode file: opening it, its version, and how an older file is brought up to date.
 
-It knows SQL and nothing of trajectories: what goes into the columns is decided by `codec` and `episodes`.
+It knows nothing of trajectories: the tables are in `tables`, what goes into them is decided by `codec` and `episodes`.
 """
 
 from __future__ import annotations
@@ -8,119 +8,12 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeAlias
 
 from agentgrpo.errors import RunError, UserError
-
-Migration: TypeAlias = Sequence[str]  # SQL statements, run in one transaction
+from agentgrpo.store.codec import tools_of
+from agentgrpo.store.tables import MIGRATIONS, Migration
 
 BUSY_SECONDS = 30.0
-
-
-def has_fts5() -> bool:
-    """Return whether this Python's SQLite has full-text search."""
-    connection = sqlite3.connect(":memory:")
-    try:
-        return bool(connection.execute("SELECT sqlite_compileoption_used('ENABLE_FTS5')").fetchone()[0])
-    finally:
-        connection.close()
-
-
-# Contentless: the texts are in the records already. A replaced episode's entry stays and does no harm: its id is gone.
-FTS_TABLE = "CREATE VIRTUAL TABLE texts USING fts5(text, content='', tokenize='unicode61')"
-PLAIN_TABLE = "CREATE TABLE texts (rowid INTEGER PRIMARY KEY, text TEXT NOT NULL)"
-
-_EPISODES = """
-CREATE TABLE episodes (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,  -- order of arrival, never used twice: a cursor for whoever follows along
-    phase TEXT NOT NULL,
-    step INTEGER NOT NULL,
-    task_id TEXT NOT NULL,
-    sample INTEGER NOT NULL,
-    attempt INTEGER NOT NULL,
-    env_id TEXT NOT NULL,
-    policy TEXT NOT NULL,
-    policy_version INTEGER NOT NULL,
-    reward REAL,                           -- NULL: not scored, or not finite
-    success INTEGER,
-    turns INTEGER NOT NULL,
-    tokens INTEGER NOT NULL,
-    sampled_tokens INTEGER NOT NULL,
-    tool_calls INTEGER NOT NULL,
-    tool_errors INTEGER NOT NULL,
-    stop_reason TEXT NOT NULL,
-    boundary TEXT,
-    cause TEXT,
-    forks INTEGER NOT NULL,
-    started_at REAL NOT NULL,
-    seconds REAL NOT NULL,
-    advantage REAL,
-    filter_reason TEXT,
-    UNIQUE (phase, step, task_id, sample, attempt)
-)"""
-
-# Apart from the index columns, so that scanning those reads little.
-_PAYLOADS = """
-CREATE TABLE payloads (
-    id INTEGER PRIMARY KEY REFERENCES episodes (id) ON DELETE CASCADE,
-    record BLOB NOT NULL,      -- zlib of JSON: everything but the token arrays
-    token_ids BLOB NOT NULL,   -- zlib of int32
-    logprobs BLOB NOT NULL,    -- zlib of int32, multiples of 2**-16
-    learner_logprobs BLOB
-)"""
-
-_SUMS = ("scored", "reward", "successes", "turns", "sampled_tokens", "tool_calls", "tool_errors", "failed", "filtered")
-_STEPS = f"""
-CREATE TABLE steps (
-    phase TEXT NOT NULL,
-    step INTEGER NOT NULL,
-    episodes INTEGER NOT NULL DEFAULT 0,
-    {", ".join(f"{name} {'REAL' if name == 'reward' else 'INTEGER'} NOT NULL DEFAULT 0" for name in _SUMS)},
-    PRIMARY KEY (phase, step)
-) WITHOUT ROWID"""
-
-
-def _count(row: str, sign: str) -> str:
-    """Return the statements that add (or take) an episode to (or from) its step's sums."""
-    terms = {
-        "episodes": "1",
-        "scored": f"({row}.reward IS NOT NULL)",
-        "reward": f"ifnull({row}.reward, 0)",
-        "successes": f"ifnull({row}.success, 0)",
-        "failed": f"({row}.stop_reason = 'failed')",
-        "filtered": f"({row}.filter_reason IS NOT NULL)",
-    }
-    terms |= {name: f"{row}.{name}" for name in _SUMS if name not in terms}
-    changes = ", ".join(f"{name} = {name} {sign} {value}" for name, value in terms.items())
-    return f"UPDATE steps SET {changes} WHERE phase = {row}.phase AND step = {row}.step;"
-
-
-# Sums are kept by the database itself: no code path can forget them.
-_TRIGGERS = (
-    f"""CREATE TRIGGER episode_added AFTER INSERT ON episodes BEGIN
-        INSERT OR IGNORE INTO steps (phase, step) VALUES (new.phase, new.step);
-        {_count("new", "+")}
-    END""",
-    f"CREATE TRIGGER episode_removed AFTER DELETE ON episodes BEGIN {_count('old', '-')} END",
-    f"""CREATE TRIGGER episode_filtered AFTER UPDATE OF filter_reason ON episodes BEGIN
-        {_count("old", "-")}
-        {_count("new", "+")}
-    END""",
-)
-
-MIGRATIONS: tuple[Migration, ...] = (
-    (
-        _EPISODES,
-        "CREATE INDEX episodes_by_reward ON episodes (reward, id)",
-        "CREATE INDEX episodes_by_step ON episodes (step, id)",
-        "CREATE INDEX episodes_by_task ON episodes (task_id, id)",
-        "CREATE INDEX episodes_by_stop_reason ON episodes (stop_reason, id)",
-        _PAYLOADS,
-        _STEPS,
-        *_TRIGGERS,
-        FTS_TABLE if has_fts5() else PLAIN_TABLE,
-    ),
-)
 
 
 def version_of(connection: sqlite3.Connection) -> int:
@@ -145,6 +38,7 @@ def migrate(connection: sqlite3.Connection, migrations: Sequence[Migration] = MI
         try:
             # Asked again inside the transaction: another process may have migrated meanwhile.
             if version_of(connection) == version:
+                connection.create_function("tools_of", 1, tools_of, deterministic=True)
                 for statement in migrations[version]:
                     connection.execute(statement)
                 connection.execute(f"PRAGMA user_version = {version + 1}")

@@ -9,64 +9,34 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator
 from fractions import Fraction
-from pathlib import Path
 from typing import Any, ClassVar
 
-from agentgrpo.core import ToolEnv
 from agentgrpo.envs.attempt import Attempt
 from agentgrpo.envs.countdown.oracle import play
 from agentgrpo.envs.countdown.tasks import COUNTDOWN_ROWS
-from agentgrpo.envs.rows import SPLITS
-from agentgrpo.errors import EnvError, TaskError, ToolError
+from agentgrpo.envs.rows import ShippedEnv
+from agentgrpo.errors import TaskError, ToolError
 from agentgrpo.tooling import tool
 from agentgrpo.tools.calculator import MAX_DIGITS, OPERATORS, Expression, parse
 from agentgrpo.types import Json, JsonObject, Message
 
+_NO_GOAL: JsonObject = {"numbers": [], "target": 0, "operators": OPERATORS}
 MAX_NUMBERS = 6  # as on television; the oracle searches all subsets
 
 
-class Countdown(ToolEnv):
+class Countdown(ShippedEnv):
     """The numbers game: reach the target with + - * / and the numbers given, each used at most once.
 
-    Args:
-        tasks: Rows, or a file of rows, with "numbers", "target" and perhaps "operators" ("+-*/"); None means the
-            shipped training rows.
-        reward_weights: Weight of each reward term.
-        templates: Names of the kinds of task to use, of the shipped tasks; None means all.
-        levels: Levels (1 to 3: three, four and five numbers) to use, of the shipped tasks; None means all.
-        render_mode: "ansi" or None, as in Gymnasium.
+    Own tasks have "numbers", a "target" and perhaps "operators" ("+-*/"). A shipped template is a kind of task;
+    levels 1 to 3 have three, four and five numbers.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"isolation": "inline"}  # type: ignore[misc]  # as in AgentEnv
-    splits = SPLITS
     system_prompt = "Reach the target. Use each number at most once. Try with the tool, then answer with an expression."
-
-    def __init__(
-        self,
-        *,
-        tasks: str | Path | Sequence[JsonObject] | None = None,
-        reward_weights: Mapping[str, float] | None = None,
-        templates: Sequence[str] | None = None,
-        levels: Sequence[int] | None = None,
-        render_mode: str | None = None,
-    ) -> None:
-        if tasks is not None and (templates is not None or levels is not None):
-            raise EnvError("templates and levels choose among the shipped tasks: leave them out, or leave out tasks")
-        rows = COUNTDOWN_ROWS.choose("train", templates=templates, levels=levels) if tasks is None else tasks
-        super().__init__(tasks=rows, reward_weights=reward_weights, render_mode=render_mode)
-        self._goal: JsonObject = {"numbers": [], "target": 0, "operators": OPERATORS}
-
-    @classmethod
-    def tasks(
-        cls, split: str = "train", *, templates: Sequence[str] | None = None, levels: Sequence[int] | None = None
-    ) -> Sequence[JsonObject]:
-        """Return the rows of `train`, `heldout` or `heldout_templates`, optionally of some kinds or levels only.
-
-        A name or level that a split does not have leaves out nothing else: one list of names can serve all splits.
-        """
-        return COUNTDOWN_ROWS.choose(split, templates=templates, levels=levels)
+    shipped = COUNTDOWN_ROWS
+    _goal: JsonObject = _NO_GOAL
 
     def reset_task(self, task: JsonObject) -> str:
         """Lay out the numbers and name the target."""

@@ -115,5 +115,5 @@ def _kind_rows(split: str, kind: Kind) -> Iterator[JsonObject]:
 
 
 COUNTDOWN_ROWS = ShippedRows(
-    env="countdown", templates=tuple(kind.name for kind in TRAIN_KINDS + HELDOUT_KINDS), make=_rows
+    env="countdown", templates={kind.name: frozenset() for kind in TRAIN_KINDS + HELDOUT_KINDS}, make=_rows
 )

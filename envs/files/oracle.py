@@ -16,13 +16,6 @@ Selected: TypeAlias = Callable[[Attempt], Script[list[str]]]
 Done: TypeAlias = Callable[[Attempt, list[str]], Script[str]]
 
 
-def keep(attempt: Attempt, selector: str, effect: str) -> Script[None]:
-    """Solve the task of a template's two parts and give the final answer."""
-    paths = yield from SELECT[selector](attempt)
-    answer = yield from ACT[effect](attempt, paths)
-    yield attempt.actions.say(answer)
-
-
 def _by_path(attempt: Attempt) -> Script[list[str]]:
     yield from ()
     return [attempt.goal["path"]]

@@ -1,17 +1,16 @@
 """The task templates of the files environment: which files are meant (selector) times what to do with them (effect).
 
-It does not know the agent or the reward: `Effect.solve` brings an app to the wanted end state, and that is all.
-A held-out template is a pair never trained on, of parts that are.
+It does not know the agent or the reward.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from agentgrpo.envs.files.world import ITEMS, File, Folder, World
+from agentgrpo.envs.templates import Effect, Selector, pair
 from agentgrpo.tools.files import FilesApp
 from agentgrpo.types import JsonObject
 
@@ -29,63 +28,7 @@ class Target:
         return self.files[0]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Selector:
-    """A way to say which files are meant. `find` returns everything in a world that it can mean."""
-
-    name: str
-    phrase: str
-    find: Callable[[World], list[Target]]
-    tools: tuple[str, ...]
-
-
-Sampler: TypeAlias = Callable[[World, Target, random.Random], JsonObject | None]
-Solver: TypeAlias = Callable[[FilesApp, Target, JsonObject], str | None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Effect:
-    """What to do with the files. `sample` draws the instruction's other words, `solve` returns the wanted answer."""
-
-    name: str
-    wordings: tuple[str, ...]
-    solve: Solver
-    tools: tuple[str, ...]
-    fits: Callable[[Target], bool] = lambda target: len(target.files) == 1
-    sample: Sampler = lambda world, target, rng: {}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Template:
-    """One kind of task."""
-
-    name: str
-    level: int
-    selector: Selector
-    effect: Effect
-
-    @property
-    def tools(self) -> frozenset[str]:
-        """Names of the tools a solution needs."""
-        return frozenset(self.selector.tools + self.effect.tools)
-
-    def targets(self, world: World) -> list[Target]:
-        """Return what this template can be about in a world."""
-        return [target for target in self.selector.find(world) if self.effect.fits(target)]
-
-    def target(self, world: World, goal: JsonObject) -> Target:
-        """Return what a goal means."""
-        return next(target for target in self.targets(world) if target.words.items() <= goal.items())
-
-    def sample(self, world: World, rng: random.Random) -> JsonObject | None:
-        """Return a goal (the instruction's parameters) and its wording; None when the world has no such files."""
-        targets = self.targets(world)
-        target = rng.choice(targets) if targets else None
-        words = self.effect.sample(world, target, rng) if target else None
-        if target is None or words is None:
-            return None
-        goal, wording = target.words | words, rng.choice(self.effect.wordings)
-        return {"goal": goal, "instruction": wording.format(which=self.selector.phrase.format(**goal), **goal)}
+FilesEffect: TypeAlias = Effect[FilesApp, World, Target]
 
 
 def _one(file: File, **words: str) -> Target:
@@ -123,16 +66,20 @@ def _drafts(world: World) -> list[Target]:
     ]
 
 
+def _is_one(target: Target) -> bool:
+    return len(target.files) == 1
+
+
 def _is_writable(target: Target) -> bool:
     return not any(file.is_readonly for file in target.files)
 
 
 def _is_one_writable(target: Target) -> bool:
-    return len(target.files) == 1 and _is_writable(target)
+    return _is_one(target) and _is_writable(target)
 
 
 def _is_one_locked(target: Target) -> bool:
-    return len(target.files) == 1 and not _is_writable(target)
+    return _is_one(target) and not _is_writable(target)
 
 
 def _sample_folder(world: World, target: Target, rng: random.Random) -> JsonObject | None:
@@ -231,39 +178,41 @@ _LAST = Selector(name="last", phrase="the last file in {folder}", find=_last, to
 _LONGEST = Selector(name="longest", phrase="the longest file in {folder}", find=_longest, tools=("ls", "wc"))
 _DRAFTS = Selector(name="drafts", phrase="every draft in {folder}", find=_drafts, tools=("grep",))
 
-_STATUS = Effect(
+_STATUS: FilesEffect = Effect(
     name="status",
     wordings=("What is the status of {which}?", "Tell me the status of {which}."),
     solve=_status,
     tools=("cat",),
+    fits=_is_one,
 )
-_LINES = Effect(
+_LINES: FilesEffect = Effect(
     name="lines",
     wordings=("How many lines are in {which}?", "Count the lines of {which}."),
     solve=_count,
     tools=("wc",),
+    fits=_is_one,
 )
-_FIRST = Effect(
+_FIRST: FilesEffect = Effect(
     name="first",
     wordings=("What is the first line of {which}?", "Tell me the first line of {which}."),
     solve=_first,
     tools=("head",),
+    fits=_is_one,
 )
-_TOTAL = Effect(
+_TOTAL: FilesEffect = Effect(
     name="total",
     wordings=("What is the sum of the amounts of {which}?", "Add up the amounts of {which}."),
     solve=_total,
     tools=("cat",),
-    fits=lambda target: True,
 )
-_DELETE = Effect(
+_DELETE: FilesEffect = Effect(
     name="delete",
     wordings=("Delete {which}.", "Please delete {which}."),
     solve=_delete,
     tools=("rm",),
     fits=_is_writable,
 )
-_MOVE = Effect(
+_MOVE: FilesEffect = Effect(
     name="move",
     wordings=("Move {which} to {to}.", "Please move {which} to {to}."),
     solve=_move,
@@ -271,14 +220,15 @@ _MOVE = Effect(
     fits=_is_writable,
     sample=_sample_folder,
 )
-_COPY = Effect(
+_COPY: FilesEffect = Effect(
     name="copy",
     wordings=("Copy {which} to {to}.", "Please copy {which} to {to}."),
     solve=_copy,
     tools=("cp", "mv"),
+    fits=_is_one,
     sample=_sample_folder,
 )
-_RENAME = Effect(
+_RENAME: FilesEffect = Effect(
     name="rename",
     wordings=("Rename {which} to {new}.", "Please rename {which} to {new}."),
     solve=_rename,
@@ -286,14 +236,14 @@ _RENAME = Effect(
     fits=_is_one_writable,
     sample=_sample_name,
 )
-_LOCK = Effect(
+_LOCK: FilesEffect = Effect(
     name="lock",
     wordings=("Make {which} read-only.", "Please make {which} read-only."),
     solve=_lock,
     tools=("chmod",),
     fits=_is_writable,
 )
-_APPEND = Effect(
+_APPEND: FilesEffect = Effect(
     name="append",
     wordings=("Add the line item {item} to {which}.", "Please add the line item {item} to {which}."),
     solve=_append,
@@ -301,7 +251,7 @@ _APPEND = Effect(
     fits=_is_one_writable,
     sample=_sample_item,
 )
-_APPEND_LOCKED = Effect(
+_APPEND_LOCKED: FilesEffect = Effect(
     name="append_locked",
     wordings=("Add the line item {item} to {which}, then make it read-only again.",),
     solve=_append_locked,
@@ -309,7 +259,7 @@ _APPEND_LOCKED = Effect(
     fits=_is_one_locked,
     sample=_sample_item,
 )
-_MOVE_NEW = Effect(
+_MOVE_NEW: FilesEffect = Effect(
     name="move_new",
     wordings=("Move {which} to the new folder {to}.", "Please move {which} to the new folder {to}."),
     solve=_move_new,
@@ -317,7 +267,7 @@ _MOVE_NEW = Effect(
     fits=_is_writable,
     sample=_sample_new_folder,
 )
-_DELETE_OR_MOVE = Effect(
+_DELETE_OR_MOVE: FilesEffect = Effect(
     name="delete_or_move",
     wordings=(
         "Delete {which} if its status is draft, else move it to {to}.",
@@ -328,51 +278,48 @@ _DELETE_OR_MOVE = Effect(
     fits=_is_one_writable,
     sample=_sample_folder,
 )
-_NOTE = Effect(
+_NOTE: FilesEffect = Effect(
     name="note",
     wordings=("Write the status of {which} to the new file {to}.",),
     solve=_note,
     tools=("cat", "write"),
+    fits=_is_one,
     sample=_sample_new_file,
 )
 
 
-def _template(level: int, effect: Effect, selector: Selector) -> Template:
-    return Template(name=f"{effect.name}_{selector.name}", level=level, effect=effect, selector=selector)
-
-
 TRAIN_TEMPLATES = (
-    _template(1, _STATUS, _PATH),
-    _template(1, _LINES, _PATH),
-    _template(1, _DELETE, _PATH),
-    _template(1, _MOVE, _PATH),
-    _template(1, _APPEND, _PATH),
-    _template(1, _LOCK, _PATH),
-    _template(2, _STATUS, _NAME),
-    _template(2, _DELETE, _NAME),
-    _template(2, _APPEND, _NAME),
-    _template(2, _COPY, _NAME),
-    _template(2, _LINES, _OWNER),
-    _template(2, _MOVE, _OWNER),
-    _template(2, _RENAME, _OWNER),
-    _template(2, _FIRST, _LAST),
-    _template(2, _DELETE, _LAST),
-    _template(3, _APPEND_LOCKED, _PATH),
-    _template(3, _DELETE_OR_MOVE, _NAME),
-    _template(3, _NOTE, _OWNER),
-    _template(3, _MOVE_NEW, _LAST),
-    _template(3, _DELETE, _LONGEST),
-    _template(3, _MOVE, _DRAFTS),
-    _template(3, _TOTAL, _DRAFTS),
+    pair(1, _STATUS, _PATH),
+    pair(1, _LINES, _PATH),
+    pair(1, _DELETE, _PATH),
+    pair(1, _MOVE, _PATH),
+    pair(1, _APPEND, _PATH),
+    pair(1, _LOCK, _PATH),
+    pair(2, _STATUS, _NAME),
+    pair(2, _DELETE, _NAME),
+    pair(2, _APPEND, _NAME),
+    pair(2, _COPY, _NAME),
+    pair(2, _LINES, _OWNER),
+    pair(2, _MOVE, _OWNER),
+    pair(2, _RENAME, _OWNER),
+    pair(2, _FIRST, _LAST),
+    pair(2, _DELETE, _LAST),
+    pair(3, _APPEND_LOCKED, _PATH),
+    pair(3, _DELETE_OR_MOVE, _NAME),
+    pair(3, _NOTE, _OWNER),
+    pair(3, _MOVE_NEW, _LAST),
+    pair(3, _DELETE, _LONGEST),
+    pair(3, _MOVE, _DRAFTS),
+    pair(3, _TOTAL, _DRAFTS),
 )
 HELDOUT_TEMPLATES = (
-    _template(1, _COPY, _PATH),
-    _template(2, _LINES, _NAME),
-    _template(2, _STATUS, _OWNER),
-    _template(2, _MOVE, _LAST),
-    _template(3, _APPEND_LOCKED, _NAME),
-    _template(3, _DELETE_OR_MOVE, _OWNER),
-    _template(3, _MOVE_NEW, _LONGEST),
-    _template(3, _LOCK, _DRAFTS),
+    pair(1, _COPY, _PATH),
+    pair(2, _LINES, _NAME),
+    pair(2, _STATUS, _OWNER),
+    pair(2, _MOVE, _LAST),
+    pair(3, _APPEND_LOCKED, _NAME),
+    pair(3, _DELETE_OR_MOVE, _OWNER),
+    pair(3, _MOVE_NEW, _LONGEST),
+    pair(3, _LOCK, _DRAFTS),
 )
 TEMPLATES = {template.name: template for template in TRAIN_TEMPLATES + HELDOUT_TEMPLATES}

@@ -5,66 +5,17 @@ It never looks at the hidden state. Below quality 1 each decision is sometimes a
 
 from __future__ import annotations
 
-import json
-import random
-from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias, TypeVar
+from collections.abc import Callable, Mapping
 
+from agentgrpo.envs.attempt import Attempt, Script
 from agentgrpo.tools.shop import OPEN, REASONS
-from agentgrpo.types import Json, JsonObject, Message
-
-T = TypeVar("T")
-Script: TypeAlias = Generator[JsonObject, tuple[Message, ...], T]
+from agentgrpo.types import JsonObject
 
 
-class Actions(Protocol):
-    """What builds canonical actions: a ToolEnv."""
+class Clerk(Attempt):
+    """An attempt that remembers whose order it is."""
 
-    def call(self, name: str, /, **arguments: Any) -> JsonObject:
-        """Return an action with one tool call."""
-        ...
-
-    def say(self, content: str) -> JsonObject:
-        """Return an action without calls."""
-        ...
-
-
-class Clerk:
-    """One solution attempt.
-
-    Args:
-        actions: Builds the actions.
-        goal: The words of the instruction.
-        quality: Probability that a decision is made, not guessed.
-        rng: Source of the guesses.
-    """
-
-    def __init__(self, actions: Actions, goal: JsonObject, quality: float, rng: random.Random) -> None:
-        self._actions, self.goal, self._quality, self._rng = actions, goal, quality, rng
-        self.customer = ""
-
-    def ask(self, tool: str, /, **arguments: str | int) -> Script[Json]:
-        """Make one call and return its parsed result."""
-        messages = yield self._actions.call(tool, **arguments)
-        return json.loads(messages[0]["content"])
-
-    def is_careful(self) -> bool:
-        """Whether the next decision is made, not guessed."""
-        return self._rng.random() < self._quality
-
-    def guess(self, choices: Sequence[T]) -> T:
-        """Return any of the choices."""
-        return self._rng.choice(choices)
-
-    def decide(self, right: T, choices: Sequence[T]) -> T:
-        """Return the right choice, or now and then any."""
-        return right if self.is_careful() else self.guess(choices)
-
-    def work(self, selector: str, effect: str) -> Script[None]:
-        """Solve the task of a template's two parts and give the final answer."""
-        order = yield from SELECT[selector](self)
-        answer = yield from ACT[effect](self, order)
-        yield self._actions.say(answer)
+    customer = ""
 
 
 def _by_id(clerk: Clerk) -> Script[JsonObject]:

@@ -1,7 +1,6 @@
 """The task templates of the shop: which order is meant (selector) times what to do with it (effect).
 
-It does not know the agent or the reward: `Template.solve` brings an app to the wanted end state, and that is all.
-A held-out template is a pair never trained on, of parts that are.
+It does not know the agent or the reward.
 """
 
 from __future__ import annotations
@@ -12,94 +11,41 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from agentgrpo.envs.shop.world import STREETS, Customer, Order, World
+from agentgrpo.envs.templates import Effect, Selector, pair
 from agentgrpo.tools.shop import OPEN, REASONS, ShopApp
 from agentgrpo.types import JsonObject
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """The order a task is about, and whose it is."""
+    """The order a task is about, whose it is, and the words of the instruction that say so."""
 
     customer: Customer
     order: Order
+    words: JsonObject
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Selector:
-    """A way to say which order is meant. `find` returns the orders of a customer that it can mean."""
-
-    name: str
-    phrase: str
-    find: Callable[[Customer], list[Order]]
-    tools: tuple[str, ...] = ("find_customer", "list_orders")
+ShopEffect: TypeAlias = Effect[ShopApp, World, Target]
 
 
-Sampler: TypeAlias = Callable[[World, Target, random.Random], JsonObject]
-Solver: TypeAlias = Callable[[ShopApp, Target, JsonObject], str | None]
+def _finder(find: Callable[[Customer], list[Order]], *words: str) -> Callable[[World], list[Target]]:
+    """Return what finds the orders in a world that are meant when each customer's can be `find`."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Effect:
-    """What to do with the order. `sample` draws the instruction's other words, `solve` returns the wanted answer."""
-
-    name: str
-    wordings: tuple[str, ...]
-    statuses: tuple[str, ...] | None  # of orders this can be asked for; None: any
-    solve: Solver
-    tools: tuple[str, ...]
-    sample: Sampler = lambda world, target, rng: {}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Template:
-    """One kind of task."""
-
-    name: str
-    level: int
-    selector: Selector
-    effect: Effect
-
-    @property
-    def tools(self) -> frozenset[str]:
-        """Names of the tools a solution needs."""
-        return frozenset(self.selector.tools + self.effect.tools)
-
-    def targets(self, world: World) -> list[Target]:
-        """Return the orders of a world this template can be about."""
-        statuses = self.effect.statuses
+    def found(world: World) -> list[Target]:
         return [
-            Target(customer=customer, order=order)
-            for customer in world.customers
-            for order in self.selector.find(customer)
-            if statuses is None or order.status in statuses
+            _target(customer, order, *(words or ("name",))) for customer in world.customers for order in find(customer)
         ]
 
-    def target(self, world: World, goal: JsonObject) -> Target:
-        """Return the order that a goal means."""
-        return next(target for target in self.targets(world) if _is_meant(target, goal))
-
-    def sample(self, world: World, rng: random.Random) -> JsonObject | None:
-        """Return a goal (the instruction's parameters) and its wording; None when the world has no such order."""
-        targets = self.targets(world)
-        if not targets:
-            return None
-        target = rng.choice(targets)
-        goal = _names_of(self.selector, target) | self.effect.sample(world, target, rng)
-        wording = rng.choice(self.effect.wordings)
-        return {"goal": goal, "instruction": wording.format(which=self.selector.phrase.format(**goal), **goal)}
+    return found
 
 
-def _names_of(selector: Selector, target: Target) -> JsonObject:
-    if selector.name == "id":
-        return {"order": target.order.id}
-    item = {"item": target.order.product} if selector.name == "item" else {}
-    return {"name": target.customer.name} | item
+def _target(customer: Customer, order: Order, *words: str) -> Target:
+    said = {"name": customer.name, "item": order.product, "order": order.id}
+    return Target(customer=customer, order=order, words={word: said[word] for word in words})
 
 
-def _is_meant(target: Target, goal: JsonObject) -> bool:
-    said = (goal.get("name"), goal.get("item"), goal.get("order"))
-    true = (target.customer.name, target.order.product, target.order.id)
-    return all(word is None or word == value for word, value in zip(said, true, strict=True))
+def _any(customer: Customer) -> list[Order]:
+    return list(customer.orders)
 
 
 def _pending(customer: Customer) -> list[Order]:
@@ -182,137 +128,138 @@ def _status(app: ShopApp, target: Target, goal: JsonObject) -> str:
     return target.order.status
 
 
-_ID = Selector(name="id", phrase="order {order}", find=lambda customer: list(customer.orders), tools=())
+def _is(*statuses: str) -> Callable[[Target], bool]:
+    return lambda target: target.order.status in statuses
+
+
+_LIST = ("find_customer", "list_orders")
+_ID = Selector(name="id", phrase="order {order}", find=_finder(_any, "order"), tools=())
 _ITEM = Selector(
     name="item",
     phrase="the {item} of {name}",
-    find=lambda customer: list(customer.orders),
-    tools=("find_customer", "find_order", "list_orders"),  # the last one for the careless, who guess
+    find=_finder(_any, "name", "item"),
+    tools=(*_LIST, "find_order"),  # the second one for the careless, who guess
 )
-_NEWEST = Selector(name="newest", phrase="the newest order of {name}", find=lambda customer: [customer.orders[-1]])
-_PENDING = Selector(name="pending", phrase="the pending order of {name}", find=_pending)
+_NEWEST = Selector(
+    name="newest",
+    phrase="the newest order of {name}",
+    find=_finder(lambda customer: [customer.orders[-1]]),
+    tools=_LIST,
+)
+_PENDING = Selector(name="pending", phrase="the pending order of {name}", find=_finder(_pending), tools=_LIST)
 _DEAREST = Selector(
-    name="dearest",
-    phrase="the most expensive order of {name}",
-    find=_dearest,
-    tools=("find_customer", "list_orders", "get_order"),
+    name="dearest", phrase="the most expensive order of {name}", find=_finder(_dearest), tools=(*_LIST, "get_order")
 )
 
-_CANCEL = Effect(
+_CANCEL: ShopEffect = Effect(
     name="cancel",
     wordings=("Cancel {which}.", "Please cancel {which}."),
-    statuses=OPEN,
+    fits=_is(*OPEN),
     solve=_cancel,
     tools=("cancel_order",),
 )
-_REFUND = Effect(
+_REFUND: ShopEffect = Effect(
     name="refund",
     wordings=("Refund {which}, reason {reason}.", "Please refund {which}, reason {reason}."),
-    statuses=("delivered",),
+    fits=_is("delivered"),
     solve=_refund,
     sample=_sample_reason,
     tools=("get_order", "refund_order"),
 )
-_CANCEL_OR_REFUND = Effect(
+_CANCEL_OR_REFUND: ShopEffect = Effect(
     name="cancel_or_refund",
     wordings=(
         "Cancel {which} if it has not shipped, else refund it, reason {reason}.",
         "Please cancel {which} if it has not shipped, else refund it, reason {reason}.",
     ),
-    statuses=(*OPEN, "delivered"),
+    fits=_is(*OPEN, "delivered"),
     solve=_cancel_or_refund,
     sample=_sample_reason,
     tools=("cancel_order", "get_order", "refund_order"),
 )
-_SEND = Effect(
+_SEND: ShopEffect = Effect(
     name="send",
     wordings=("Send {which} to {street}.", "Please send {which} to {street}."),
-    statuses=OPEN,
+    fits=_is(*OPEN),
     solve=_send,
     sample=_sample_street,
     tools=("set_address",),
 )
-_SEND_OTHER = Effect(
+_SEND_OTHER: ShopEffect = Effect(
     name="send_other",
     wordings=("Send {which} to the other address.", "Please send {which} to the other address."),
-    statuses=OPEN,
+    fits=_is(*OPEN),
     solve=_send_other,
     tools=("get_order", "list_addresses", "set_address"),
 )
-_SEND_NEW = Effect(
+_SEND_NEW: ShopEffect = Effect(
     name="send_new",
     wordings=("Send {which} to the new address {street}.", "Please send {which} to the new address {street}."),
-    statuses=OPEN,
+    fits=_is(*OPEN),
     solve=_send_new,
     sample=_sample_new_street,
     tools=("add_address", "set_address"),
 )
-_SWAP = Effect(
+_SWAP: ShopEffect = Effect(
     name="swap",
     wordings=("Swap {which} for a {new}.", "Please swap {which} for a {new}."),
-    statuses=OPEN,
+    fits=_is(*OPEN),
     solve=_swap,
     sample=_sample_stocked,
     tools=("swap_item",),
 )
-_SWAP_OR_CANCEL = Effect(
+_SWAP_OR_CANCEL: ShopEffect = Effect(
     name="swap_or_cancel",
     wordings=(
         "Swap {which} for a {new} if it is in stock, else cancel it.",
         "Please swap {which} for a {new} if it is in stock, else cancel it.",
     ),
-    statuses=OPEN,
+    fits=_is(*OPEN),
     solve=_swap_or_cancel,
     sample=_sample_product,
     tools=("get_product", "swap_item", "cancel_order"),
 )
-_PAID = Effect(
+_PAID: ShopEffect = Effect(
     name="paid",
     wordings=("How much was paid for {which}?", "Tell me how much was paid for {which}."),
-    statuses=None,
     solve=_paid,
     tools=("get_order",),
 )
-_STATUS = Effect(
+_STATUS: ShopEffect = Effect(
     name="status",
     wordings=("What is the status of {which}?", "Tell me the status of {which}."),
-    statuses=None,
     solve=_status,
     tools=(),
 )
 
 
-def _template(level: int, effect: Effect, selector: Selector) -> Template:
-    return Template(name=f"{effect.name}_{selector.name}", level=level, effect=effect, selector=selector)
-
-
 TRAIN_TEMPLATES = (
-    _template(1, _STATUS, _ID),
-    _template(1, _PAID, _ID),
-    _template(1, _CANCEL, _ID),
-    _template(1, _SEND, _ID),
-    _template(1, _REFUND, _ID),
-    _template(1, _STATUS, _ITEM),
-    _template(2, _CANCEL, _ITEM),
-    _template(2, _CANCEL, _NEWEST),
-    _template(2, _CANCEL, _PENDING),
-    _template(2, _SEND, _ITEM),
-    _template(2, _PAID, _ITEM),
-    _template(2, _SWAP, _NEWEST),
-    _template(3, _REFUND, _ITEM),
-    _template(3, _CANCEL_OR_REFUND, _ITEM),
-    _template(3, _SWAP_OR_CANCEL, _ITEM),
-    _template(3, _SEND_NEW, _ITEM),
-    _template(3, _SEND_OTHER, _ITEM),
-    _template(3, _CANCEL, _DEAREST),
+    pair(1, _STATUS, _ID),
+    pair(1, _PAID, _ID),
+    pair(1, _CANCEL, _ID),
+    pair(1, _SEND, _ID),
+    pair(1, _REFUND, _ID),
+    pair(1, _STATUS, _ITEM),
+    pair(2, _CANCEL, _ITEM),
+    pair(2, _CANCEL, _NEWEST),
+    pair(2, _CANCEL, _PENDING),
+    pair(2, _SEND, _ITEM),
+    pair(2, _PAID, _ITEM),
+    pair(2, _SWAP, _NEWEST),
+    pair(3, _REFUND, _ITEM),
+    pair(3, _CANCEL_OR_REFUND, _ITEM),
+    pair(3, _SWAP_OR_CANCEL, _ITEM),
+    pair(3, _SEND_NEW, _ITEM),
+    pair(3, _SEND_OTHER, _ITEM),
+    pair(3, _CANCEL, _DEAREST),
 )
 HELDOUT_TEMPLATES = (
-    _template(1, _STATUS, _NEWEST),
-    _template(2, _SEND, _NEWEST),
-    _template(2, _SWAP, _ITEM),
-    _template(2, _PAID, _PENDING),
-    _template(3, _REFUND, _NEWEST),
-    _template(3, _CANCEL_OR_REFUND, _NEWEST),
-    _template(3, _REFUND, _DEAREST),
+    pair(1, _STATUS, _NEWEST),
+    pair(2, _SEND, _NEWEST),
+    pair(2, _SWAP, _ITEM),
+    pair(2, _PAID, _PENDING),
+    pair(3, _REFUND, _NEWEST),
+    pair(3, _CANCEL_OR_REFUND, _NEWEST),
+    pair(3, _REFUND, _DEAREST),
 )
 TEMPLATES = {template.name: template for template in TRAIN_TEMPLATES + HELDOUT_TEMPLATES}

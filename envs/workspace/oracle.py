@@ -5,83 +5,44 @@ It never looks at the hidden state. Below quality 1 each decision is sometimes a
 
 from __future__ import annotations
 
-import json
-import random
-from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
+from agentgrpo.envs.attempt import Attempt, Script, T
 from agentgrpo.envs.workspace.talk import understand
 from agentgrpo.envs.workspace.world import ROOMS, TEXTS
 from agentgrpo.tools.workspace import DAYS, HOURS, REPLIES
-from agentgrpo.types import JsonObject, Message
+from agentgrpo.types import JsonObject
 from agentgrpo.users import AGREES
 
-T = TypeVar("T")
-Script: TypeAlias = Generator[JsonObject, tuple[Message, ...], T]
 Answer: TypeAlias = JsonObject | None  # its fields; None: none is wanted
 _ANY: Mapping[str, Sequence[str | int]] = {"day": DAYS, "hour": HOURS, "room": ROOMS, "text": TEXTS, "reply": REPLIES}
 
 
-class Actions(Protocol):
-    """What builds canonical actions: a ToolEnv."""
-
-    @property
-    def tools(self) -> Mapping[str, object]:
-        """The tools that are offered now, by name."""
-        ...
-
-    def call(self, name: str, /, **arguments: Any) -> JsonObject:
-        """Return an action with one tool call."""
-        ...
-
-    def say(self, content: str) -> JsonObject:
-        """Return an action without calls."""
-        ...
-
-
-class Assistant:
-    """One solution attempt.
-
-    Args:
-        actions: Builds the actions.
-        words: The words of the instruction.
-        quality: Probability that a decision is made, not guessed.
-        rng: Source of the guesses.
-    """
-
-    def __init__(self, actions: Actions, words: JsonObject, quality: float, rng: random.Random) -> None:
-        self._actions, self.words, self._quality, self._rng = actions, dict(words), quality, rng
+class Assistant(Attempt):
+    """An attempt whose words grow with what the user tells."""
 
     def ask(self, tool: str, /, **arguments: str | int) -> Script[Any]:
         """Make one call and return its parsed result; what is closed is opened first."""
-        if tool not in self._actions.tools:
-            yield self._actions.call("open_mail" if "open_mail" in self._actions.tools else "open_calendar")
-        messages = yield self._actions.call(tool, **arguments)
-        return json.loads(messages[0]["content"])
+        if tool not in self.actions.tools:
+            yield self.actions.call("open_mail" if "open_mail" in self.actions.tools else "open_calendar")
+        return (yield from super().ask(tool, **arguments))
 
     def talk(self, content: str) -> Script[str]:
         """Say something and return the user's reply; there is none when that ends the episode."""
-        messages = yield self._actions.say(content)
+        messages = yield self.actions.say(content)
         return str(messages[0]["content"])
 
     def word(self, key: str) -> Script[Any]:
         """Return a word of the instruction; one that it leaves out is asked for."""
-        if key not in self.words and self.is_careful():
+        if key not in self.goal and self.is_careful():
             reply = yield from self.talk(f"{key}?")
-            self.words |= understand(reply)
-        return self.decide(self.words.get(key), _ANY[key])
-
-    def is_careful(self) -> bool:
-        """Whether the next decision is made, not guessed."""
-        return self._rng.random() < self._quality
-
-    def guess(self, choices: Sequence[T]) -> T:
-        """Return any of the choices."""
-        return self._rng.choice(choices)
+            self.goal |= understand(reply)
+        return self.decide(self.goal.get(key), _ANY[key])
 
     def decide(self, right: T | None, choices: Sequence[T]) -> T:
         """Return the right choice, or now and then any; any where the right one is not known."""
-        return right if right is not None and self.is_careful() else self.guess(choices)
+        return self.guess(choices) if right is None else super().decide(right, choices)
 
     def work(self, selector: str, effect: str) -> Script[None]:
         """Solve the task of a template's two parts; do it once more when the user has changed a word."""
@@ -89,15 +50,15 @@ class Assistant:
         while True:
             answer = yield from ACT[effect](self, target)
             if answer is not None and self.is_careful():  # the careless forget to tell
-                yield self._actions.call("answer", **answer)
+                yield self.actions.call("answer", **answer)
             reply = yield from self.talk("done")
             while not self.is_careful():
                 reply = yield from self.talk("done")
-            self.words |= understand(reply)
+            self.goal |= understand(reply)
 
 
 def _name(assistant: Assistant) -> Script[JsonObject]:
-    found: JsonObject = yield from assistant.ask("find_contact", name=assistant.words["name"])
+    found: JsonObject = yield from assistant.ask("find_contact", name=assistant.goal["name"])
     return found
 
 
@@ -125,12 +86,12 @@ def _listed(assistant: Assistant, day: str) -> Script[list[JsonObject]]:
 
 
 def _titled(assistant: Assistant) -> Script[JsonObject]:
-    rows = yield from _listed(assistant, assistant.words["on"])
-    return assistant.decide(next(row for row in rows if row["title"] == assistant.words["called"]), rows)
+    rows = yield from _listed(assistant, assistant.goal["on"])
+    return assistant.decide(next(row for row in rows if row["title"] == assistant.goal["called"]), rows)
 
 
 def _first(assistant: Assistant) -> Script[JsonObject]:
-    rows = yield from _listed(assistant, assistant.words["on"])
+    rows = yield from _listed(assistant, assistant.goal["on"])
     return assistant.decide(rows[0], rows)
 
 
@@ -148,7 +109,7 @@ def _from(assistant: Assistant) -> Script[JsonObject]:
 
 def _about(assistant: Assistant) -> Script[JsonObject]:
     rows: list[JsonObject] = yield from assistant.ask("list_mails")
-    return assistant.decide(next(row for row in rows if row["subject"] == assistant.words["about"]), rows)
+    return assistant.decide(next(row for row in rows if row["subject"] == assistant.goal["about"]), rows)
 
 
 def _newest(assistant: Assistant) -> Script[JsonObject]:
@@ -186,7 +147,7 @@ def _set_room(assistant: Assistant, meeting: JsonObject) -> Script[Answer]:
 
 
 def _invite(assistant: Assistant, meeting: JsonObject) -> Script[Answer]:
-    guest = yield from assistant.ask("find_contact", name=assistant.words["guest"])
+    guest = yield from assistant.ask("find_contact", name=assistant.goal["guest"])
     if assistant.is_careful():
         yield from assistant.ask("invite", meeting=meeting["meeting"], contact=guest["contact"])
     return None
@@ -199,7 +160,7 @@ def _reply_yes_or_no(assistant: Assistant, meeting: JsonObject, reply: str) -> S
 
 
 def _rsvp(assistant: Assistant, meeting: JsonObject) -> Script[Answer]:
-    return (yield from _reply_yes_or_no(assistant, meeting, assistant.words["reply"]))
+    return (yield from _reply_yes_or_no(assistant, meeting, assistant.goal["reply"]))
 
 
 def _rsvp_if_free(assistant: Assistant, meeting: JsonObject) -> Script[Answer]:
@@ -231,7 +192,7 @@ def _tell_phone(assistant: Assistant, contact: JsonObject) -> Script[Answer]:
 
 
 def _first_free(assistant: Assistant, contact: JsonObject) -> Script[int]:
-    hours: list[int] = yield from assistant.ask("free_hours", contact=contact["contact"], day=assistant.words["day"])
+    hours: list[int] = yield from assistant.ask("free_hours", contact=contact["contact"], day=assistant.goal["day"])
     return assistant.decide(hours[0], hours)
 
 
@@ -242,7 +203,7 @@ def _tell_free(assistant: Assistant, contact: JsonObject) -> Script[Answer]:
 
 def _write(assistant: Assistant, contact: JsonObject) -> Script[Answer]:
     text = yield from assistant.word("text")
-    yield from assistant.ask("send_mail", contact=contact["contact"], subject=assistant.words["subject"], text=text)
+    yield from assistant.ask("send_mail", contact=contact["contact"], subject=assistant.goal["subject"], text=text)
     return None
 
 
@@ -255,16 +216,16 @@ def _book_at(assistant: Assistant, contact: JsonObject, title: str, day: str, ho
 def _book(assistant: Assistant, contact: JsonObject) -> Script[Answer]:
     day = yield from assistant.word("day")
     hour = yield from assistant.word("hour")
-    return (yield from _book_at(assistant, contact, assistant.words["title"], day, hour))
+    return (yield from _book_at(assistant, contact, assistant.goal["title"], day, hour))
 
 
 def _book_first(assistant: Assistant, contact: JsonObject) -> Script[Answer]:
     hour = yield from _first_free(assistant, contact)
-    return (yield from _book_at(assistant, contact, assistant.words["title"], assistant.words["day"], hour))
+    return (yield from _book_at(assistant, contact, assistant.goal["title"], assistant.goal["day"], hour))
 
 
 def _book_agreed(assistant: Assistant, contact: JsonObject) -> Script[Answer]:
-    day = assistant.words["day"]
+    day = assistant.goal["day"]
     hours: list[int] = yield from assistant.ask("free_hours", contact=contact["contact"], day=day)
     hour = assistant.guess(hours)
     if assistant.is_careful():
@@ -272,7 +233,7 @@ def _book_agreed(assistant: Assistant, contact: JsonObject) -> Script[Answer]:
             reply = yield from assistant.talk(f"At {hour}?")
             if reply == AGREES:
                 break
-    return (yield from _book_at(assistant, contact, assistant.words["title"], day, hour))
+    return (yield from _book_at(assistant, contact, assistant.goal["title"], day, hour))
 
 
 def _tell_subject(assistant: Assistant, mail: JsonObject) -> Script[Answer]:
@@ -287,7 +248,7 @@ def _reply(assistant: Assistant, mail: JsonObject) -> Script[Answer]:
 
 
 def _forward(assistant: Assistant, mail: JsonObject) -> Script[Answer]:
-    guest = yield from assistant.ask("find_contact", name=assistant.words["guest"])
+    guest = yield from assistant.ask("find_contact", name=assistant.goal["guest"])
     if assistant.is_careful():
         yield from assistant.ask("forward_mail", mail=mail["mail"], contact=guest["contact"])
     return None

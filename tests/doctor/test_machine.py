@@ -44,7 +44,7 @@ def test_a_stopwatch_counts_no_more_than_the_wall() -> None:
     watch = machine.Stopwatch()
     time.sleep(0.02)
     sum(range(200_000))
-    assert 0.02 <= watch.seconds <= watch.wall
+    assert 0 < watch.seconds <= watch.wall  # what others took of the wall is left out
 
 
 def test_disk_and_sizes(tmp_path: Path) -> None:

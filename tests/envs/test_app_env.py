@@ -16,14 +16,18 @@ class Jar(AppState):
     schema = "CREATE TABLE jars (id TEXT PRIMARY KEY, beans INTEGER NOT NULL) WITHOUT ROWID;"
 
 
+class Caseless(AppEnv):
+    app_type = Jar
+
+
 class Beans(AppEnv):
     """Put a bean into jar a, and say how many beans jar b has."""
 
+    app_type = Jar
     app: Jar
 
     def __init__(self) -> None:
         super().__init__(tasks=[{"instruction": "Add one to a. How many has b?"}])
-        self.app = Jar()
 
     def case_of(self, task: JsonObject) -> Case:
         app = Jar()
@@ -88,4 +92,6 @@ def test_what_is_missing_is_said() -> None:
     with pytest.raises(EnvError, match="call reset"):
         Beans().score()
     with pytest.raises(EnvError, match="define it with make_case"):
-        AppEnv(tasks=[{"instruction": "x"}]).reset(seed=0)
+        Caseless(tasks=[{"instruction": "x"}]).reset(seed=0)
+    with pytest.raises(EnvError, match="has no app_type"):
+        AppEnv(tasks=[{"instruction": "x"}])

@@ -13,6 +13,7 @@ from agentgrpo.types import (
     Failure,
     FinishReason,
     JsonObject,
+    Parent,
     Phase,
     Policy,
     Span,
@@ -22,7 +23,7 @@ from agentgrpo.types import (
 )
 
 UNIT = 2.0**-16
-PHASES: tuple[Phase, ...] = ("train", "eval")
+PHASES: tuple[Phase, ...] = ("train", "eval", "fork")
 FINISHES: tuple[FinishReason, ...] = ("stop", "length", "cancelled")
 
 numbers = st.floats(allow_nan=False)
@@ -72,6 +73,7 @@ turns = st.builds(
     generate_seconds=finite,
     env_seconds=finite,
     finish_reason=st.sampled_from(FINISHES),
+    tools=st.none() | st.lists(json_objects, max_size=2).map(tuple),
 )
 
 
@@ -116,6 +118,7 @@ def trajectories(key: st.SearchStrategy[EpisodeKey] = keys) -> st.SearchStrategy
         started_at=finite,
         seconds=finite,
         info=json_objects,
+        parent=st.none() | st.builds(Parent, episode=st.integers(1, 2**40), turns=st.integers(0, 99)),
     )
 
 

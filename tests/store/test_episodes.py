@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentgrpo.errors import RunError
-from agentgrpo.store import EpisodeReader, EpisodeStore, TrainingRow, episodes
-from agentgrpo.types import Span, Trajectory
+from agentgrpo.store import EpisodeFilter, EpisodeReader, EpisodeStore, TrainingRow, episodes
+from agentgrpo.types import Parent, Policy, Span, Trajectory
 from tests.store.strategies import UNIT, make_key, make_trajectory, trajectories
 
 ROOT = Path(__file__).parents[2]
@@ -63,6 +63,28 @@ async def test_an_episode_made_again_replaces_the_first(store: EpisodeStore, pat
         assert (row.reward, row.id) == (1.0, 2)
         (step,) = reader.steps()
         assert (step.episodes, step.reward, step.successes) == (1, 1.0, 1)
+
+
+async def test_forks_are_listed_but_are_none_of_what_the_run_played(store: EpisodeStore, path: Path) -> None:
+    fork = make_trajectory(make_key(phase="fork"), parent=Parent(episode=1, turns=2), policy=Policy(version=9))
+    await store.add([make_trajectory(), fork])
+    with EpisodeReader(path) as reader:
+        assert [row.phase for row in reader.list()] == ["fork", "train"]
+        assert reader.count(EpisodeFilter(parent=1)) == reader.count(EpisodeFilter(phase="fork")) == 1
+        assert reader.tally("stop_reason") == {"answered": 1}
+        assert reader.spent()["tokens"] == 15
+        assert (len(reader.of_policy(3)), reader.of_policy(9)) == (1, {})
+    episodes.forget_after(path, 3)
+    with EpisodeReader(path) as reader:
+        assert reader.count(EpisodeFilter(phase="fork")) == 1
+
+
+async def test_an_episode_can_be_given_the_number_it_had(store: EpisodeStore, path: Path) -> None:
+    await store.add([make_trajectory()])
+    store.add_sync([episodes.Numbered(id=40, trajectory=make_trajectory(make_key(sample=1)))])
+    await store.add([make_trajectory(make_key(sample=2))])
+    with EpisodeReader(path) as reader:
+        assert [(row.id, row.sample) for row in reader.list()] == [(41, 2), (40, 1), (1, 0)]
 
 
 async def test_one_bad_batch_does_not_take_its_neighbours_along(store: EpisodeStore, path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentgrpo.errors import UserError
-from agentgrpo.store import EpisodeFilter, EpisodeReader, EpisodeStore, parse_key, schema
+from agentgrpo.store import EpisodeFilter, EpisodeReader, EpisodeStore, parse_key, schema, tables
 from agentgrpo.store.reader import ORDERS
 from agentgrpo.types import EpisodeKey, StopReason
 from tests.store.strategies import keys, make_key, make_trajectory
@@ -182,8 +182,8 @@ def test_a_run_on_read_only_media_can_be_read(tmp_path: Path) -> None:
 
 
 def test_a_python_without_full_text_search_finds_text_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = tuple(schema.PLAIN_TABLE if sql == schema.FTS_TABLE else sql for sql in schema.MIGRATIONS[0])
-    monkeypatch.setattr(schema.migrate, "__defaults__", ((plain,),))
+    plain = tuple(tables.PLAIN_TABLE if sql == tables.FTS_TABLE else sql for sql in tables.MIGRATIONS[0])
+    monkeypatch.setattr(schema.migrate, "__defaults__", ((plain, *tables.MIGRATIONS[1:]),))
     path = tmp_path / "episodes.sqlite"
     with EpisodeStore(path) as store:
         store.add_sync([make_trajectory()])

@@ -4,9 +4,22 @@ from pathlib import Path
 
 import pytest
 
-from agentgrpo.store import EpisodeReader, EpisodeStore, TrainingRow
+from agentgrpo.store import (
+    EpisodeFilter,
+    EpisodeReader,
+    EpisodeStore,
+    Rescore,
+    Score,
+    TrainingRow,
+    TrainStep,
+    read_train_steps,
+    recover,
+    scores_of,
+    write_scores,
+)
 from agentgrpo.store.episodes import forget_after
 from agentgrpo.store.recover import mend
+from agentgrpo.types import Parent
 from tests.store.strategies import make_key, make_trajectory
 
 COUNT = 60
@@ -45,6 +58,30 @@ def test_a_file_cut_off_is_set_aside_and_what_can_be_read_stays(path: Path, shar
         assert all(row.advantage == row.sample for row in rows)
         assert all(reader.get(row.id).learner_logprobs == (-0.5,) for row in rows)
     assert mend(path) is None
+
+
+def test_what_stays_keeps_its_number_its_forks_and_what_stands_beside_it(path: Path) -> None:
+    fork = make_trajectory(make_key(phase="fork"), parent=Parent(episode=3, turns=1))
+    step = TrainStep(step=3, groups=(), adapter_sha256="ab")
+    rescore = Rescore(reward="mine:score", source_sha256=None, weights={}, made_at=0.0)
+    with EpisodeStore(path) as store:
+        store.add_sync([make_trajectory(make_key(sample=0)), step, fork])  # the first again: number 1 is gone
+    write_scores(path, rescore, [Score(episode=3, reward=0.5, success=False), Score(episode=4, reward=1, success=True)])
+    with EpisodeReader(path) as reader:
+        before = {row.id: row.key for row in reader.list(limit=1000)}
+    assert rescue(path) == COUNT + 1
+    with EpisodeReader(path) as reader:
+        assert {row.id: row.key for row in reader.list(limit=1000)} == before
+        (row,) = reader.list(EpisodeFilter(parent=3))
+        assert row.phase == "fork"
+    assert read_train_steps(path) == {3: step}
+    assert [score.reward for i in (3, 4) for _, score in scores_of(path, i)] == [0.5, 1.0]
+
+
+def rescue(path: Path) -> int:
+    """Replace a file by what can be read of it, as for a damaged one."""
+    aside = path.rename(path.with_name("aside.sqlite"))
+    return recover._copy(aside, path)
 
 
 def test_one_page_of_zeros_costs_few_episodes(path: Path) -> None:

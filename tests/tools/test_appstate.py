@@ -123,6 +123,16 @@ def test_a_snapshot_does_not_hold_the_room_of_what_is_gone() -> None:
     assert [operation["value"] for operation in app.state_diff()] == [7]
 
 
+def test_what_is_restored_gives_the_same_snapshot() -> None:
+    app = pets()
+    app.change("UPDATE pets SET age = 9 WHERE id = 'a'")
+    snapshot = app.snapshot()
+    assert app.snapshot() == snapshot
+    fork = pets()
+    fork.restore(snapshot)
+    assert fork.snapshot() == snapshot
+
+
 def test_fork_is_exact_and_independent() -> None:
     app = pets()
     app.change("UPDATE pets SET age = 9 WHERE id = 'a'")

@@ -6,13 +6,14 @@ import re
 
 import pytest
 
+from agentgrpo.envs.rows import SPLITS
 from agentgrpo.envs.workspace.env import Workspace
 from agentgrpo.envs.workspace.parts import Template
-from agentgrpo.envs.workspace.tasks import SPLITS
 from agentgrpo.envs.workspace.templates import TEMPLATES, TRAIN_TEMPLATES
 from agentgrpo.tools.workspace import DAYS, REPLIES
 from agentgrpo.types import JsonObject
-from tests.envs.workspace.playing import NOTHING, ONE_OF_EACH, ROWS, finish, say, solve, some_rows, start, words
+from tests.envs.playing import NOTHING, finish, say, solve, start, words
+from tests.envs.workspace.playing import ONE_OF_EACH, ROWS, some_rows
 
 # For the default run; every row is played in a slow test.
 SOME = [*some_rows("train", 6), *some_rows("heldout", 2), *some_rows("heldout_templates", 3)]

@@ -3,11 +3,12 @@ from __future__ import annotations
 import json
 
 from agentgrpo.envs.workspace.env import OFFERED, Workspace
-from tests.envs.workspace.playing import do, finish, offered, row_of, say, solve, start, words
+from tests.envs.playing import do, finish, row_of, say, solve, start, words
+from tests.envs.workspace.playing import offered
 
 
 def test_a_fact_that_was_left_out_is_told_when_asked_for(office: Workspace) -> None:
-    row = row_of("move_with_asked")
+    row = row_of(Workspace, "move_with_asked")
     start(office, row)
     assert str(row["goal"]["day"]) in str(say(office, "On which day?"))
     assert str(row["goal"]["hour"]) not in str(say(office, "On which day?"))
@@ -17,7 +18,7 @@ def test_a_fact_that_was_left_out_is_told_when_asked_for(office: Workspace) -> N
 
 
 def test_a_changed_mind_voids_what_was_asked_first(office: Workspace) -> None:
-    row = row_of("room_with_changed")
+    row = row_of(Workspace, "room_with_changed")
     start(office, row)
     contact = do(office, "find_contact", name=row["goal"]["name"])["contact"]
     meeting = do(office, "find_meeting", contact=contact)["meeting"]
@@ -30,7 +31,7 @@ def test_a_changed_mind_voids_what_was_asked_first(office: Workspace) -> None:
 
 
 def test_the_user_agrees_to_one_hour_only(office: Workspace) -> None:
-    row = row_of("book_agreed_name")
+    row = row_of(Workspace, "book_agreed_name")
     start(office, row)
     contact = do(office, "find_contact", name=row["goal"]["name"])["contact"]
     hours = do(office, "free_hours", contact=contact, day=row["goal"]["day"])
@@ -39,12 +40,12 @@ def test_the_user_agrees_to_one_hour_only(office: Workspace) -> None:
 
 
 def test_in_plain_tasks_nobody_replies(office: Workspace) -> None:
-    start(office, row_of("move_with"))
+    start(office, row_of(Workspace, "move_with"))
     assert say(office, "When?") is None
 
 
 def test_calendar_and_mail_open_one_at_a_time(office: Workspace) -> None:
-    row = row_of("accept_from_closed")
+    row = row_of(Workspace, "accept_from_closed")
     info = office.reset(options={"task": row})[1]
     assert offered(info) == list(OFFERED["mail"])
     assert "unknown_tool" in json.dumps(do(office, "list_meetings", day="Fri"))
@@ -53,11 +54,11 @@ def test_calendar_and_mail_open_one_at_a_time(office: Workspace) -> None:
     assert "unknown_tool" in json.dumps(do(office, "list_mails"))
     info = office.step(json.dumps(office.call("open_mail")))[4]
     assert offered(info) == list(OFFERED["mail"])
-    assert offered(office.reset(options={"task": row_of("accept_from")})[1]) == list(OFFERED["both"])
+    assert offered(office.reset(options={"task": row_of(Workspace, "accept_from")})[1]) == list(OFFERED["both"])
 
 
 def test_a_tool_that_appears_can_be_used_in_the_same_message(office: Workspace) -> None:
-    start(office, row_of("when_with_closed"))
+    start(office, row_of(Workspace, "when_with_closed"))
     calls = [("open_calendar", {}), ("list_meetings", {"day": "Fri"}), ("list_mails", {})]
     action = {"content": "", "tool_calls": [{"id": n, "name": n, "arguments": a} for n, a in calls]}
     messages = office.step(json.dumps(action))[4]["messages"]
@@ -65,10 +66,10 @@ def test_a_tool_that_appears_can_be_used_in_the_same_message(office: Workspace) 
 
 
 def test_the_tools_of_a_snapshot_come_back(office: Workspace) -> None:
-    start(office, row_of("accept_from_closed"))
+    start(office, row_of(Workspace, "accept_from_closed"))
     do(office, "open_calendar")
     saved = office.snapshot()
-    start(office, row_of("accept_from"))
+    start(office, row_of(Workspace, "accept_from"))
     office.restore(saved)
     assert list(office.tools) == list(OFFERED["calendar"])
 
@@ -76,5 +77,5 @@ def test_the_tools_of_a_snapshot_come_back(office: Workspace) -> None:
 def test_chosen_tools_are_all_there_is_besides_what_opens_the_rest() -> None:
     env = Workspace(templates=["when_with_closed"], tools=["find_contact", "find_meeting", "answer"])
     assert offered(env.reset(seed=0)[1]) == ["find_contact", "open_calendar", "answer"]
-    assert solve(env, row_of("when_with_closed"))[0] == 1.0
+    assert solve(env, row_of(Workspace, "when_with_closed"))[0] == 1.0
     env.close()

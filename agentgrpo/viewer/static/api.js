@@ -1,0 +1,61 @@
+// Asks the server. What it refuses becomes an error that says what was got and expected.
+
+export class Refusal extends Error {
+  constructor(data, status) {
+    super(data.error || `the server answered ${status}`);
+    this.start = data.start;
+    this.end = data.end;
+    this.status = status;
+  }
+}
+
+/** Return an address with its query; values that are null, undefined or "" are left out. */
+export function address(path, query = {}) {
+  const search = new URLSearchParams();
+  for (const [name, value] of Object.entries(query)) {
+    for (const item of Array.isArray(value) ? value : [value]) {
+      if (item !== null && item !== undefined && item !== "") search.append(name, item);
+    }
+  }
+  const text = search.toString();
+  return text ? `${path}?${text}` : path;
+}
+
+/** Return the address of a run's data. */
+export function ofRun(run, what, query) {
+  return address(`/api/runs/${encodeURIComponent(run)}${what ? `/${what}` : ""}`, query);
+}
+
+/** Return the JSON of an address. */
+export async function get(url, signal) {
+  return unwrap(await reach(url, { signal }));
+}
+
+/** Return the bytes of an address. */
+export async function bytes(url, signal) {
+  const response = await reach(url, { signal });
+  if (!response.ok) await unwrap(response);
+  return response.arrayBuffer();
+}
+
+/** Send what changes something; only this page was given the token. */
+export async function post(url, body) {
+  const token = document.querySelector("meta[name=agentgrpo-token]").content;
+  const headers = { "Content-Type": "application/json", "X-Agentgrpo-Token": token };
+  return unwrap(await reach(url, { method: "POST", headers, body: JSON.stringify(body) }));
+}
+
+async function reach(url, options) {
+  try {
+    return await fetch(url, options);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Refusal({ error: "no answer: is `agentgrpo view` still running?" }, 0);
+  }
+}
+
+async function unwrap(response) {
+  const data = await response.json().catch(() => ({}));
+  if (!response.ok) throw new Refusal(data, response.status);
+  return data;
+}

@@ -1,0 +1,176 @@
+// The shell: which screen an address shows, the bar above it, the theme, the keys, and word of what has changed.
+
+import { h, fill, settle } from "./dom.js";
+import { ofRun } from "./api.js";
+import { printable } from "./format.js";
+import { Keyboard } from "./keys.js";
+import { parse, to } from "./router.js";
+import * as runs from "./runs.js";
+import * as steps from "./steps.js";
+import * as episodes from "./episodes.js";
+import * as group from "./group.js";
+import * as episode from "./episode.js";
+import * as compare from "./compare.js";
+import * as timeline from "./timeline.js";
+
+const SCREENS = { runs, steps, episodes, group, episode, compare, timeline };
+const TABS = [["steps", "Steps", "s"], ["episodes", "Episodes", "e"], ["timeline", "Timeline", "t"]];
+const THEMES = ["auto", "light", "dark"];
+
+const keyboard = new Keyboard();
+const bar = h("header", { class: "bar" });
+const main = h("main", { class: "screen", id: "screen" });
+const alive = h("span", { class: "live", title: "not following a run" });
+let here = null; // the screen at hand
+let number = 0; // of the rendering under way: an older one is dropped
+let abort = new AbortController();
+let stream = null;
+
+/** Go to an address of this page. */
+export function go(address, { replace = false } = {}) {
+  if (replace) history.replaceState(null, "", address);
+  else history.pushState(null, "", address);
+  return render();
+}
+
+async function render() {
+  const mine = (number += 1);
+  const place = parse(location);
+  abort.abort();
+  abort = new AbortController();
+  document.body.dataset.screen = place.screen;
+  drawBar(place);
+  main.classList.add("is-loading");
+  try {
+    const make = SCREENS[place.screen]?.open || lost;
+    const made = await make({ ...place, go, signal: abort.signal, remember });
+    if (mine !== number) return made.close?.();
+    here?.close?.();
+    here = made;
+    fill(main, made.node);
+    document.title = `${printable(made.title)} · agentgrpo`;
+    keyboard.here = made.keys || [];
+    made.ready?.();
+  } catch (error) {
+    if (mine !== number || error.name === "AbortError") return;
+    here?.close?.();
+    here = null;
+    keyboard.here = [];
+    fill(main, problem(error));
+  } finally {
+    if (mine === number) main.classList.remove("is-loading");
+  }
+  follow(place.run);
+}
+
+/** Let the address say what is shown, without showing anything anew. */
+function remember(address) {
+  history.replaceState(null, "", address);
+  drawBar(parse(location));
+}
+
+async function lost() {
+  return { title: "Nothing here", node: problem(new Error(`There is no screen at ${location.pathname}.`)) };
+}
+
+function problem(error) {
+  return h("div", { class: "empty" }, h("h1", {}, "That did not work"), h("p", {}, printable(error.message)), h("p", {}, h("a", { href: to.runs() }, "All runs")));
+}
+
+function drawBar({ screen, run, query }) {
+  const tab = ([name, label]) => h("a", { href: to[name](run), "aria-current": screen === name ? "page" : null, class: "tab" }, label);
+  const name = run && h("a", { href: to.steps(run), class: "crumb", title: run }, printable(run));
+  const other = run || query.a;
+  fill(
+    bar,
+    h("a", { href: to.runs(), class: "brand", "aria-label": "All runs" }, h("img", { src: "/static/mark.svg", alt: "", width: 20, height: 20 }), h("span", {}, "agentgrpo")),
+    name,
+    h("nav", { "aria-label": "Screens" }, run && TABS.map(tab), h("a", { href: to.compare(other ? { a: other } : {}), class: "tab", "aria-current": screen === "compare" ? "page" : null }, "Compare")),
+    h("div", { class: "bar-end" }, alive,
+      h("button", { class: "icon", title: "Theme (d)", "aria-label": "Change the theme", on: { click: nextTheme } }, "◐"),
+      h("button", { class: "icon", title: "Keys (?)", "aria-label": "Show the keys", on: { click: help } }, "?")),
+  );
+}
+
+function help() {
+  const names = { runs: "Runs", steps: "Steps", episodes: "Episodes", group: "Group", episode: "Episode", compare: "Compare", timeline: "Timeline" };
+  keyboard.help(names[parse(location).screen] || "Here");
+}
+
+/** Follow a run: its screen is told when something has changed. */
+function follow(run) {
+  if (stream && stream.run === run) return;
+  stream?.source.close();
+  stream = null;
+  alive.className = "live";
+  alive.title = "not following a run";
+  if (!run) return;
+  const source = new EventSource(ofRun(run, "live"));
+  stream = { run, source, first: true };
+  const mine = stream;
+  const changed = settle(() => {
+    if (stream === mine) here?.refresh?.();
+  }, 120);
+  source.addEventListener("open", () => {
+    alive.className = "live is-on";
+    alive.title = "following the run: changes show within a second";
+  });
+  source.addEventListener("error", () => {
+    alive.className = "live is-off";
+    alive.title = "the server does not answer; trying again";
+  });
+  source.addEventListener("message", () => {
+    if (!mine.first) {
+      alive.classList.remove("beat");
+      requestAnimationFrame(() => alive.classList.add("beat"));
+      changed();
+    }
+    mine.first = false;
+  });
+}
+
+function theme() {
+  return localStorage.getItem("agentgrpo-theme") || "auto";
+}
+
+function setTheme(name) {
+  localStorage.setItem("agentgrpo-theme", name);
+  if (name === "auto") delete document.documentElement.dataset.theme;
+  else document.documentElement.dataset.theme = name;
+}
+
+function nextTheme() {
+  const isDark = document.documentElement.dataset.theme ? document.documentElement.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  setTheme(isDark ? "light" : "dark");
+}
+
+function ofThisRun(screen) {
+  const { run } = parse(location);
+  if (run) go(to[screen](run));
+}
+
+keyboard.everywhere = [
+  { keys: ["?"], about: "this list", act: help },
+  { keys: ["g r"], about: "all runs", act: () => go(to.runs()) },
+  ...TABS.map(([name, label, key]) => ({ keys: [`g ${key}`], about: `${label.toLowerCase()} of this run`, act: () => ofThisRun(name) })),
+  { keys: ["g c"], about: "compare", act: () => go(to.compare(parse(location).run ? { a: parse(location).run } : {})) },
+  { keys: ["u"], about: "up: what this is part of", act: () => here?.up && go(here.up) },
+  { keys: ["Escape"], about: "back", act: () => history.back() },
+  { keys: ["d"], about: "dark or light", act: nextTheme },
+];
+
+document.addEventListener("click", (event) => {
+  const link = event.target.closest?.("a[href]");
+  const isPlain = event.button === 0 && !event.ctrlKey && !event.metaKey && !event.shiftKey && !event.altKey;
+  if (!link || !isPlain || link.target || link.origin !== location.origin || link.hasAttribute("download")) return;
+  event.preventDefault();
+  go(link.getAttribute("href"));
+});
+addEventListener("popstate", () => render());
+addEventListener("unhandledrejection", (event) => {
+  if (event.reason?.name === "AbortError") event.preventDefault(); // the answer was for a screen that was left
+});
+
+if (THEMES.includes(theme())) setTheme(theme());
+document.body.append(h("a", { href: "#screen", class: "skip" }, "Skip to the screen"), bar, main);
+render();
