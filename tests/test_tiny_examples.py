@@ -32,8 +32,9 @@ class Promise:
 
 
 PROMISES = (
+    Promise(name="workspace_tiny", system_tokens=60, episode_tokens=220, before=0.6, after=0.9),
     Promise(name="files_tiny", system_tokens=60, episode_tokens=160, before=0.6, after=0.9),
-    Promise(name="countdown_tiny", system_tokens=60, episode_tokens=220, before=0.6, after=0.9),
+    Promise(name="countdown_tiny", system_tokens=60, episode_tokens=220, before=0.35, after=0.45),
 )
 
 

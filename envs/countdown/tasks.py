@@ -73,7 +73,7 @@ def _kind(name: str, level: int, count: int, used: int, operators: str, highest:
 
 
 TRAIN_KINDS = (
-    _kind("three_sum", 1, 3, 2, "+-", 15, 30),
+    _kind("three_sum", 1, 3, 2, "+-", 25, 50),
     _kind("three_product", 1, 3, 2, "+-*", 12, 144),
     _kind("four_sum", 2, 4, 3, "+-", 25, 75),
     _kind("four_any", 2, 4, 3, "+-*/", 25, 300),

@@ -24,7 +24,7 @@ DIGESTS: dict[type[Env], str] = {
     Shop: "fc5834304a5e2938a82451663f5ddf4dfa2512ecc43b07e7307bdfbd02f07ab8",
     Files: "f2717dcd8fd1be53e1e20cac94f86fd9d8fdf752165ed730f5566b8ccb6f18bc",
     Workspace: "6569c633b59531e809388325ad5e66c6bd15f196d8442e6aab0569a08b6395c6",
-    Countdown: "bf1b091f76b0f7eef1077ea258a0c6eaff018ebecbfccf2ba7f32c7a0b5ba5e1",
+    Countdown: "83092c85b627f551a1d10fba9f64d1ea83d26d85832a940f0cdc3963157d9a85",
 }
 each_env = pytest.mark.parametrize("env_class", DIGESTS, ids=lambda env_class: env_class.__name__)
 each_template = pytest.mark.parametrize(

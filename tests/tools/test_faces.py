@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agentgrpo.errors import UserError
+from agentgrpo.registry import resolve_env
 from agentgrpo.tooling import tool
 from agentgrpo.tools.appstate import AppState
 from agentgrpo.tools.faces import Sessions, app_maker, tools_of
@@ -34,6 +36,18 @@ def test_an_apps_tools_are_its_own_public_functions() -> None:
     assert "refund_order" in names
     assert not {"snapshot", "restore", "change", "state", "rows"} & set(names)
     assert not any(name.startswith("_") for name in names)
+
+
+@pytest.mark.parametrize("name", ["shop", "files", "workspace"])
+def test_a_shipped_app_has_the_tools_of_its_environment(name: str) -> None:
+    env: Any = resolve_env(name).make()
+    info = env.reset(seed=0)[1]
+    offered = {told["function"]["name"]: told["function"]["parameters"] for told in info["tools"]}
+    own = {tool.name: tool.parameters for tool in tools_of(app_maker(name)()).values()}
+    assert own.keys() - offered.keys() == set()
+    assert {name: offered[name] for name in own} == own
+    assert offered.keys() - own.keys() <= {"answer"}  # what ends an episode is the environment's
+    env.close()
 
 
 def test_where_some_are_marked_only_those_are_tools() -> None:
