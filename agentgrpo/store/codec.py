@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import struct
 import sys
 import zlib
 from array import array
@@ -36,9 +37,13 @@ LOGPROB_SCALE = 2.0**16  # engines round logprobs to multiples of 2**-16 (agentg
 
 UNKNOWN_TOOL = "?"
 
-_LEVEL = 4  # of zlib: 6 takes half as long again for 3 % less
+_LEVEL = 2  # of zlib: 4 takes a tenth to a quarter longer for 1 to 3 % less
+_JSON = json.JSONEncoder(separators=(",", ":"), default=str)
+_READABLE = json.JSONEncoder(ensure_ascii=False, default=str)
+_MAGIC = 1.5 * 2.0**36  # a double this large counts in steps of 2**-16: the low half of its bits is that count
 _PLANES = b"\x01"  # the first byte of packed integers since they lie in planes; before, it was zlib's own 0x78
 _LIMIT = 2**31 - 1
+_RANGE = 32767.0
 _NAN = -(2**31)  # the one int32 that no logprob uses
 
 
@@ -81,7 +86,7 @@ def encode(trajectory: Trajectory) -> Payload:
 
 
 def _dump(record: JsonObject) -> str:
-    return json.dumps(record, separators=(",", ":"), default=str)  # ASCII: any str survives, lone surrogates too
+    return _JSON.encode(record)  # ASCII: any str survives, lone surrogates too
 
 
 def decode(record: bytes, token_ids: bytes, logprobs: bytes) -> Trajectory:
@@ -129,11 +134,21 @@ def pack_ints(values: Iterable[int]) -> bytes:
 
     All lowest bytes come first, then all second ones: smaller by a quarter and thrice as fast as in their order.
     """
-    packed = array("i", values)
+    packed = array("i", list(values))  # a list: its length is known, which halves the time
     if sys.byteorder == "big":
         packed.byteswap()
-    data = packed.tobytes()
-    return _PLANES + zlib.compress(b"".join(data[place::4] for place in range(4)), _LEVEL)
+    return _pack(packed.tobytes(), packed.itemsize, zlib.Z_DEFAULT_STRATEGY)
+
+
+def _pack(data: bytes, width: int, strategy: int) -> bytes:
+    """Return the lowest four bytes of each little-endian item in planes, compressed.
+
+    The lowest bytes look like noise and the others do not: a code of its own for each saves a twentieth.
+    """
+    packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, strategy)
+    lowest = packer.compress(data[::width]) + packer.flush(zlib.Z_BLOCK)
+    others = packer.compress(b"".join(data[place::width] for place in range(1, 4)))
+    return b"".join((_PLANES, lowest, others, packer.flush()))
 
 
 def unpack_ints(data: bytes) -> array[int]:
@@ -156,10 +171,10 @@ def unpack_ints(data: bytes) -> array[int]:
 def pack_logprobs(values: Iterable[float]) -> bytes:
     """Return logprobs, within +-32767, as whole multiples of 2**-16, compressed; NaN is kept, the infinite clipped."""
     known = list(values)
-    try:
-        return pack_ints([round(value * LOGPROB_SCALE) for value in known])
-    except (OverflowError, ValueError):  # out of range, or not a number: slower, and rare
-        return pack_ints(_to_int(value) for value in known)
+    if not math.isfinite(sum(known)) or max(known, default=0.0) > _RANGE or min(known, default=0.0) < -_RANGE:
+        return pack_ints(_to_int(value) for value in known)  # out of range, or not a number: slower, and rare
+    counted = struct.pack(f"<{len(known)}d", *[value + _MAGIC for value in known])
+    return _pack(counted, 8, zlib.Z_RLE)  # numbers without a pattern: repetitions are sought in vain
 
 
 def unpack_logprobs(data: bytes) -> list[float]:
@@ -261,7 +276,7 @@ def _message_texts(message: Message) -> Iterator[str]:
     for part in ("content", "reasoning"):
         value = message.get(part)
         if value:
-            yield value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+            yield value if isinstance(value, str) else _READABLE.encode(value)
     for call in message.get("tool_calls") or ():
         yield f"{call.get('name')} {_arguments(call)}"
 
@@ -295,4 +310,4 @@ def tools_of(record: bytes) -> str:
 
 
 def _arguments(call: Mapping[str, Any]) -> str:
-    return str(call["raw"]) if "raw" in call else json.dumps(call.get("arguments"), ensure_ascii=False, default=str)
+    return str(call["raw"]) if "raw" in call else _READABLE.encode(call.get("arguments"))

@@ -173,8 +173,9 @@ class EpisodeStore:
     def _try_write(self, items: list[Item]) -> Exception | None:
         try:
             self._connection.execute("BEGIN IMMEDIATE")
-            for item in items:
-                self._write_item(item)
+            texts = [text for item in items if (text := self._write_item(item)) is not None]
+            # Last: whatever is written after a text makes the search index write out what it has gathered.
+            self._connection.executemany("INSERT INTO texts (rowid, text) VALUES (?, ?)", texts)
             self._connection.execute("COMMIT")
         except Exception as error:  # handed to whoever waits for this batch
             self._tools.clear()  # an id that was rolled back may be given to another name
@@ -185,31 +186,34 @@ class EpisodeStore:
             return error
         return None
 
-    def _write_item(self, item: Item) -> None:
+    def _write_item(self, item: Item) -> tuple[int, str] | None:
+        """Write an item; return what is left to write: the text of an episode, with its row id."""
         match item:
             case Trajectory():
-                self._insert(item)
+                return self._insert(item)
             case Numbered():
-                self._insert(item.trajectory, item.id)
+                return self._insert(item.trajectory, item.id)
             case TrainStep():
                 write_train_step(self._connection, item)
             case _:
                 self._update(item)
+        return None
 
-    def _insert(self, trajectory: Trajectory, known_id: int | None = None) -> None:
+    def _insert(self, trajectory: Trajectory, known_id: int | None = None) -> tuple[int, str]:
         payload = encode(trajectory)
         execute = self._connection.execute
         execute(f"DELETE FROM episodes WHERE {_KEY}", key_values(trajectory.key))
         cursor = execute(_INSERT, (known_id, *_columns(trajectory, payload.cause)))
         row_id = cursor.lastrowid
+        assert row_id is not None
         execute(
             "INSERT INTO payloads (id, record, token_ids, logprobs) VALUES (?, ?, ?, ?)",
             (row_id, payload.record, payload.token_ids, payload.logprobs),
         )
-        execute("INSERT INTO texts (rowid, text) VALUES (?, ?)", (row_id, clean(payload.text)))
         for use in payload.tools:
             tool = self._tool_id(clean(use.name))
             execute("INSERT OR IGNORE INTO episode_tools VALUES (?, ?, ?, ?)", (tool, row_id, use.calls, use.errors))
+        return row_id, clean(payload.text)
 
     def _tool_id(self, name: str) -> int:
         if name not in self._tools:

@@ -235,7 +235,7 @@ def _terms(where: EpisodeFilter) -> Iterator[Term]:
 
 def clean(text: str) -> str:
     """Return text that SQLite can hold: lone surrogates become question marks."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _between(name: str, value: Between) -> Condition:

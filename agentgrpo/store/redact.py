@@ -33,17 +33,18 @@ _KEYS = re.compile(
 )
 
 
-# One of these is in every text that holds a key: looking for them first costs a tenth of the expression.
-_SIGNS = (
-    *("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "hf_", "AKIA", "ASIA", "AIza"),
-    *("xoxa-", "xoxb-", "xoxp-", "xoxr-", "xoxs-", "Bearer", "bearer", " PRIVATE KEY-----"),
+# One of these is in every text that holds a key: looking for them first costs a twentieth of the expression. Each
+# begins with letters that are the same in all it finds, which is what makes looking quick.
+_SIGNS = ("hf_", "earer", " PRIVATE KEY-----")
+_LOOKS = tuple(
+    re.compile(look)
+    for look in ("g(?:h[pousr]_|ithub_pat_|lpat-)", "A(?:KIA|SIA|Iza)", "xox[abprs]-", "sk-[A-Za-z0-9_-]{20}")
 )
-_LONG_SK = re.compile("sk-[A-Za-z0-9_-]{20}")  # "sk-" alone is in every "task-1"
 
 
 def may_hold_keys(text: str) -> bool:
     """Return whether a text, or JSON as text, could hold a key: False is certain."""
-    return any(sign in text for sign in _SIGNS) or _LONG_SK.search(text) is not None
+    return any(sign in text for sign in _SIGNS) or any(look.search(text) is not None for look in _LOOKS)
 
 
 def redact_text(text: str) -> str:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import struct
+import zlib
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,6 +39,18 @@ def test_logprobs_are_rounded_to_the_nearest_multiple(value: float) -> None:
     (back,) = unpack_logprobs(pack_logprobs([value]))
     assert abs(back - value) <= UNIT / 2
     assert (back / UNIT).is_integer()
+
+
+@given(st.lists(st.floats(-32_767, 32_767) | st.just(-0.0)))
+def test_many_logprobs_are_rounded_as_one_by_one(values: list[float]) -> None:
+    assert unpack_logprobs(pack_logprobs(values)) == [round(value / UNIT) * UNIT for value in values]
+
+
+def test_integers_of_every_earlier_form_are_read() -> None:
+    values = [0, 1, 255, 70_000, -5]
+    raw = struct.pack("<5i", *values)
+    planes = b"\x01" + zlib.compress(b"".join(raw[place::4] for place in range(4)), 4)
+    assert [list(unpack_ints(data)) for data in (zlib.compress(raw), planes)] == [values, values]
 
 
 def test_logprobs_no_engine_should_give_do_not_lose_the_episode() -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentgrpo.store.redact import redact, redact_text
+from agentgrpo.store.redact import may_hold_keys, redact, redact_text
 
 SECRETS = [
     "sk-" + "abcDEF123456" * 3,
@@ -24,6 +24,12 @@ SECRETS = [
 @pytest.mark.parametrize("around", ["{}", "key={} end", '"{}"', "\n{}\n", "a {}, b"])
 def test_known_keys_are_taken_out_and_nothing_else(secret: str, around: str) -> None:
     assert redact_text(around.format(secret)) == around.format("[redacted]")
+
+
+@pytest.mark.parametrize("secret", [*SECRETS, "Bearer " + "a1" * 9, "bearer\t" + "a1" * 9, "ASIA" + "ABCD1234" * 2])
+def test_the_quick_look_misses_no_key(secret: str) -> None:
+    assert may_hold_keys(f"a{secret[0]} {secret}")
+    assert not may_hold_keys("a task-12 of A, AK, gh, xo; hugs, sk-short")
 
 
 def test_a_bearer_token_keeps_its_scheme() -> None:

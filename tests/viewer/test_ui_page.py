@@ -291,6 +291,34 @@ def test_an_exported_page_works_from_a_disk_without_a_network(
         seen.assert_calm()
 
 
+def sheets(page: Any) -> int:
+    """Return how many sheets of paper a page takes."""
+    return len(re.findall(rb"/Type\s*/Page\b", page.pdf(format="A4")))
+
+
+def test_a_printed_episode_goes_over_as_many_sheets_as_it_takes(
+    browser: Any, url: str, root: Path, run: RunDirectory, tmp_path: Path
+) -> None:
+    with EpisodeReader(run.episodes) as reader:
+        row = max(reader.list(limit=500), key=lambda row: row.turns)
+    opened = Runs(root).get(run.path.name)
+    path = tmp_path / "episode.html"
+    path.write_text(episode_page([open_episode(opened, str(row.id))]), encoding="utf-8")
+    opened.close()
+    for place in (path.as_uri(), f"{url}/r/{run.path.name}/episode?key={row.id}"):
+        with watched(browser, path.as_uri() if place == path.as_uri() else url, color_scheme="dark") as seen:
+            page = seen.page
+            page.goto(place)
+            page.wait_for_selector(".turn")
+            dark = colour(page, "body")
+            page.emulate_media(media="print")
+            assert colour(page, "body") != dark
+            short = sheets(page)
+            page.evaluate("() => document.querySelector('.turn').style.setProperty('min-height', '3000px')")
+            assert sheets(page) >= short + 2
+            seen.assert_calm()
+
+
 @pytest.mark.parametrize("width", [1280, 390])
 def test_nothing_is_wider_than_the_window(browser: Any, url: str, run: RunDirectory, width: int) -> None:
     row = group_with_variance(run)
