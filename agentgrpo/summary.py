@@ -13,6 +13,7 @@ from typing import Any
 
 from agentgrpo.config import Config
 from agentgrpo.evaluate import Evaluation, by_part
+from agentgrpo.learner.filters import Decision
 from agentgrpo.learner.step import LearnResult
 from agentgrpo.rollout.group import GroupResult
 from agentgrpo.store.episodes import TrainingRow
@@ -83,14 +84,18 @@ def cut_metrics(results: Sequence[GroupResult], min_survivors: int) -> dict[str,
 
 def training_rows(learned: LearnResult) -> list[TrainingRow]:
     """Return what the store keeps of a train step about each episode."""
-    return [
-        TrainingRow(
-            key=d.key,
-            advantage=learned.advantages.get(d.key),
-            filter_reason=None if d.reason is None else str(d.reason),
-        )
-        for d in learned.decisions
-    ]
+    return [_training_row(learned, decision) for decision in learned.decisions]
+
+
+def _training_row(learned: LearnResult, decision: Decision) -> TrainingRow:
+    tokens = learned.tokens.get(decision.key)
+    return TrainingRow(
+        key=decision.key,
+        advantage=learned.advantages.get(decision.key),
+        filter_reason=None if decision.reason is None else str(decision.reason),
+        logprobs=None if tokens is None else tokens.logprobs,
+        entropies=None if tokens is None else tokens.entropies,
+    )
 
 
 def _error_kinds(turn: Turn) -> Iterator[str]:

@@ -116,6 +116,10 @@ class Author:
         rate = 1.5 if self.rng.random() < 0.3 else 40.0
         return -round(self.rng.expovariate(rate) / UNIT) * UNIT
 
+    def entropy(self) -> float:
+        """Return an entropy, in nats, as sampled text has them: most tokens leave little choice."""
+        return self.rng.expovariate(1.5 if self.rng.random() < 0.3 else 40.0)
+
     def _turn(self, number: int, said: str, heard: str) -> Turn:
         name, call = self.rng.choice(TOOLS), f"call_{number}_0"
         arguments = {"order": str(self.rng.randrange(1000, 9999))}
@@ -190,6 +194,12 @@ def _stored(author: Author, template: Trajectory, key: EpisodeKey, *, with_logpr
     return episode, TrainingRow(key=key, advantage=rng.gauss(0, 1), logprobs=logprobs)
 
 
+def _trained(author: Author, episode: Trajectory) -> TrainingRow:
+    """Return what the learner knows of an episode's tokens, but for its logprobs: where most say little, so do they."""
+    entropies = [author.entropy() for span in episode.spans for _ in span.logprobs or ()]
+    return TrainingRow(key=episode.key, advantage=0.5, entropies=entropies)
+
+
 def writing_cost(folder: Path, author: Author, count: int) -> tuple[float, float, float]:
     """Return what it takes to write 1k-token episodes: CPU ms of each, token bytes per token, file bytes per token."""
     episodes = [author.episode(key, 1000, 8) for key in keys(count)]
@@ -200,13 +210,14 @@ def writing_cost(folder: Path, author: Author, count: int) -> tuple[float, float
         for at in range(GROUP, count, 64):
             store.add_sync(episodes[at : at + 64])
         spent = 1000 * (time.process_time() - clock) / (count - GROUP)
+        store.add_sync([_trained(author, episode) for episode in episodes])
     tokens = sum(episode.token_count for episode in episodes)
     return spent, _token_bytes(run) / tokens, run.episodes.stat().st_size / tokens
 
 
 def _token_bytes(run: RunDirectory) -> int:
     with closing(connect_readonly(run.episodes)) as connection:
-        sql = "SELECT sum(length(token_ids) + length(logprobs)) FROM payloads"
+        sql = "SELECT sum(length(token_ids) + length(logprobs) + length(entropies)) FROM payloads"
         return int(connection.execute(sql).fetchone()[0])
 
 

@@ -103,6 +103,14 @@ def test_the_record_and_the_store_agree_with_it(finished: ag.Run) -> None:
     trained = [row for row in rows if row.phase == "train"]
     assert len(trained) == 16
     assert all(row.advantage is not None for row in trained)
+    with EpisodeReader(finished.path / "episodes.sqlite") as reader:
+        known = [(reader.get(row.id), row) for row in trained if row.filter_reason is None]
+    assert known
+    for stored, row in known:
+        assert stored.entropies is not None
+        assert stored.learner_logprobs is not None
+        assert len(stored.entropies) == len(stored.learner_logprobs) == row.sampled_tokens
+        assert all(0 < value < 8 for value in stored.entropies)
 
 
 def test_the_metrics_have_a_line_per_step(finished: ag.Run) -> None:

@@ -6,9 +6,10 @@ It reads a tokenizer file with the `tokenizers` library alone, so it starts with
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import islice
 from pathlib import Path
 
 from rich.console import RenderableType
@@ -27,6 +28,8 @@ class Colour(StrEnum):
     MASK = "mask"
     LOGPROB = "logprob"
     ADVANTAGE = "advantage"
+    RATIO = "ratio"
+    ENTROPY = "entropy"
 
 
 _CONTROL = "#3b4754"
@@ -46,6 +49,21 @@ _ADVANTAGES = (
     (-0.499, "< 0", "black on #fbd3b0"),
     (-math.inf, "<= -0.5", "black on #f5a25c"),
 )
+_RATIOS = (
+    (1.2, "ratio >= 1.2", "black on #7fb0f5"),
+    (1.02, "> 1", "black on #c3dafa"),
+    (0.98, "about 1", "black on #d9dce1"),
+    (0.8, "< 1", "black on #fbd3b0"),
+    (0.0, "< 0.8", "black on #f5a25c"),
+)
+_ENTROPIES = (
+    (2.0, ">= 2 nats", "black on #b48ae8"),
+    (1.0, ">= 1", "black on #ccb1f0"),
+    (0.5, ">= 0.5", "black on #dfcff6"),
+    (0.1, ">= 0.1", "black on #ece3f9"),
+    (0.0, "< 0.1", "black on #d9dce1"),
+)
+_UNKNOWN = "underline"
 _LONGEST_RUN = 8  # tokens that may make up one character between them, and some to spare
 
 
@@ -91,12 +109,22 @@ def token_view(stored: StoredEpisode, vocabulary: Vocabulary, colour: Colour) ->
         is_text = stored.trajectory.is_text
         why = "A chat endpoint played this episode: it is text, without tokens." if is_text else _SAMPLED_NONE
         yield Text(f"\n{why}", QUIET)
+    learner = _by_row(rows, stored.learner_logprobs)
+    entropies = _by_row(rows, stored.entropies)
     for index, row in enumerate(rows):
         trained = f"{len(row.token_ids):,} tokens, {sum(row.loss_mask):,} sampled and trained here"
         title = Text.assemble((f"row {index + 1} of {len(rows)}", "bold"), (f"   {trained}", QUIET))
         yield Text()
         yield Rule(title, align="left", characters="─", style=QUIET)
-        yield _tokens(row, vocabulary, _styler(stored, row, colour))
+        style_of = _styler(stored, row, colour, learner=learner[index], entropies=entropies[index])
+        yield _tokens(row, vocabulary, style_of)
+
+
+def _by_row(rows: Sequence[Row], values: Sequence[float] | None) -> list[dict[int, float]]:
+    """Return what the learner knew of each row's trained tokens by their place in it; nothing where it was not kept."""
+    known = iter(values or ())
+    trained = [[index for index, mask in enumerate(row.loss_mask) if mask] for row in rows]
+    return [dict(zip(indices, islice(known, len(indices)), strict=False)) for indices in trained]
 
 
 def _tokens(row: Row, vocabulary: Vocabulary, style_of: Callable[[int], str]) -> Text:
@@ -120,14 +148,30 @@ def _box(style: str) -> str:
     return f"bold {tint} on {_CONTROL}" if tint != style else "reverse"
 
 
-def _styler(stored: StoredEpisode, row: Row, colour: Colour) -> Callable[[int], str]:
+def _styler(
+    stored: StoredEpisode,
+    row: Row,
+    colour: Colour,
+    *,
+    learner: Mapping[int, float],
+    entropies: Mapping[int, float],
+) -> Callable[[int], str]:
     if colour is Colour.LOGPROB:
         return lambda index: _band(_PROBABILITIES, math.exp(min(0.0, row.rollout_logprobs[index])))
     if colour is Colour.ADVANTAGE:
         advantage = stored.row.advantage
-        style = "underline" if advantage is None else _band(_ADVANTAGES, advantage)
+        style = _UNKNOWN if advantage is None else _band(_ADVANTAGES, advantage)
         return lambda index: style
+    if colour is Colour.RATIO:
+        ratios = {index: math.exp(value - row.rollout_logprobs[index]) for index, value in learner.items()}
+        return lambda index: _known_band(_RATIOS, ratios.get(index))
+    if colour is Colour.ENTROPY:
+        return lambda index: _known_band(_ENTROPIES, entropies.get(index))
     return lambda index: _SAMPLED
+
+
+def _known_band(bands: Sequence[tuple[float, str, str]], value: float | None) -> str:
+    return _UNKNOWN if value is None or math.isnan(value) else _band(bands, value)
 
 
 def _band(bands: Sequence[tuple[float, str, str]], value: float) -> str:
@@ -147,8 +191,21 @@ def _swatches(stored: StoredEpisode, colour: Colour) -> Iterator[tuple[str, str]
         yield "sampled by the model, trained", _SAMPLED
     elif colour is Colour.LOGPROB:
         yield from ((name, style) for _, name, style in _PROBABILITIES)
+    elif colour is Colour.RATIO:
+        yield from _learned(_RATIOS, "logprobs", stored.learner_logprobs)
+    elif colour is Colour.ENTROPY:
+        yield from _learned(_ENTROPIES, "entropy", stored.entropies)
     elif stored.row.advantage is None:
         yield f"no advantage ({stored.row.filter_reason or 'not trained on'})", "underline"
     else:
         value = stored.row.advantage
         yield f"advantage {number(value, sign=True)}", _band(_ADVANTAGES, value)
+
+
+def _learned(
+    bands: Sequence[tuple[float, str, str]], what: str, values: Sequence[float] | None
+) -> Iterator[tuple[str, str]]:
+    if values is None:
+        yield f"not recorded: {what} of the learner", _UNKNOWN
+    else:
+        yield from ((name, style) for _, name, style in bands)

@@ -23,6 +23,7 @@ class Row:
     sequence: types.Sequence
     advantage: float
     episode: int
+    key: types.EpisodeKey | None = None  # of its episode; None: nobody asks what came of its tokens
     old_logprobs: tuple[float, ...] | None = None  # of its tokens, what the ratio is against; None: the engine's
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import threading
+from array import array
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 
 import torch
@@ -16,7 +17,7 @@ from agentgrpo.config import LearnerConfig
 from agentgrpo.errors import RunError
 from agentgrpo.learner.advantage import advantages
 from agentgrpo.learner.aggregation import token_weights
-from agentgrpo.learner.batch import Microbatch, Row, collate, cut, pack, trained_count
+from agentgrpo.learner.batch import Microbatch, Row, collate, cut, trained_count
 from agentgrpo.learner.filters import Decision, count_reasons, filter_groups, no_signal
 from agentgrpo.learner.loss import kl_penalty, token_loss
 from agentgrpo.learner.mismatch import alarm_text, correct, mismatch_metrics
@@ -32,12 +33,21 @@ _NO_NUMBER = "the loss or the gradient is no number"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedTokens:
+    """What the policy said of an episode's trained tokens just before their update, in the order of its sequences."""
+
+    logprobs: array[float] = field(default_factory=lambda: array("f"))
+    entropies: array[float] = field(default_factory=lambda: array("f"))  # nats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LearnResult:
     """What one train step did."""
 
     metrics: dict[str, float]
     advantages: dict[EpisodeKey, float]
     decisions: tuple[Decision, ...]
+    tokens: Mapping[EpisodeKey, TrainedTokens] = field(default_factory=dict)  # of the episodes it trained on
     note: str | None = None  # why it trained nothing, left an optimizer step out, or is not to be trusted
 
 
@@ -130,14 +140,15 @@ class Learner:
         batches = [rows for rows in self._minibatches(groups, by_episode, kept) if rows]
         if self.config.old_logprobs == "learner":
             batches = [self._with_old_logprobs(rows, stop) for rows in batches]
-        stats = [self._optimize(rows, stop) for rows in batches]
+        tokens: dict[EpisodeKey, TrainedTokens] = {}
+        stats = [self._optimize(rows, stop, tokens) for rows in batches]
         mismatch = mismatch_metrics(stats, self.config)
         alarm = self._alarm(mismatch.get("mismatch_kl", 0.0))
         metrics = self._summarize(stats, decisions, groups) | mismatch
         metrics |= {"mismatch_alarms": float(self.mismatch_alarms), "learning_rate": rate}
         note = self._note(groups, decisions, has_trained=bool(stats), skipped=self.skipped - skipped)
         notes = "; ".join(filter(None, (note, alarm))) or None
-        return LearnResult(metrics=metrics, advantages=by_episode, decisions=decisions, note=notes)
+        return LearnResult(metrics=metrics, advantages=by_episode, decisions=decisions, tokens=tokens, note=notes)
 
     def _alarm(self, mismatch: float) -> str | None:
         if not mismatch > MISMATCH_ALARM:
@@ -224,7 +235,7 @@ class Learner:
         chunks = [trajectories[start:end] for start, end in pairwise(bounds)]
         return [
             [
-                Row(sequence=sequence, advantage=by_episode[trajectory.key], episode=index)
+                Row(sequence=sequence, advantage=by_episode[trajectory.key], episode=index, key=trajectory.key)
                 for index, trajectory in enumerate(t for group in chunk for t in group)
                 for sequence in trajectory.sequences()
                 if any(sequence.loss_mask)  # an engine may have returned no token at all
@@ -246,18 +257,22 @@ class Learner:
             self.on_microbatch()
         return known
 
-    def _optimize(self, rows: Sequence[Row], stop: threading.Event) -> dict[str, float]:
-        """Accumulate the gradient of all rows and make one optimizer step."""
+    def _optimize(
+        self, rows: Sequence[Row], stop: threading.Event, tokens: dict[EpisodeKey, TrainedTokens]
+    ) -> dict[str, float]:
+        """Accumulate the gradient of all rows and make one optimizer step; note in `tokens` what it trained."""
         self.optimizer.zero_grad(set_to_none=True)
         per_episode = torch.zeros(max(row.episode for row in rows) + 1, dtype=torch.long)
         for row in rows:
             per_episode[row.episode] += trained_count(row)
         totals = _Totals(tokens=int(per_episode.sum()), episodes=len(per_episode), per_episode=per_episode)
         sums: Counter[str] = Counter()
-        for batch in pack(rows, token_budget=self.config.tokens_per_microbatch):
+        for chunk in cut(rows, token_budget=self.config.tokens_per_microbatch):
             if stop.is_set():
                 raise Stopped
-            sums.update(self._backward(batch.to(self.policy.device), totals))
+            told, logprobs, entropy = self._backward(collate(chunk).to(self.policy.device), totals)
+            sums.update(told)
+            _note_tokens(tokens, chunk, logprobs, entropy)
             self.on_microbatch()
         norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_grad_norm)
         is_finite = bool(torch.isfinite(norm)) and math.isfinite(sums["loss"])
@@ -272,8 +287,12 @@ class Learner:
         counts = {"tokens": totals.tokens, "episodes": totals.episodes}
         return {**means, **counts, "grad_norm": float(norm), "effective_sample_size": ratios}
 
-    def _backward(self, batch: Microbatch, totals: _Totals) -> dict[str, float]:
-        """Backpropagate a microbatch's share of the loss; return sums over its tokens (the loss is its share)."""
+    def _backward(self, batch: Microbatch, totals: _Totals) -> tuple[dict[str, float], Tensor, Tensor]:
+        """Backpropagate a microbatch's share of the loss.
+
+        Returns:
+            Sums over its tokens (the loss is its share), and their logprobs and entropies.
+        """
         axes = self.axes
         logprobs, entropy = self.policy.logprobs(batch, temperature=self.temperature)
         ratio = log_ratio(logprobs, batch.old_N, batch.episode_N, batch.turn_N, axes["importance_level"])
@@ -301,7 +320,7 @@ class Learner:
         total.backward()
         count = len(logprobs)
         ratios, squares = ratio_sums(logprobs, batch.behaviour_N)
-        return {
+        sums = {
             "loss": float(total.detach()),
             "entropy": float(entropy.sum()),
             "kl": float(kl_k3(logprobs, batch.behaviour_N)) * count,
@@ -310,6 +329,7 @@ class Learner:
             "ratio_squared": squares,
             **told,
         }
+        return sums, logprobs.detach(), entropy
 
     def _summarize(
         self, stats: Sequence[dict[str, float]], decisions: Sequence[Decision], groups: Sequence[Group]
@@ -329,3 +349,18 @@ class Learner:
             if stats:
                 metrics[name] = sum(s[name] for s in stats) / len(stats)
         return metrics
+
+
+def _note_tokens(
+    tokens: dict[EpisodeKey, TrainedTokens], rows: Sequence[Row], logprobs_N: Tensor, entropy_N: Tensor
+) -> None:
+    """Add what is known of a microbatch's tokens to their episodes. Rows of an episode come in their order."""
+    logprobs, entropies = logprobs_N.tolist(), entropy_N.tolist()
+    start = 0
+    for row in rows:
+        end = start + trained_count(row)
+        if row.key is not None:
+            known = tokens.setdefault(row.key, TrainedTokens())
+            known.logprobs.extend(logprobs[start:end])
+            known.entropies.extend(entropies[start:end])
+        start = end

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, TypeAlias
 
 from agentgrpo.errors import RunError
-from agentgrpo.store.codec import encode, pack_logprobs
+from agentgrpo.store.codec import encode, pack_entropies, pack_logprobs
 from agentgrpo.store.query import clean
 from agentgrpo.store.schema import connect
 from agentgrpo.store.train_steps import TrainStep, write_train_step
@@ -36,14 +36,15 @@ _RETRY_SECONDS = 0.005  # between offers to a full queue
 class TrainingRow:
     """What the learner did with an episode.
 
-    `logprobs` are the learner's, one per trained token, in the order of `Trajectory.sequences()`: row after row, the
-    tokens whose `loss_mask` is 1.
+    `logprobs` and `entropies` (nats) are the learner's just before the update, one per trained token, in the order of
+    `Trajectory.sequences()`: row after row, the tokens whose `loss_mask` is 1.
     """
 
     key: EpisodeKey
     advantage: float | None = None
     filter_reason: str | None = None
     logprobs: Sequence[float] | None = None
+    entropies: Sequence[float] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,9 +232,14 @@ class EpisodeStore:
         found = cursor.fetchall()
         if not found:
             raise RunError(f"episode {row.key} was trained on but is not in '{self.path}': this is a bug")
-        if row.logprobs is not None:
-            packed = pack_logprobs(row.logprobs)
-            execute("UPDATE payloads SET learner_logprobs = ? WHERE id = ?", (packed, found[0][0]))
+        known = {
+            "learner_logprobs": None if row.logprobs is None else pack_logprobs(row.logprobs),
+            "entropies": None if row.entropies is None else pack_entropies(row.entropies),
+        }
+        packed = {name: data for name, data in known.items() if data is not None}
+        if packed:
+            changes = ", ".join(f"{name} = ?" for name in packed)
+            execute(f"UPDATE payloads SET {changes} WHERE id = ?", (*packed.values(), found[0][0]))
 
 
 def forget_after(path: Path, policy_version: int) -> int:

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Literal, TypeAlias
 
 from agentgrpo.errors import UserError, nearest
-from agentgrpo.store.codec import decode, decode_record, unpack_logprobs
+from agentgrpo.store.codec import decode, decode_record, unpack_entropies, unpack_logprobs
 from agentgrpo.store.episodes import key_values
 from agentgrpo.store.filter import Filter
 from agentgrpo.store.query import Plan, Planner
@@ -118,11 +118,12 @@ class EpisodeReader:
         """
         row = self.find(which)
         payload = self._connection.execute("SELECT * FROM payloads WHERE id = ?", (row.id,)).fetchone()
-        packed = payload["learner_logprobs"]
+        packed, entropies = payload["learner_logprobs"], payload["entropies"]
         return StoredEpisode(
             row=row,
             trajectory=decode(payload["record"], payload["token_ids"], payload["logprobs"]),
             learner_logprobs=None if packed is None else tuple(unpack_logprobs(packed)),
+            entropies=None if entropies is None else tuple(unpack_entropies(entropies)),
         )
 
     def of_policy(self, version: int) -> dict[EpisodeKey, Trajectory]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from agentgrpo.errors import RunError
-from agentgrpo.store.codec import unpack_logprobs
+from agentgrpo.store.codec import unpack_entropies, unpack_logprobs
 from agentgrpo.store.episodes import EpisodeStore, Item, Numbered, TrainingRow
 from agentgrpo.store.reader import readable
 from agentgrpo.store.run import writing
@@ -22,7 +22,8 @@ from agentgrpo.store.schema import connect
 _Found: TypeAlias = tuple[int, list[Item]]
 
 _BESIDE = ("train_steps", "rescores", "scores")  # in this order: scores name a rescore
-_SELECT = """SELECT id, record, token_ids, logprobs, learner_logprobs, advantage, filter_reason
+# All columns of the payload: which there are is a matter of the file's version.
+_SELECT = """SELECT payloads.*, advantage, filter_reason
 FROM episodes JOIN payloads USING (id) WHERE id > ? AND id < ? ORDER BY id"""
 
 
@@ -96,10 +97,12 @@ def _read(connection: sqlite3.Connection, sql: str, after: int, before: int) -> 
             trajectory = readable(row)
             if trajectory is not None:
                 packed = row["learner_logprobs"]
+                entropies = dict(row).get("entropies")
                 trained = TrainingRow(
                     key=trajectory.key,
                     advantage=row["advantage"],
                     filter_reason=row["filter_reason"],
                     logprobs=None if packed is None else unpack_logprobs(packed),
+                    entropies=None if entropies is None else unpack_entropies(entropies),
                 )
                 yield row["id"], [Numbered(id=row["id"], trajectory=trajectory), trained]

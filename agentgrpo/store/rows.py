@@ -71,12 +71,20 @@ class StoredEpisode:
     row: EpisodeRow
     trajectory: Trajectory
     learner_logprobs: tuple[float, ...] | None = None  # in the order of TrainingRow.logprobs
+    entropies: tuple[float, ...] | None = None  # likewise
 
     def learner_logprobs_of_spans(self) -> dict[int, tuple[float, ...]]:
         """Return the learner's logprobs by index of the span they belong to; {} when there are none."""
-        if self.learner_logprobs is None:
+        return self._of_spans(self.learner_logprobs)
+
+    def entropies_of_spans(self) -> dict[int, tuple[float, ...]]:
+        """Return the entropies by index of the span they belong to; {} when there are none."""
+        return self._of_spans(self.entropies)
+
+    def _of_spans(self, trained: tuple[float, ...] | None) -> dict[int, tuple[float, ...]]:
+        if trained is None:
             return {}
-        values = iter(self.learner_logprobs)
+        values = iter(trained)
         spans = self.trajectory.spans
         found: dict[int, tuple[float, ...]] = {}
         for leaf in self.trajectory.leaves():

@@ -264,4 +264,5 @@ MIGRATIONS: tuple[Migration, ...] = (
         *_FILL_TOOLS,
         *(trigger for trigger in _FACET_TRIGGERS if trigger != _FACET_TRIGGERS[1]),
     ),
+    ("ALTER TABLE payloads ADD COLUMN entropies BLOB",),  # of the trained tokens, as the learner's logprobs
 )

@@ -10,10 +10,11 @@ import json
 import math
 import sys
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 
 from agentgrpo.store.rows import StoredEpisode
-from agentgrpo.types import JsonObject
+from agentgrpo.types import JsonObject, Trajectory
 from agentgrpo.viewer.vocabulary import Vocabulary
 
 _UNKNOWN = math.nan
@@ -42,15 +43,9 @@ def _parts(stored: StoredEpisode, vocabulary: Vocabulary) -> tuple[JsonObject, l
     sampled = [span for span in trajectory.spans if span.sampled]
     logprobs = array("f", (value for span in sampled for value in span.logprobs or _unknown(span.token_ids)))
     arrays: list[tuple[str, str, array[int] | array[float]]] = [("ids", "u4", ids), ("logprobs", "f4", logprobs)]
-    learner = stored.learner_logprobs_of_spans()
-    if learner:
-        values = (
-            value
-            for index, span in enumerate(trajectory.spans)
-            if span.sampled
-            for value in learner.get(index, _unknown(span.token_ids))
-        )
-        arrays.append(("learner", "f4", array("f", values)))
+    for name, known in (("learner", stored.learner_logprobs_of_spans()), ("entropy", stored.entropies_of_spans())):
+        if known:
+            arrays.append((name, "f4", _of_sampled(trajectory, known)))
     pieces = vocabulary.pieces(ids)
     head: JsonObject = {
         "spans": [[span.parent, len(span.token_ids), int(span.sampled), span.turn] for span in trajectory.spans],
@@ -77,6 +72,12 @@ def _rows(stored: StoredEpisode) -> list[JsonObject]:
         if fresh:
             rows.append({"spans": path, "trained": fresh})
     return rows
+
+
+def _of_sampled(trajectory: Trajectory, known: Mapping[int, Sequence[float]]) -> array[float]:
+    spans = enumerate(trajectory.spans)
+    parts = (known.get(index, _unknown(span.token_ids)) for index, span in spans if span.sampled)
+    return array("f", chain.from_iterable(parts))
 
 
 def _unknown(values: Iterable[object]) -> list[float]:

@@ -287,6 +287,26 @@ async def test_colours_say_what_the_legend_says(run: RunDirectory) -> None:
     assert "advantage -0.00" in plain(*token_view(trained, no_words, Colour.ADVANTAGE))
 
 
+async def test_what_the_learner_knew_of_each_token_colours_it(run: RunDirectory) -> None:
+    values = (-0.5, -0.5, -0.5, -0.5)
+    heard = Span(parent=-1, token_ids=(9,), sampled=False)
+    sampled = Span(parent=0, token_ids=(1, 2, 3, 4), sampled=True, logprobs=values, policy_version=0)
+    made = make_trajectory(make_key(8), spans=(heard, sampled))
+    learner, entropies = (-0.25, -0.5, -0.625, -2.0), (0.0, 0.25, 1.0, 4.0)
+    with EpisodeStore(run.episodes) as store:
+        await store.add([made])
+        with EpisodeReader(run.episodes) as reader:
+            before = reader.get(made.key)
+            await store.set_training([TrainingRow(key=made.key, logprobs=learner, entropies=entropies)])
+            after = reader.get(made.key)
+    for colour, ends in ((Colour.ENTROPY, ("#d9dce1", "#b48ae8")), (Colour.RATIO, ("#7fb0f5", "#f5a25c"))):
+        *_, row = token_view(after, Vocabulary.of(None), colour)
+        styles = [str(span.style) for span in row.spans]  # type: ignore[union-attr]
+        assert len(set(styles)) == 5
+        assert (styles[1][-7:], styles[-1][-7:]) == ends
+        assert "not recorded" in plain(*token_view(before, Vocabulary.of(None), colour))
+
+
 def test_an_episode_without_sampled_tokens_has_no_rows(run: RunDirectory, output: Show) -> None:
     with EpisodeStore(run.episodes) as store:
         store.add_sync([make_trajectory(make_key(8), spans=())])

@@ -83,6 +83,29 @@ def test_the_gradient_is_that_of_the_formula(model: PreTrainedModel) -> None:
     assert loss == pytest.approx(float(total.detach()), abs=1e-6)
 
 
+@pytest.mark.parametrize("budget", [1, 150, 10**6])
+@pytest.mark.parametrize("minibatches", [1, 2])
+def test_what_the_policy_said_of_each_trained_token_is_told(
+    model: PreTrainedModel, budget: int, minibatches: int
+) -> None:
+    batch, made = groups(), double(model)
+    trained = learner(made, tokens_per_microbatch=budget, minibatches=minibatches, learning_rate=1e-12)
+    result = trained.step(batch)
+    episodes = [t for g in batch for t in g.trajectories]
+    assert result.tokens.keys() == {t.key for t in episodes}
+    for t in episodes:
+        logprobs, entropies = [], []
+        for s in t.sequences():
+            log_p = made.causal_lm(torch.tensor([s.token_ids])).logits[0].log_softmax(-1).detach()
+            places = [i for i, m in enumerate(s.loss_mask) if m]
+            logprobs += [float(log_p[i - 1, s.token_ids[i]]) for i in places]
+            entropies += [float(-(log_p[i - 1].exp() * log_p[i - 1]).sum()) for i in places]
+        assert list(result.tokens[t.key].logprobs) == pytest.approx(logprobs, abs=1e-4)
+        assert list(result.tokens[t.key].entropies) == pytest.approx(entropies, abs=1e-4)
+    every = [value for tokens in result.tokens.values() for value in tokens.entropies]
+    assert sum(every) / len(every) == pytest.approx(result.metrics["entropy"], rel=0.05)
+
+
 def test_an_episode_has_one_advantage_whatever_its_rows(model: PreTrainedModel) -> None:
     batch = groups()
     assert max(len(t.sequences()) for t in batch[1].trajectories) > 1

@@ -8,7 +8,16 @@ import zlib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentgrpo.store.codec import decode, encode, pack_ints, pack_logprobs, unpack_ints, unpack_logprobs
+from agentgrpo.store.codec import (
+    decode,
+    encode,
+    pack_entropies,
+    pack_ints,
+    pack_logprobs,
+    unpack_entropies,
+    unpack_ints,
+    unpack_logprobs,
+)
 from agentgrpo.types import Span, Trajectory
 from tests.store.strategies import UNIT, make_trajectory, trajectories
 
@@ -44,6 +53,18 @@ def test_logprobs_are_rounded_to_the_nearest_multiple(value: float) -> None:
 @given(st.lists(st.floats(-32_767, 32_767) | st.just(-0.0)))
 def test_many_logprobs_are_rounded_as_one_by_one(values: list[float]) -> None:
     assert unpack_logprobs(pack_logprobs(values)) == [round(value / UNIT) * UNIT for value in values]
+
+
+@given(st.lists(st.floats(0, 15.5)))
+def test_entropies_come_back_nearly(values: list[float]) -> None:
+    back = unpack_entropies(pack_entropies(values))
+    assert all(abs(b - v) <= math.sqrt(v) / 16 + 1 / 32**2 for b, v in zip(back, values, strict=True))
+
+
+def test_entropies_that_are_out_of_range_do_not_lose_the_episode() -> None:
+    unknown, least, most = unpack_entropies(pack_entropies([math.nan, -1e-7, 1e9]))
+    assert math.isnan(unknown)
+    assert (least, most) == (0.0, (254 / 16) ** 2)
 
 
 def test_integers_of_every_earlier_form_are_read() -> None:

@@ -116,14 +116,16 @@ async def test_training_is_noted_on_the_episode(store: EpisodeStore, path: Path)
     values = [-i * UNIT for i in range(first.sampled_count)]
     await store.set_training(
         [
-            TrainingRow(key=first.key, advantage=0.5, logprobs=values),
+            TrainingRow(key=first.key, advantage=0.5, logprobs=values, entropies=[0.25] * len(values)),
             TrainingRow(key=second.key, filter_reason="truncated"),
         ]
     )
     with EpisodeReader(path) as reader:
         stored = reader.get(first.key)
         assert (stored.row.advantage, stored.row.filter_reason, stored.learner_logprobs) == (0.5, None, tuple(values))
+        assert stored.entropies == (0.25,) * len(values)
         assert reader.get(second.key).row.filter_reason == "truncated"
+        assert reader.get(second.key).entropies is None
         assert reader.steps()[0].filtered == 1
 
 
@@ -134,9 +136,13 @@ async def test_the_learner_s_logprobs_find_their_spans_in_a_fork(store: EpisodeS
     trajectory = make_trajectory(spans=(span(-1, 1), span(0, 2), span(0, 3), span(1, 1)))
     await store.add([trajectory])
     # sequences(): leaf 2 by way of 0, then leaf 3 by way of 1.
-    await store.set_training([TrainingRow(key=trajectory.key, logprobs=[0.0, -1, -1, -1, -2, -2, -3])])
+    values = [0.0, -1, -1, -1, -2, -2, -3]
+    entropies = [value * value for value in values]
+    await store.set_training([TrainingRow(key=trajectory.key, logprobs=values, entropies=entropies)])
     with EpisodeReader(path) as reader:
-        spans = reader.get(trajectory.key).learner_logprobs_of_spans()
+        stored = reader.get(trajectory.key)
+    spans = stored.learner_logprobs_of_spans()
+    assert stored.entropies_of_spans() == {i: tuple(v * v for v in part) for i, part in spans.items()}
     assert spans == {0: (0.0,), 2: (-1.0,) * 3, 1: (-2.0,) * 2, 3: (-3.0,)}
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -32,7 +34,9 @@ def path(tmp_path: Path) -> Path:
     with EpisodeStore(path) as store:
         keys = [make_key(sample=sample) for sample in range(COUNT)]
         store.add_sync([make_trajectory(key) for key in keys])
-        store.add_sync([TrainingRow(key=key, advantage=float(key.sample), logprobs=[-0.5]) for key in keys])
+        store.add_sync(
+            [TrainingRow(key=key, advantage=float(key.sample), logprobs=[-0.5], entropies=[1.0]) for key in keys]
+        )
     return path
 
 
@@ -57,7 +61,18 @@ def test_a_file_cut_off_is_set_aside_and_what_can_be_read_stays(path: Path, shar
         assert f"{len(rows)} episodes could be read" in told
         assert all(row.advantage == row.sample for row in rows)
         assert all(reader.get(row.id).learner_logprobs == (-0.5,) for row in rows)
+        assert all(reader.get(row.id).entropies == (1.0,) for row in rows)
     assert mend(path) is None
+
+
+def test_a_damaged_file_of_an_earlier_version_is_read_as_well(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("ALTER TABLE payloads DROP COLUMN entropies")
+        connection.execute("PRAGMA user_version = 3")
+    assert rescue(path) == COUNT
+    with EpisodeReader(path) as reader:
+        stored = [reader.get(row.id) for row in reader.list(limit=1000)]
+    assert {(each.learner_logprobs, each.entropies) for each in stored} == {((-0.5,), None)}
 
 
 def test_what_stays_keeps_its_number_its_forks_and_what_stands_beside_it(path: Path) -> None:

@@ -142,6 +142,7 @@ def test_a_file_without_sums_gets_the_sums_a_new_one_has(tmp_path: Path, monkeyp
             db.execute(f"DROP TRIGGER {name}")
         for table in ("facets", "episode_tools", "names"):
             db.execute(f"DROP TABLE {table}")
+        db.execute("ALTER TABLE payloads DROP COLUMN entropies")
         db.execute("PRAGMA user_version = 2")
     EpisodeReader(old).close()
     assert _sums(old) == _sums(new)

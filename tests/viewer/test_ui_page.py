@@ -134,7 +134,7 @@ def test_tokens_have_the_colours_of_what_is_known_of_them(
         token = page.locator(f".tokens {kind}").first
         assert token.evaluate("node => getComputedStyle(node).borderTopStyle") == style
     found = {}
-    for name in ("role", "probability", "advantage", "ratio"):
+    for name in ("role", "probability", "advantage", "ratio", "entropy"):
         page.click(f".segments button >> text={name}")
         kinds = page.evaluate("[...new Set([...document.querySelectorAll('.tokens i')].map(i => i.className))]")
         selectors = [f'.tokens i[class="{kind}"]' for kind in kinds if " k" not in kind]
@@ -142,10 +142,18 @@ def test_tokens_have_the_colours_of_what_is_known_of_them(
     assert len(set(found["role"].values())) >= 4
     assert len(set(found["probability"].values())) >= 4
     assert len(set(found["advantage"].values())) == 2
+    assert len(set(found["entropy"].values())) >= 4
     page.locator(".tokens i.on").first.hover()
     tip = page.locator(".token-tip").inner_text()
-    assert all(word in tip for word in ("id", "logprob", "learner", "ratio", "advantage"))
-    assert "entropy" in page.locator(".segments button:disabled").inner_text()
+    assert all(word in tip for word in ("id", "logprob", "learner", "ratio", "advantage", "nats"))
+
+
+def test_what_was_not_recorded_cannot_be_chosen(seen: Watched, run: RunDirectory, place: Callable[[str], str]) -> None:
+    with EpisodeReader(run.episodes) as reader:
+        row = next(row for row in reader.list(EpisodeFilter(phase="train")) if row.advantage is None)
+    seen.page.goto(place(f"episode?key={row.id}&view=tokens"))
+    seen.page.wait_for_selector(".tokens i")
+    assert texts(seen.page, ".segments button:disabled") == ["advantage", "ratio", "entropy"]
 
 
 def test_a_change_of_state_says_what_it_replaced(seen: Watched, run: RunDirectory, place: Callable[[str], str]) -> None:
