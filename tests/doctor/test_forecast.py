@@ -17,8 +17,8 @@ import pytest
 from tests.small import ROOT
 
 SHORT = {
-    "warm_start.sft.episodes": 600,
-    "warm_start.sft.steps": 200,
+    "warm_start.sft.episodes": 1500,
+    "warm_start.sft.steps": 700,  # with fewer it fails at everything, and the learner has nothing to do
     "train.steps": 8,
     "eval.every": 4,
     "eval.during_tasks": 60,
