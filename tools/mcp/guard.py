@@ -49,7 +49,8 @@ def main() -> None:
         if watch in ready:
             break
         _drain(woken)
-    _end_descendants()
+    ended = _end_descendants(program)  # which may have been about to end by itself
+    code = ended if code is None else code
     os._exit(128 + signal.SIGKILL if code is None else code)
 
 
@@ -85,19 +86,22 @@ def _reap(program: int) -> int | None:
             code = ended if ended >= 0 else 128 - ended
 
 
-def _end_descendants() -> None:
-    """Kill until there are none: they may start others meanwhile."""
+def _end_descendants(program: int) -> int | None:
+    """Kill until there are none: they may start others meanwhile. Return the program's exit status if it was there."""
     if sys.platform != "linux":
         os.killpg(0, signal.SIGKILL)  # this process too
+    code = None
     for _ in range(_ROUNDS):
         found = _descendants()
         for pid in found:
             with contextlib.suppress(ProcessLookupError):  # it was faster
                 os.kill(pid, signal.SIGKILL)
-        _reap(0)
+        ended = _reap(program)
+        code = ended if code is None else code
         if not found:
-            return
+            break
         time.sleep(_PAUSE)
+    return code
 
 
 def _descendants() -> list[int]:

@@ -55,7 +55,6 @@ async function reach(url, options) {
 }
 
 async function unwrap(response) {
-  const data = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Refusal(data, response.status);
-  return data;
+  if (response.ok) return response.json(); // its error, if the screen is left meanwhile, is the caller's to see
+  throw new Refusal(await response.json().catch(() => ({})), response.status);
 }
