@@ -40,6 +40,7 @@ def mend(path: Path) -> str | None:
     rescued = path.with_name(f".{path.name}.tmp")
     with writing("what can be read of the episodes", rescued):
         rescued.unlink(missing_ok=True)
+        _lengthen(path)
         kept = _copy(path, rescued)
         # The log belongs to the damaged file: beside the new one it would be taken for that one's.
         path.rename(aside)
@@ -59,6 +60,18 @@ def _damage(path: Path) -> str | None:
     except sqlite3.DatabaseError as error:
         return str(error)
     return None if found == "ok" else found.replace("\n", " ")
+
+
+def _lengthen(path: Path) -> None:
+    """Give a file that was cut off the length its header tells, with zeros: SQLite reads nothing of a shorter one."""
+    with path.open("r+b") as file:
+        header = file.read(100)
+        if not header.startswith(b"SQLite format 3\0") or len(header) < 100:
+            return
+        page, pages = int.from_bytes(header[16:18], "big"), int.from_bytes(header[28:32], "big")
+        told = (65536 if page == 1 else page) * pages
+        if path.stat().st_size < told < 2**40:
+            file.truncate(told)
 
 
 def _copy(path: Path, target: Path) -> int:

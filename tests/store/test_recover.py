@@ -59,6 +59,7 @@ def test_a_file_cut_off_is_set_aside_and_what_can_be_read_stays(path: Path, shar
     with EpisodeReader(path) as reader:
         rows = reader.list(limit=1000)
         assert f"{len(rows)} episodes could be read" in told
+        assert rows or share < 0.9
         assert all(row.advantage == row.sample for row in rows)
         assert all(reader.get(row.id).learner_logprobs == (-0.5,) for row in rows)
         assert all(reader.get(row.id).entropies == (1.0,) for row in rows)
