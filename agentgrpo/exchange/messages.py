@@ -135,7 +135,10 @@ def read_messages(data: JsonObject) -> tuple[Imported, set[str]]:
     messages = data.get("messages")
     if not isinstance(messages, list) or not messages:
         _refuse("messages", messages, "a list of messages")
-    tools = [_tool(tool, f"tools[{number}]") for number, tool in enumerate(data.get("tools") or ())]
+    offered = data.get("tools") or []
+    if not isinstance(offered, list):
+        _refuse("tools", offered, "a list of tools")
+    tools = [_tool(tool, f"tools[{number}]") for number, tool in enumerate(offered)]
     left_out = {key for key in data if key not in _LINE_KEYS}
     for place, message in enumerate(messages):
         if not isinstance(message, dict) or message.get("role") not in ROLES:
