@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from agentgrpo.store import RunDirectory
 
 
-# How long an example takes says nothing on a busy machine. The same examples everywhere, so that whoever sees a test fail
-# can see it again; HYPOTHESIS_PROFILE=search looks for others.
+# How long an example takes says nothing on a busy machine. The same examples everywhere, so that whoever sees a test
+# fail can see it again; HYPOTHESIS_PROFILE=search looks for others.
 settings.register_profile("shared", deadline=None, derandomize=True)
 settings.register_profile("search", deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "shared"))
