@@ -154,7 +154,7 @@ class GymText(ToolEnv):
 def _act(words: tuple[str, ...] | None) -> Tool:
     def act(action: str) -> str:
         """Make a move and see what it led to."""
-        raise NotImplementedError
+        raise NotImplementedError  # only its schema is taken: each episode puts its own move in its place
 
     if words:
         act.__annotations__["action"] = Literal[words]
