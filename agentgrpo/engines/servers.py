@@ -217,7 +217,7 @@ class Server:
     async def _prove(self, version: Version, name: str, clock: float) -> None:
         if version.canary is None:
             return
-        measured = await self.api.score(name, version.canary.token_ids)
+        measured = await self._score(name, version.canary.token_ids)
         proof = prove(
             measured,
             version.canary,
@@ -228,6 +228,15 @@ class Server:
             seconds=time.perf_counter() - clock,
         )
         version.proofs.append(proof)
+
+    async def _score(self, name: str, token_ids: Sequence[int]) -> list[float]:
+        """Have a canary scored; it may have to wait for a place while the server generates for others."""
+        for _ in range(PATIENCE - 1):
+            with contextlib.suppress(Late):
+                return await self.api.score(name, token_ids)
+            if not await self.is_moving():
+                break
+        return await self.api.score(name, token_ids)
 
     async def withdraw(self, policy: Policy) -> None:
         """Forget a version; a server that is out does so before it serves again, and is not waited for."""

@@ -58,6 +58,7 @@ class StubServer:
         refused: Numbers of loads (from 0) that are answered 500.
         misapplied: Numbers of loads (from 0) that silently keep the weights loaded before.
         fault_seconds: How long a stall, a slow first token, or being dead takes.
+        places: Most generations at once; others wait for one of them to end.
         token_seconds: Time between two events.
         chunk: Tokens per event.
     """
@@ -67,6 +68,7 @@ class StubServer:
     refused: set[int] = field(default_factory=set)
     misapplied: set[int] = field(default_factory=set)
     fault_seconds: float = 0.5
+    places: int = 1024
     token_seconds: float = 0.0
     chunk: int = 4
     vocab_size: int = 500
@@ -83,6 +85,7 @@ class StubServer:
     restarts: int = 0
     open: int = 0  # generations under way
     _stalled: asyncio.Event = field(default_factory=asyncio.Event)
+    _free: asyncio.Semaphore = field(init=False)
     _runner: web.AppRunner | None = None
     _socket: socket.socket | None = None
     _jobs: set[asyncio.Task[None]] = field(default_factory=set)
@@ -112,6 +115,7 @@ class StubServer:
         app.router.add_post(GENERATE, self._generate)
         self.adapters.clear()
         self._stalled.clear()
+        self._free = asyncio.Semaphore(self.places)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0, access_log=None)
         await self._runner.setup()
         self._socket = socket.create_server(("127.0.0.1", self.port), backlog=1024)
@@ -219,7 +223,8 @@ class StubServer:
             return _error(400, "BadRequestError", f"a prompt of {len(told['token_ids'])} tokens is too long")
         self.open += 1
         try:
-            return await (self._streamed if told.get("stream") else self._whole)(request, told, weights)
+            async with self._free:
+                return await (self._streamed if told.get("stream") else self._whole)(request, told, weights)
         finally:
             self.open -= 1
 

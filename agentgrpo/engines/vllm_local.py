@@ -22,7 +22,7 @@ from agentgrpo.engines.adapters import AdapterFolders
 from agentgrpo.engines.guard import Guard
 from agentgrpo.engines.loop_thread import LoopThread
 from agentgrpo.engines.proof import Canary, Proof, prove
-from agentgrpo.engines.vllm_options import more_environment
+from agentgrpo.engines.vllm_options import PROOF_PLACES, more_environment
 from agentgrpo.errors import ConfigError, EngineFailure, ModelError, first_line
 from agentgrpo.tolerances import Tolerance
 from agentgrpo.types import Adapter, FinishReason, Generation, Policy, Sampling
@@ -126,7 +126,9 @@ class VllmEngine:
         cache = self._llm.vllm_config.cache_config
         self.cache_tokens = int(cache.num_gpu_blocks) * int(cache.block_size)
         # As many whole contexts as the cache holds: then no sequence is ever thrown out and computed again.
-        self._max_sequences = max(1, min(int(options["max_num_seqs"]), self.cache_tokens // self._context_length))
+        self._max_sequences = max(
+            1, min(int(options["max_num_seqs"]) - PROOF_PLACES, self.cache_tokens // self._context_length)
+        )
 
     @property
     def context_length(self) -> int:

@@ -12,6 +12,7 @@ from agentgrpo.engines.card import CardPlan
 from agentgrpo.errors import ConfigError, ModelError
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those vLLM has kernels for
+PROOF_PLACES = 8  # sequences beside those of sessions: a version is proved while every session generates
 SPARE_VERSIONS = 2  # in the machine's memory beside those alive: one being loaded, one being removed
 GIB = 1 << 30
 _BATCHED_TOKENS = 8192  # of a step on the CPU; more only makes running requests wait for prompts
@@ -51,7 +52,7 @@ def engine_options(
         "model": model_path,
         "dtype": vllm.dtype or dtype,
         "max_model_len": context_length,
-        "max_num_seqs": engine.max_sequences,
+        "max_num_seqs": engine.max_sequences + PROOF_PLACES,
         "tensor_parallel_size": vllm.tensor_parallel_size,
         "quantization": vllm.quantization,
         "enforce_eager": vllm.enforce_eager,

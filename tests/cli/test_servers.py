@@ -12,6 +12,7 @@ import pytest
 
 from agentgrpo.cli import servers
 from agentgrpo.config import load_config
+from agentgrpo.engines.vllm_options import PROOF_PLACES
 from agentgrpo.errors import UserError
 
 SETTINGS: dict[str, Any] = {"max_sequences": 32, "context_length": 256, "dtype": None, "lora_rank": 4, "versions": 2}
@@ -37,7 +38,7 @@ def test_the_flags_are_those_a_pool_needs(
     for part in (
         f"--model {tiny_folder} --host 127.0.0.1 --port 8123 --tokens-only",
         "--max-model-len 256",
-        "--max-num-seqs 32",
+        f"--max-num-seqs {32 + PROOF_PLACES}",
         "--enable-lora --max-loras 2 --max-cpu-loras 4 --max-lora-rank 8",
         "--enable-prefix-caching --logprobs-mode processed_logprobs",
         "--generation-config vllm",

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from agentgrpo.engines import adapters, guard
+from agentgrpo.engines.vllm_options import PROOF_PLACES
 from agentgrpo.errors import EngineFailure, ModelError
 from agentgrpo.tolerances import LOGPROB_TOLERANCE
 from agentgrpo.types import Policy
@@ -105,7 +106,7 @@ def local(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
 
 
 def start(local: ModuleType, **more: Any) -> Any:
-    options = {"model": "m", "max_loras": 4, "max_num_seqs": 4}
+    options = {"model": "m", "max_loras": 4, "max_num_seqs": 4 + PROOF_PLACES}
     return local.VllmEngine(options, tolerance=LOGPROB_TOLERANCE["float32"], **more)
 
 

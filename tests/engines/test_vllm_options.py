@@ -9,7 +9,7 @@ import pytest
 from agentgrpo.config import load_config
 from agentgrpo.engine_config import EngineConfig
 from agentgrpo.engines.card import CardPlan
-from agentgrpo.engines.vllm_options import LORA_RANKS, check_heads, engine_environment, engine_options
+from agentgrpo.engines.vllm_options import LORA_RANKS, PROOF_PLACES, check_heads, engine_environment, engine_options
 from agentgrpo.errors import ConfigError, ModelError
 
 GIB = 1 << 30
@@ -45,7 +45,7 @@ def test_what_is_said_is_passed_on() -> None:
     assert made["device_ids"] == [1]
     assert options("cuda", gpu_memory_utilization=0.4)["gpu_memory_utilization"] == 0.4
     assert options("cuda", kv_cache_gib=2)["kv_cache_memory_bytes"] == 2 * GIB
-    assert options(engine={"max_sequences": 7})["max_num_seqs"] == 7
+    assert options(engine={"max_sequences": 7})["max_num_seqs"] == 7 + PROOF_PLACES
 
 
 def test_what_is_not_said_follows_from_the_rest() -> None:

@@ -211,6 +211,18 @@ async def test_a_slow_server_is_no_stalled_one() -> None:
         assert len(server.generations) == 1 and engine.servers[0].is_up  # it was waited for
 
 
+async def test_a_version_waits_for_a_place_where_all_are_taken() -> None:
+    async with pool(1, options={"places": 2, "token_seconds": 0.1}) as ((server,), engine):
+        await engine.publish(None, V0, canary=canary())
+        asked = [asyncio.create_task(engine.generate(PROMPT, replace(ASK, seed=i), V0)) for i in range(2)]
+        await settled(lambda: len(server.generations) == 2)
+        clock = time.monotonic()
+        (proof,) = await engine.publish(adapter(1), V1, canary=canary(adapter(1).sha256))
+        assert proof.verdict == "proved" and time.monotonic() - clock > 0.2  # it did wait
+        assert all(is_said_by(BASE, PROMPT, one) for one in await asyncio.gather(*asked))
+        assert engine.servers[0].outages == 0 and len(server.generations) == 2  # nothing was begun again
+
+
 async def test_without_any_server_there_is_a_reason_not_a_wait() -> None:
     async with pool(2, outage_seconds=0.5) as (servers, engine):
         await engine.publish(None, V0)
