@@ -20,7 +20,8 @@ from types import TracebackType
 from typing import Any, TypeAlias
 
 from agentgrpo.errors import RunError
-from agentgrpo.store.codec import encode, pack_entropies, pack_logprobs
+from agentgrpo.store.codec import encode
+from agentgrpo.store.packing import pack_entropies, pack_logprobs
 from agentgrpo.store.query import clean
 from agentgrpo.store.schema import connect
 from agentgrpo.store.train_steps import TrainStep, write_train_step
@@ -203,17 +204,19 @@ class EpisodeStore:
     def _insert(self, trajectory: Trajectory, known_id: int | None = None) -> tuple[int, str]:
         payload = encode(trajectory)
         execute = self._connection.execute
-        execute(f"DELETE FROM episodes WHERE {_KEY}", key_values(trajectory.key))
-        cursor = execute(_INSERT, (known_id, *_columns(trajectory, payload.cause)))
-        row_id = cursor.lastrowid
+        columns = (known_id, *_columns(trajectory, payload.cause))
+        try:
+            row_id = execute(_INSERT, columns).lastrowid
+        except sqlite3.IntegrityError:  # a resumed run makes it again; asking first would cost the others
+            execute(f"DELETE FROM episodes WHERE {_KEY}", key_values(trajectory.key))
+            row_id = execute(_INSERT, columns).lastrowid
         assert row_id is not None
         execute(
             "INSERT INTO payloads (id, record, token_ids, logprobs) VALUES (?, ?, ?, ?)",
             (row_id, payload.record, payload.token_ids, payload.logprobs),
         )
-        for use in payload.tools:
-            tool = self._tool_id(clean(use.name))
-            execute("INSERT OR IGNORE INTO episode_tools VALUES (?, ?, ?, ?)", (tool, row_id, use.calls, use.errors))
+        uses = [(self._tool_id(clean(use.name)), row_id, use.calls, use.errors) for use in payload.tools]
+        self._connection.executemany("INSERT OR IGNORE INTO episode_tools VALUES (?, ?, ?, ?)", uses)
         return row_id, clean(payload.text)
 
     def _tool_id(self, name: str) -> int:

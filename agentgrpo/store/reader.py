@@ -6,16 +6,16 @@ It holds a read-only connection and knows nothing of how anything is shown.
 from __future__ import annotations
 
 import sqlite3
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypeAlias
 
 from agentgrpo.errors import UserError, nearest
-from agentgrpo.store.codec import decode, decode_record, unpack_entropies, unpack_logprobs
+from agentgrpo.store.codec import decode, decode_record
 from agentgrpo.store.episodes import key_values
 from agentgrpo.store.filter import Filter
+from agentgrpo.store.packing import unpack_entropies, unpack_logprobs
 from agentgrpo.store.query import Plan, Planner
 from agentgrpo.store.rows import (
     COLUMNS,
@@ -247,5 +247,5 @@ def readable(row: sqlite3.Row) -> Trajectory | None:
     """Return the trajectory of a payload; None when its bytes are not what was written."""
     try:
         return decode(row["record"], row["token_ids"], row["logprobs"])
-    except (zlib.error, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return None

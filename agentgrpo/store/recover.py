@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from agentgrpo.errors import RunError
-from agentgrpo.store.codec import unpack_entropies, unpack_logprobs
 from agentgrpo.store.episodes import EpisodeStore, Item, Numbered, TrainingRow
+from agentgrpo.store.packing import unpack_entropies, unpack_logprobs
 from agentgrpo.store.reader import readable
 from agentgrpo.store.run import writing
 from agentgrpo.store.schema import connect

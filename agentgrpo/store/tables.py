@@ -22,7 +22,9 @@ def has_fts5() -> bool:
 
 
 # Contentless: the texts are in the records already. A replaced episode's entry stays and does no harm: its id is gone.
-FTS_TABLE = "CREATE VIRTUAL TABLE texts USING fts5(text, content='', tokenize='unicode61')"
+FTS_TABLE = "CREATE VIRTUAL TABLE texts USING fts5(text, content='', tokenize='unicode61', columnsize=0)"
+# Fewer, larger merges of the index: a quarter less to do for a text, and queries stay far below a millisecond.
+FTS_MERGES = "INSERT INTO texts (texts, rank) VALUES ('automerge', 16)"
 PLAIN_TABLE = "CREATE TABLE texts (rowid INTEGER PRIMARY KEY, text TEXT NOT NULL)"
 
 _EPISODES = """
@@ -58,9 +60,9 @@ CREATE TABLE episodes (
 _PAYLOADS = """
 CREATE TABLE payloads (
     id INTEGER PRIMARY KEY REFERENCES episodes (id) ON DELETE CASCADE,
-    record BLOB NOT NULL,      -- zlib of JSON: everything but the token arrays
-    token_ids BLOB NOT NULL,   -- zlib of int32
-    logprobs BLOB NOT NULL,    -- zlib of int32, multiples of 2**-16
+    record BLOB NOT NULL,      -- JSON, compressed: everything but the token arrays
+    token_ids BLOB NOT NULL,   -- int32, compressed
+    logprobs BLOB NOT NULL,    -- int32, compressed: multiples of 2**-16
     learner_logprobs BLOB
 )"""
 
@@ -244,7 +246,7 @@ MIGRATIONS: tuple[Migration, ...] = (
         _PAYLOADS,
         _STEPS,
         *_TRIGGERS,
-        FTS_TABLE if has_fts5() else PLAIN_TABLE,
+        *((FTS_TABLE, FTS_MERGES) if has_fts5() else (PLAIN_TABLE,)),
     ),
     (
         "ALTER TABLE episodes ADD COLUMN parent INTEGER",  # of a fork: an episode's id; it may have been replaced since
@@ -265,4 +267,5 @@ MIGRATIONS: tuple[Migration, ...] = (
         *(trigger for trigger in _FACET_TRIGGERS if trigger != _FACET_TRIGGERS[1]),
     ),
     ("ALTER TABLE payloads ADD COLUMN entropies BLOB",),  # of the trained tokens, as the learner's logprobs
+    (),  # from here on compressed with zstd, which older code cannot read
 )

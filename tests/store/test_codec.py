@@ -2,21 +2,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import struct
-import zlib
 
 from hypothesis import given
-from hypothesis import strategies as st
 
 from agentgrpo.store.codec import (
     decode,
     encode,
-    pack_entropies,
-    pack_ints,
-    pack_logprobs,
-    unpack_entropies,
-    unpack_ints,
-    unpack_logprobs,
 )
 from agentgrpo.types import Span, Trajectory
 from tests.store.strategies import UNIT, make_trajectory, trajectories
@@ -36,48 +27,6 @@ def test_a_reward_that_is_not_a_number_comes_back() -> None:
     back = round_trip(make_trajectory(reward=math.nan))
     assert back.reward is not None
     assert math.isnan(back.reward)
-
-
-@given(st.lists(st.integers(-(2**31), 2**31 - 1)))
-def test_ints_come_back(values: list[int]) -> None:
-    assert list(unpack_ints(pack_ints(values))) == values
-
-
-@given(st.floats(-1000, 0))
-def test_logprobs_are_rounded_to_the_nearest_multiple(value: float) -> None:
-    (back,) = unpack_logprobs(pack_logprobs([value]))
-    assert abs(back - value) <= UNIT / 2
-    assert (back / UNIT).is_integer()
-
-
-@given(st.lists(st.floats(-32_767, 32_767) | st.just(-0.0)))
-def test_many_logprobs_are_rounded_as_one_by_one(values: list[float]) -> None:
-    assert unpack_logprobs(pack_logprobs(values)) == [round(value / UNIT) * UNIT for value in values]
-
-
-@given(st.lists(st.floats(0, 15.5)))
-def test_entropies_come_back_nearly(values: list[float]) -> None:
-    back = unpack_entropies(pack_entropies(values))
-    assert all(abs(b - v) <= math.sqrt(v) / 16 + 1 / 32**2 for b, v in zip(back, values, strict=True))
-
-
-def test_entropies_that_are_out_of_range_do_not_lose_the_episode() -> None:
-    unknown, least, most = unpack_entropies(pack_entropies([math.nan, -1e-7, 1e9]))
-    assert math.isnan(unknown)
-    assert (least, most) == (0.0, (254 / 16) ** 2)
-
-
-def test_integers_of_every_earlier_form_are_read() -> None:
-    values = [0, 1, 255, 70_000, -5]
-    raw = struct.pack("<5i", *values)
-    planes = b"\x01" + zlib.compress(b"".join(raw[place::4] for place in range(4)), 4)
-    assert [list(unpack_ints(data)) for data in (zlib.compress(raw), planes)] == [values, values]
-
-
-def test_logprobs_no_engine_should_give_do_not_lose_the_episode() -> None:
-    back = unpack_logprobs(pack_logprobs([math.nan, -math.inf, -1e30, -0.0]))
-    assert math.isnan(back[0])
-    assert back[1:] == [-(2**31 - 1) * UNIT, -(2**31 - 1) * UNIT, 0.0]
 
 
 def test_data_that_json_cannot_hold_becomes_its_text() -> None:

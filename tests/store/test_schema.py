@@ -13,7 +13,7 @@ import pytest
 
 from agentgrpo.errors import UserError
 from agentgrpo.store import EpisodeFilter, EpisodeReader, EpisodeStore, schema
-from agentgrpo.store.codec import encode
+from agentgrpo.store.codec import decode_record, encode
 from agentgrpo.store.episodes import forget_after
 from agentgrpo.store.schema import connect, migrate, version_of
 from agentgrpo.store.tables import MIGRATIONS
@@ -74,7 +74,7 @@ def test_episodes_from_before_forks_have_no_parent_and_take_forks(tmp_path: Path
     old = sqlite3.connect(path, isolation_level=None)
     migrate(old, MIGRATIONS[:1])
     key, payload = trajectory.key, encode(trajectory)
-    record = json.loads(zlib.decompress(payload.record))
+    record = decode_record(payload.record)
     del record["parent"]
     old.execute(
         "INSERT INTO episodes VALUES (5, ?, ?, ?, 0, 0, 'shop', 'p', 0, 1, 1, 4, 15, 8, 3, 1, 'answered', NULL, NULL,"
