@@ -10,18 +10,13 @@ import base64
 import hashlib
 import html
 import json
-import re
 from collections.abc import Sequence
 
 from agentgrpo.store.run import without_nan
 from agentgrpo.types import JsonObject
-from agentgrpo.viewer.assets import assets
+from agentgrpo.viewer.assets import script, styles
 
 ENTRY = "export.js"
-STYLES = ("base.css", "screens.css", "episode.css")
-
-_IMPORT = re.compile(r'^import \{[^}]*\} from "\./([\w.]+)";\n', re.MULTILINE)
-_EXPORT = re.compile(r"^export ", re.MULTILINE)
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -47,11 +42,11 @@ def episode_page(data: JsonObject | Sequence[JsonObject]) -> str:
         data: What `episodes.episode_data` returned; with a vocabulary the page shows tokens too.
     """
     episodes = [data] if isinstance(data, dict) else list(data)
-    script, style = bundle(ENTRY), "\n".join(assets()[name].text for name in STYLES)
+    code, style = script(ENTRY), styles()
     policy = "; ".join(
         (
             "default-src 'none'",
-            f"script-src '{_hash(script)}'",
+            f"script-src '{_hash(code)}'",
             f"style-src '{_hash(style)}'",
             "base-uri 'none'",
             "form-action 'none'",
@@ -61,31 +56,13 @@ def episode_page(data: JsonObject | Sequence[JsonObject]) -> str:
     )
     key = str(episodes[0]["row"]["key"]) if len(episodes) == 1 else f"{len(episodes)} episodes"
     title = html.escape(f"{key} · agentgrpo".encode("utf-8", "replace").decode("utf-8"))
-    return _PAGE.format(policy=policy, title=title, style=style, data=embedded({"episodes": episodes}), script=script)
+    return _PAGE.format(policy=policy, title=title, style=style, data=embedded({"episodes": episodes}), script=code)
 
 
 def embedded(data: JsonObject) -> str:
     """Return JSON that can stand in a script element: nothing in it can end the element or begin another."""
     text = json.dumps(without_nan(data), separators=(",", ":"), default=str)  # ASCII: any str survives
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def bundle(entry: str) -> str:
-    """Return a module and all it imports as one: after each other, without imports and exports.
-
-    The modules give no two things the same name at the top, so none hides another; a test holds that.
-    """
-    ordered: list[str] = []
-    _visit(entry, ordered)
-    return "\n".join(_EXPORT.sub("", _IMPORT.sub("", assets()[name].text)) for name in ordered)
-
-
-def _visit(name: str, ordered: list[str]) -> None:
-    for needed in _IMPORT.findall(assets()[name].text):
-        if needed not in ordered:
-            _visit(needed, ordered)
-    if name not in ordered:
-        ordered.append(name)
 
 
 def _hash(text: str) -> str:

@@ -21,7 +21,7 @@ from agentgrpo.store.filter import FilterError
 from agentgrpo.store.run import without_nan
 from agentgrpo.types import JsonObject, Phase
 from agentgrpo.viewer import episodes, guard, live, overview, steps, timeline
-from agentgrpo.viewer.assets import Asset, assets, front_page
+from agentgrpo.viewer.assets import Asset, assets
 from agentgrpo.viewer.forking import Fork, Forking, ForkRequest
 from agentgrpo.viewer.runs import Runs
 from agentgrpo.viewer.tokens import token_bytes
@@ -50,7 +50,7 @@ class Inspector:
         """Answer every address of the page with the page itself: it reads its address."""
         if request.path.startswith(("/api/", "/static/")):
             raise web.HTTPNotFound(text="no such address")
-        text = front_page().replace("{{token}}", request.app[guard.GUARD].token)
+        text = assets()["index.html"].text.replace("{{token}}", request.app[guard.GUARD].token)
         return web.Response(text=text, content_type="text/html", charset="utf-8")
 
     async def static(self, request: web.Request) -> web.Response:

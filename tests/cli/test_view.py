@@ -32,7 +32,7 @@ def test_a_page_is_served_until_it_is_interrupted_and_starts_without_torch(run: 
         greeting = process.stdout.readline()
         url = next(word for word in greeting.split() if word.startswith("http://127.0.0.1:"))
         with urllib.request.urlopen(url, timeout=20) as answer:
-            assert b'<script type="module" src="/static/app.js">' in answer.read()
+            assert b'<script type="module" src="/static/page.js">' in answer.read()
         process.send_signal(2)
         assert process.stdout.readline() == "False\n"
         assert process.wait(20) == 0

@@ -195,7 +195,7 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize("path", ["/", "/api/runs", "/static/app.js"])
+@pytest.mark.parametrize("path", ["/", "/api/runs", "/static/page.js"])
 @pytest.mark.parametrize(("headers", "message"), REFUSED)
 async def test_foreign_hosts_and_origins_are_refused(
     client: Client, path: str, headers: dict[str, str], message: str
@@ -220,7 +220,7 @@ async def test_what_changes_something_needs_our_page(client: Client) -> None:
 
 
 async def test_every_answer_keeps_to_itself(client: Client) -> None:
-    for path in ("/", "/r/any/episodes", "/api/runs", "/static/base.css", "/api/nothing"):
+    for path in ("/", "/r/any/episodes", "/api/runs", "/static/page.css", "/api/nothing"):
         async with client.get(path) as response:
             assert {name: response.headers[name] for name in HEADERS if name != "Cache-Control"} == {
                 name: value for name, value in HEADERS.items() if name != "Cache-Control"
@@ -232,7 +232,7 @@ async def test_the_page_asks_for_files_of_this_server_only(client: Client) -> No
         page = await response.text()
     assert "{{" not in page
     assert "://" not in page
-    for name in ("app.js", "base.css", "mark.svg"):
+    for name in ("page.js", "page.css", "mark.svg"):
         async with client.get(f"/static/{name}") as response:
             tag = response.headers["ETag"]
             assert response.status == 200

@@ -5,15 +5,23 @@ import { ofRun } from "./api.js";
 import { printable } from "./format.js";
 import { Keyboard } from "./keys.js";
 import { parse, to } from "./router.js";
-import * as runs from "./runs.js";
-import * as steps from "./steps.js";
-import * as episodes from "./episodes.js";
-import * as group from "./group.js";
-import * as episode from "./episode.js";
-import * as compare from "./compare.js";
-import * as timeline from "./timeline.js";
+import { openRuns } from "./runs.js";
+import { openSteps } from "./steps.js";
+import { openEpisodes } from "./episodes.js";
+import { openGroup } from "./group.js";
+import { openEpisode } from "./episode.js";
+import { openCompare } from "./compare.js";
+import { openTimeline } from "./timeline.js";
 
-const SCREENS = { runs, steps, episodes, group, episode, compare, timeline };
+const OPENERS = {
+  runs: openRuns,
+  steps: openSteps,
+  episodes: openEpisodes,
+  group: openGroup,
+  episode: openEpisode,
+  compare: openCompare,
+  timeline: openTimeline,
+};
 const TABS = [["steps", "Steps", "s"], ["episodes", "Episodes", "e"], ["timeline", "Timeline", "t"]];
 const THEMES = ["auto", "light", "dark"];
 
@@ -42,7 +50,7 @@ async function render() {
   drawBar(place);
   main.classList.add("is-loading");
   try {
-    const make = SCREENS[place.screen]?.open || lost;
+    const make = OPENERS[place.screen] || lost;
     const made = await make({ ...place, go, signal: abort.signal, remember });
     if (mine !== number) return made.close?.();
     here?.close?.();

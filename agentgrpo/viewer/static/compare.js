@@ -9,10 +9,10 @@ import { differences } from "./runs.js";
 import { chip } from "./steps.js";
 import { Rows } from "./table.js";
 
-const ROW = 34;
+const TASK_ROW = 34;
 const MOST_SIDE = 4; // episodes of each side that are put beside each other
 
-export async function open({ query, go, signal, remember }) {
+export async function openCompare({ query, go, signal, remember }) {
   const { runs } = await get("/api/runs", signal);
   if (!runs.length) return { title: "Compare", node: h("p", { class: "empty" }, "No runs yet.") };
   const name = (wanted, i) => (runs.some((run) => run.name === wanted) ? wanted : (runs[i] || runs[0]).name);
@@ -35,7 +35,7 @@ export async function open({ query, go, signal, remember }) {
   const lines = pair(sides);
   const at = { column: 0 };
   const beside = h("section", { class: "beside" });
-  const list = new Rows({ label: "Tasks", rowHeight: ROW, draw: (line) => taskLine(line), open: (line) => show(line.task) });
+  const list = new Rows({ label: "Tasks", rowHeight: TASK_ROW, draw: (line) => taskLine(line), open: (line) => show(line.task) });
   const select = (side, values, value, change) => h("select", { "aria-label": side, on: { change: (event) => change(event.target.value) } }, values.map(([text, label]) => h("option", { value: text, selected: String(text) === String(value) }, label)));
   const steps = (data) => data[state.phase].steps.map((number) => [number, `step ${number}`]);
   const names = runs.map((run) => [run.name, run.name]);

@@ -7,7 +7,7 @@ import { forkDialog } from "./fork.js";
 import { printable } from "./format.js";
 import { to } from "./router.js";
 
-export async function open({ run, query, go, signal, remember }) {
+export async function openEpisode({ run, query, go, signal, remember }) {
   let data = await get(ofRun(run, "episode", { episode: query.key }), signal);
   const { key } = data.row;
   const state = { view: query.view === "tokens" ? "tokens" : "text", colour: query.colour || "mask", path: Number(query.path) || 0, turn: Number(query.turn) || 0 };

@@ -39,7 +39,7 @@ export function stopClass(stop) {
 
 const kept = { address: "", rows: [], chosen: 0, top: 0, more: false }; // of the list that was left last, to come back to
 
-export async function open({ run, query, go, signal, remember }) {
+export async function openEpisodes({ run, query, go, signal, remember }) {
   const state = { filter: query.filter || "", order: query.order || "id", way: query.way === "up" ? "up" : "down", more: true, asking: 0 };
   const list = new Rows({ label: "Episodes", rowHeight: ROW, draw, open: (row) => go(to.episode(run, row.key)), more: () => more() });
   const head = h("div", { class: "list-head", role: "row" });

@@ -2,8 +2,7 @@
 
 import { h, svg, fill } from "./dom.js";
 import { count, percent, printable } from "./format.js";
-import { quote } from "./filterbar.js";
-import { stopFilter } from "./steps.js";
+import { quote, stopFilter } from "./filterbar.js";
 import { to } from "./router.js";
 
 const MOST_CELLS = 120;
@@ -35,7 +34,7 @@ function grid(run, { title, about, rows, colour, filter, cursor }) {
   const cells = bins(all);
   return h("section", { class: `facets is-${colour}` },
     h("h2", {}, title, about ? h("span", { class: "aside quiet" }, about) : null),
-    h("div", { class: "facet-rows" }, rows.slice(0, 24).map((row) => line(run, row, cells, filter, cursor))));
+    h("div", { class: "facet-rows" }, rows.slice(0, 24).map((row) => facetLine(run, row, cells, filter, cursor))));
 }
 
 /** Return spans of steps, few enough to tell apart. */
@@ -46,7 +45,7 @@ function bins(steps) {
   return found;
 }
 
-function line(run, row, cells, filter, cursor) {
+function facetLine(run, row, cells, filter, cursor) {
   const totals = cells.map(() => [0, 0]);
   let at = 0;
   row.steps.forEach((step, i) => {

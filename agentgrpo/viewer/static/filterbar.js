@@ -3,7 +3,7 @@
 import { h, fill, settle } from "./dom.js";
 import { printable } from "./format.js";
 
-const WAIT = 40; // ms after a key before the list follows
+const TYPING = 40; // ms after a key before the list follows
 
 /** `change(text)` is called with every new text; `details` is what the run can be filtered by. */
 export class FilterBar {
@@ -20,7 +20,7 @@ export class FilterBar {
     this.note = h("div", { class: "filter-note", id: "filter-note", role: "status", "aria-live": "polite" });
     this.list = h("ul", { class: "suggest", id: "filter-options", role: "listbox", hidden: true });
     this.node = h("div", { class: "filter" }, this.input, this.note, this.list);
-    const later = settle(() => this.change(this.input.value), WAIT);
+    const later = settle(() => this.change(this.input.value), TYPING);
     this.input.addEventListener("input", () => {
       this.suggest();
       later();
@@ -147,4 +147,10 @@ function opening(field) {
 /** Return a text as a value of the filter language, in quotes where it must be. */
 export function quote(text) {
   return /^[A-Za-z_/*][\w/.*:@+-]*$/.test(text) && !text.includes("..") && text !== "none" ? text : `"${text.replace(/[\\"]/g, "\\$&")}"`;
+}
+
+/** Return the filter for an ending as the sums name it: `failed:tool` is an ending and a boundary. */
+export function stopFilter(value) {
+  const [stop, boundary] = value.split(":");
+  return boundary ? `stop:${stop} boundary:${boundary}` : `stop:${stop}`;
 }

@@ -7,7 +7,7 @@ import { columnKeys, columnsView } from "./columns.js";
 import { keyParts, to } from "./router.js";
 import { promptView } from "./turns.js";
 
-export async function open({ run, query, go, signal }) {
+export async function openGroup({ run, query, go, signal }) {
   const [phase, step, task] = keyParts(`${query.key}/0`);
   const ask = async () => get(ofRun(run, "group", { episode: await firstOf() }), signal);
   const firstOf = async () => {
@@ -19,7 +19,7 @@ export async function open({ run, query, go, signal }) {
   let data = await ask();
   const at = { column: 0 };
   const node = h("div", { class: "page is-wide" });
-  const draw = () => fill(node, heading(run, data, { phase, step, task }), columnsView(data, { chosen: at.column }));
+  const draw = () => fill(node, groupHeading(run, data, { phase, step, task }), columnsView(data, { chosen: at.column }));
   draw();
   const siblings = async (by) => {
     const found = await get(ofRun(run, "groups", { phase, step }), signal);
@@ -41,7 +41,7 @@ export async function open({ run, query, go, signal }) {
   };
 }
 
-function heading(run, data, { phase, step, task }) {
+function groupHeading(run, data, { phase, step, task }) {
   const rewards = data.columns.map((column) => column.row.reward).filter((reward) => reward !== null);
   const mean = rewards.length ? rewards.reduce((sum, reward) => sum + reward, 0) / rewards.length : null;
   const isFlat = rewards.length > 1 && Math.min(...rewards) === Math.max(...rewards);

@@ -2,7 +2,7 @@
 
 import { h, fill } from "./dom.js";
 
-const WAIT = 900; // ms between the keys of a sequence
+const SEQUENCE = 900; // ms between the keys of a sequence
 
 /** Keys of everywhere and of the screen at hand. A key: { keys, about, act }. */
 export class Keyboard {
@@ -33,7 +33,7 @@ export class Keyboard {
       found.act(event);
     } else if (this.all().some((key) => key.keys.some((text) => text.startsWith(`${event.key} `)))) {
       this.pending = event.key;
-      this.timer = setTimeout(() => (this.pending = ""), WAIT);
+      this.timer = setTimeout(() => (this.pending = ""), SEQUENCE);
     }
   }
 

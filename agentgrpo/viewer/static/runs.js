@@ -9,7 +9,7 @@ import { to } from "./router.js";
 const MOST_CURVES = 6;
 const STATUS = { running: "running", silent: "no word for a minute", finished: "finished", stopped: "stopped", failed: "failed", unknown: "not known" };
 
-export async function open({ query, go, signal, remember }) {
+export async function openRuns({ query, go, signal, remember }) {
   const data = await get("/api/runs", signal);
   const runs = data.runs;
   const picked = new Set((query.runs || "").split(",").filter((name) => runs.some((run) => run.name === name)));
@@ -31,7 +31,7 @@ export async function open({ query, go, signal, remember }) {
     draw();
   };
   const draw = () => {
-    fill(rows, runs.map((run, i) => line(run, picked, toggle, i === chosen)));
+    fill(rows, runs.map((run, i) => runLine(run, picked, toggle, i === chosen)));
     charts.forEach((chart) => chart.close());
     const shown = picked.size ? runs.filter((run) => picked.has(run.name)) : [];
     charts = shown.length ? curves(shown) : [];
@@ -65,7 +65,7 @@ export async function open({ query, go, signal, remember }) {
   };
 }
 
-function line(run, picked, toggle, isChosen) {
+function runLine(run, picked, toggle, isChosen) {
   const series = [{ colour: 1, points: run.success }, { colour: 3, points: run.heldout, dots: true }];
   const looks = run.heldout;
   const change = looks.length > 1

@@ -5,7 +5,7 @@ import { get, ofRun } from "./api.js";
 import { Chart, Cursor, pairs } from "./charts.js";
 import { facetGrids } from "./facets.js";
 import { count, duration, num, percent, printable, signed } from "./format.js";
-import { quote } from "./filterbar.js";
+import { quote, stopFilter } from "./filterbar.js";
 import { to } from "./router.js";
 
 const WIDTHS = [1, 3, 5, 10, 20]; // steps on either side of the one that is picked
@@ -26,7 +26,7 @@ const SMALL = [
   ["metric:time/rollout", "Rollout, seconds", duration],
 ];
 
-export async function open({ run, query, go, signal, remember }) {
+export async function openSteps({ run, query, go, signal, remember }) {
   let data = await get(ofRun(run, "steps"), signal);
   const state = { step: query.step ? Number(query.step) : null, phase: query.phase === "eval" ? "eval" : "train", width: Number(query.width) || 5 };
   const cursor = new Cursor((step) => pick(step));
@@ -208,12 +208,6 @@ function shiftLine(run, { facet, value, before, after }, found) {
     h("td", { class: "n" }, arrow(before.episodes, after.episodes, count, () => "")),
     h("td", { class: "n" }, arrow(before.success, after.success, percent, (d) => (d < -0.05 ? "bad" : d > 0.05 ? "good" : ""))),
     h("td", { class: "n" }, arrow(before.errors, after.errors, percent, (d) => (d > 0.05 ? "bad" : d < -0.05 ? "good" : ""))));
-}
-
-/** Return the filter for an ending as the sums name it: `failed:tool` is an ending and a boundary. */
-export function stopFilter(value) {
-  const [stop, boundary] = value.split(":");
-  return boundary ? `stop:${stop} boundary:${boundary}` : `stop:${stop}`;
 }
 
 function groupList(run, found, data, change) {

@@ -28,7 +28,7 @@ export class Rows {
     this.rows = rows;
     if (!keep) {
       this.chosen = 0;
-      this.node.scrollTop = 0;
+      if (this.drawn.size) this.node.scrollTop = 0; // asking lays the page out: not before there is anything
     }
     this.chosen = Math.max(0, Math.min(this.chosen, rows.length - 1));
     this.clear();
@@ -49,6 +49,7 @@ export class Rows {
   show() {
     const { rowHeight, rows, drawn, node } = this;
     this.body.style.setProperty("height", `${rows.length * rowHeight}px`);
+    if (!rows.length) return this.clear();
     const first = Math.max(0, Math.floor(node.scrollTop / rowHeight) - SPARE);
     const last = Math.min(rows.length, Math.ceil((node.scrollTop + node.clientHeight) / rowHeight) + SPARE);
     for (const [index, element] of drawn) {
@@ -81,6 +82,7 @@ export class Rows {
   }
 
   choose(index) {
+    if (!this.rows.length) return;
     const wanted = Math.max(0, Math.min(index, this.rows.length - 1));
     this.drawn.get(this.chosen)?.setAttribute("aria-selected", "false");
     this.chosen = wanted;

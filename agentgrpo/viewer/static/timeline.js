@@ -10,7 +10,7 @@ const BAR = 9;
 const GAP = 3;
 const PARTS = [["queue", "waited for a place"], ["model", "model"], ["tools", "tools"], ["rest", "anything else"]];
 
-export async function open({ run, query, go, signal, remember }) {
+export async function openTimeline({ run, query, go, signal, remember }) {
   const overview = await get(ofRun(run, "steps"), signal);
   const phase = query.phase === "eval" ? "eval" : "train";
   const steps = overview[phase].steps;

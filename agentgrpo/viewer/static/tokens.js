@@ -207,7 +207,7 @@ export class TokenView {
       line("advantage", known("advantage", (value) => signed(value, 3))),
       line("entropy", known("entropy", (value) => `${num(value, 3)} nats`))));
     this.tip.hidden = false;
-    place(this.tip, element);
+    placeTip(this.tip, element);
   }
 }
 
@@ -221,7 +221,7 @@ function shown(text, isControl) {
   return isControl ? safe : safe.replace(/\r?\n/g, "⏎\n");
 }
 
-function place(tip, element) {
+function placeTip(tip, element) {
   const box = element.getClientRects()[0] || element.getBoundingClientRect();
   const { width, height } = tip.getBoundingClientRect();
   const left = Math.max(8, Math.min(box.left, innerWidth - width - 8));
