@@ -26,6 +26,7 @@ UNIT = 2.0**-16
 VOCABULARY = 8000
 GROUP = 8
 STEP = 512  # episodes
+BATCH, WRITES = 64, 5
 TEMPLATES = 256  # episodes of which all others are copies under other keys and rewards
 CONTROL = ("<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>")
 TOOLS = ("find_customer", "find_order", "list_orders", "get_order", "cancel_order", "refund_order", "set_address")
@@ -201,18 +202,26 @@ def _trained(author: Author, episode: Trajectory) -> TrainingRow:
 
 
 def writing_cost(folder: Path, author: Author, count: int) -> tuple[float, float, float]:
-    """Return what it takes to write 1k-token episodes: CPU ms of each, token bytes per token, file bytes per token."""
+    """Return what it takes to write 1k-token episodes: CPU ms of each, token bytes per token, file bytes per token.
+
+    The CPU time is the least of several runs: what other work on a shared machine adds is not the store's.
+    """
     episodes = [author.episode(key, 1000, 8) for key in keys(count)]
-    run = RunDirectory.create(folder, "writing")
+    runs = [RunDirectory.create(folder, f"writing-{number}") for number in range(WRITES)]
+    spent = min(_write(run, episodes) for run in runs)
+    with EpisodeStore(runs[0].episodes) as store:
+        store.add_sync([_trained(author, episode) for episode in episodes])
+    tokens = sum(episode.token_count for episode in episodes)
+    return spent, _token_bytes(runs[0]) / tokens, runs[0].episodes.stat().st_size / tokens
+
+
+def _write(run: RunDirectory, episodes: list[Trajectory]) -> float:
     with EpisodeStore(run.episodes) as store:
         store.add_sync(episodes[:GROUP])
         clock = time.process_time()
-        for at in range(GROUP, count, 64):
-            store.add_sync(episodes[at : at + 64])
-        spent = 1000 * (time.process_time() - clock) / (count - GROUP)
-        store.add_sync([_trained(author, episode) for episode in episodes])
-    tokens = sum(episode.token_count for episode in episodes)
-    return spent, _token_bytes(run) / tokens, run.episodes.stat().st_size / tokens
+        for at in range(GROUP, len(episodes), BATCH):
+            store.add_sync(episodes[at : at + BATCH])
+        return 1000 * (time.process_time() - clock) / (len(episodes) - GROUP)
 
 
 def _token_bytes(run: RunDirectory) -> int:
