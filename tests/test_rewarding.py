@@ -114,7 +114,7 @@ def test_a_named_reward_trains_is_stored_and_recorded(lockbox: Path, rewards: Pa
     found = evaluate_checkpoint(run.path, checkpoint="last", reporter=SILENT)
     assert found.reward == pytest.approx(read_metrics(run.path / "metrics.jsonl")[-1]["eval/reward"])
     rewards.write_text(REWARDS + "\n# another\n")
-    del sys.modules[next(name for name in sys.modules if name.startswith("agentgrpo_env_my_rewards"))]
+    del sys.modules[next(name for name in sys.modules if name.startswith("agentgrpo_file_my_rewards"))]
     told: list[str] = []
     again = train(resume=run.path, overrides=["train.steps=2"], reporter=Listens(told))
     assert any("the code of the reward" in line and "was changed" in line for line in told)
