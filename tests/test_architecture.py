@@ -19,7 +19,8 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 # Each layer may import itself and every layer above it in this list.
 SPINE: list[set[str]] = [
-    {"types", "errors", "seeds", "activity", "tolerances", "sizes", "blocking", "family", "jsonpatch"},
+    {"types", "errors", "seeds", "activity", "tolerances", "sizes", "blocking", "family"}
+    | {"jsonpatch", "jsonpointer"},
     {"config", "config_file", "config_section", "engine_config", "judge_config"},
     {"calls", "tooling", "references", "actions", "tasks", "core", "registry", "baselines", "checks", "envcheck"}
     | {"rewards", "users"},
