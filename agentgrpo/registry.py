@@ -177,6 +177,8 @@ def _spec_of_name(name: str) -> EnvSpec:
     shipped = {**envs.SHIPPED, **envs.ADAPTERS}
     name = shipped.get(name, name)
     module, _, attribute = name.rpartition(":")
+    if not module and attribute.endswith(".py") and Path(attribute).is_file():
+        module, attribute = attribute, ""  # the message lists the classes that are there
     if module.endswith(".py"):
         path = Path(module).resolve()
         _class_of(f"{path}:{attribute}")
@@ -218,5 +220,8 @@ def _class_of(reference: str) -> type[gymnasium.Env[Any, Any]]:
         classes = [
             n for n, value in vars(module).items() if isinstance(value, type) and issubclass(value, gymnasium.Env)
         ]
-        raise EnvError(f"{place} has no environment class '{name}'; it has {', '.join(classes) or 'none'}")
+        there = ", ".join(classes) or "none"
+        if not name:
+            raise EnvError(f"which class of {place}? Expected {place}:Class; it has {there}")
+        raise EnvError(f"{place} has no environment class '{name}'; it has {there}")
     return found

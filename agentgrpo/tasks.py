@@ -21,6 +21,7 @@ from agentgrpo.types import JsonObject, Task
 
 MAX_WEIGHT_RATIO = 10_000  # an epoch holds the lightest task once, so the heaviest this many times at most
 _SHARE_STEPS = 2**20
+GIVE_TASKS = 'give it tasks: tasks = "FILE" in a config, --tasks FILE for a command, tasks= in Python'
 
 
 def load_tasks(source: str | Path | Iterable[Mapping[str, Any]], *, split: str = "train") -> tuple[Task, ...]:

@@ -107,7 +107,7 @@ def app_maker(name: str, snapshot: Path | None = None) -> Callable[[], AppState]
     try:
         loaded = load_module(module)
     except EnvError as error:
-        raise UserError(f"the app '{name}': {error}") from error
+        raise UserError(f"cannot import the app '{name}': {error}") from error
     app_class = _app_class(loaded, attribute, name)
     try:
         start = None if snapshot is None else snapshot.read_bytes()

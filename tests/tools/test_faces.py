@@ -91,7 +91,7 @@ def test_an_app_is_found_by_name_or_class(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("shp", "the app 'shp': cannot import the module"),
+        ("shp", "cannot import the app 'shp'"),
         ("faults", "expected one class derived from AppState in agentgrpo.tools.faults, got none"),
         ("agentgrpo.tools.shop:STATUSES", "got none"),
     ],
