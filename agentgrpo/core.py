@@ -21,7 +21,7 @@ from gymnasium.spaces import Text
 from agentgrpo.actions import parse_action
 from agentgrpo.calls import error_type
 from agentgrpo.errors import EnvError, TaskError, nearest
-from agentgrpo.tasks import load_tasks
+from agentgrpo.tasks import GIVE_TASKS, load_tasks
 from agentgrpo.tooling import (
     Tool,
     ToolResult,
@@ -256,7 +256,7 @@ class ToolEnv(AgentEnv):
             raise TaskError(
                 f"{type(self).__name__}.reset_task cannot use task '{self.task['task_id']}': {describe(error)}. "
                 "Its row has "
-                + (", ".join(self.task) if self._rows or len(self.task) > 1 else "no data: pass tasks=...")
+                + (", ".join(self.task) if self._rows or len(self.task) > 1 else f"no data: {GIVE_TASKS}")
             ) from error
 
     def _choose(self, options: Mapping[str, Any]) -> JsonObject:

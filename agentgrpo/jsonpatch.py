@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from agentgrpo.jsonpointer import below
 from agentgrpo.types import Json, JsonObject
 
 
@@ -27,7 +28,7 @@ def _operations(before: Json, after: Json, path: str) -> Iterator[JsonObject]:
             yield {"op": "replace", "path": path, "old": before, "value": after}
         return
     for key in sorted(before.keys() | after.keys(), key=str):
-        place = f"{path}/{str(key).replace('~', '~0').replace('/', '~1')}"
+        place = below(path, key)
         if key not in after:
             yield {"op": "remove", "path": place}
         elif key not in before:

@@ -5,24 +5,21 @@ It does not know what an environment does; it makes sure that it can be made aga
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import importlib.util
 import inspect
 import json
-import os
 import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal, TypeAlias, cast, get_args
 
 import gymnasium
 from gymnasium.envs.registration import EnvSpec
 
 from agentgrpo.errors import AgentGRPOError, EnvError, nearest
+from agentgrpo.references import load_module
 from agentgrpo.tasks import load_tasks
 from agentgrpo.tooling import describe
 from agentgrpo.types import JsonObject, Task
@@ -137,15 +134,6 @@ def make_env(*, env_ref: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
     return _class_of(env_ref)(**kwargs)
 
 
-def load_module(place: str) -> ModuleType:
-    """Return the module of "package.module" or "path/to/file.py", loaded once.
-
-    Raises:
-        EnvError: it cannot be imported.
-    """
-    return _load(Path(place)) if place.endswith(".py") else _import(place)
-
-
 def _probe(spec: EnvSpec) -> EnvSource:
     try:
         env = gymnasium.make(spec, disable_env_checker=True)
@@ -189,6 +177,8 @@ def _spec_of_name(name: str) -> EnvSpec:
     shipped = {**envs.SHIPPED, **envs.ADAPTERS}
     name = shipped.get(name, name)
     module, _, attribute = name.rpartition(":")
+    if not module and attribute.endswith(".py") and Path(attribute).is_file():
+        module, attribute = attribute, ""  # the message lists the classes that are there
     if module.endswith(".py"):
         path = Path(module).resolve()
         _class_of(f"{path}:{attribute}")
@@ -196,7 +186,7 @@ def _spec_of_name(name: str) -> EnvSpec:
     if module and not _GYM_ID.fullmatch(attribute):
         return _spec_of_class(_class_of(name))
     if module:
-        _import(module)
+        load_module(module)
     try:
         return _without_callables(gymnasium.spec(attribute))
     except gymnasium.error.Error as error:
@@ -230,38 +220,8 @@ def _class_of(reference: str) -> type[gymnasium.Env[Any, Any]]:
         classes = [
             n for n, value in vars(module).items() if isinstance(value, type) and issubclass(value, gymnasium.Env)
         ]
-        raise EnvError(f"{place} has no environment class '{name}'; it has {', '.join(classes) or 'none'}")
+        there = ", ".join(classes) or "none"
+        if not name:
+            raise EnvError(f"which class of {place}? Expected {place}:Class; it has {there}")
+        raise EnvError(f"{place} has no environment class '{name}'; it has {there}")
     return found
-
-
-def _import(module: str) -> ModuleType:
-    _add_to_path(Path.cwd())
-    try:
-        return importlib.import_module(module)
-    except Exception as error:
-        raise EnvError(f"cannot import the module '{module}': {describe(error)}") from error
-
-
-def _load(path: Path) -> ModuleType:
-    """Load a file as a module, once."""
-    if not path.is_file():
-        raise EnvError(f"there is no file {path}; expected path/to/file.py:Name")
-    name = f"agentgrpo_env_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise EnvError(f"{path} is no Python file")
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    _add_to_path(path.parent)  # its neighbours can be imported, as in a script
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
-        raise EnvError(f"cannot load {path}: {describe(error)}") from error
-    return module
-
-
-def _add_to_path(folder: Path) -> None:
-    if os.fspath(folder) not in sys.path:
-        sys.path.append(os.fspath(folder))

@@ -15,12 +15,13 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from agentgrpo.errors import TaskError, UserError
+from agentgrpo.errors import TaskError, UserError, nearest
 from agentgrpo.seeds import derive_seed
 from agentgrpo.types import JsonObject, Task
 
 MAX_WEIGHT_RATIO = 10_000  # an epoch holds the lightest task once, so the heaviest this many times at most
 _SHARE_STEPS = 2**20
+GIVE_TASKS = 'give it tasks: tasks = "FILE" in a config, --tasks FILE for a command, tasks= in Python'
 
 
 def load_tasks(source: str | Path | Iterable[Mapping[str, Any]], *, split: str = "train") -> tuple[Task, ...]:
@@ -45,6 +46,16 @@ def load_tasks(source: str | Path | Iterable[Mapping[str, Any]], *, split: str =
         return _tasks(read(path), stem=path.stem, origin=str(path))
     rows = _dataset(str(source), split)
     return _tasks(((f"{source} row {i}", row) for i, row in enumerate(rows)), stem=split, origin=str(source))
+
+
+def require_split(split: str, splits: Iterable[str], owner: str) -> None:
+    """Refuse a split that does not exist.
+
+    Raises:
+        TaskError: `owner` ("the shop") has none of this name.
+    """
+    if split not in splits:
+        raise TaskError(f"{owner} has no split '{split}', it has {', '.join(splits)}.{nearest(split, splits)}")
 
 
 def split_tasks(tasks: Sequence[Task], heldout: float | int, seed: int) -> tuple[tuple[Task, ...], tuple[Task, ...]]:

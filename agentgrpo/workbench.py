@@ -137,7 +137,7 @@ def open_tasks(
     if held is None and given is None:
         held = "heldout"
     if not train:
-        raise TaskError(f"{source.id} ships no training tasks: pass tasks= (a .jsonl file or rows)")
+        raise TaskError(f"{source.id} ships no training tasks: set tasks (a .jsonl file; in Python also rows)")
     if isinstance(held, int | float):
         train, test = split_tasks(train, held, config.seed)
     elif isinstance(held, str) and not Path(held).exists() and (given is None or source.tasks(held)):

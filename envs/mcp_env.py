@@ -6,14 +6,14 @@ episodes: give each server of its own what it writes to, or simulate it.
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from agentgrpo.core import ToolEnv
-from agentgrpo.errors import EnvError, TaskError
-from agentgrpo.tooling import Tool, describe
+from agentgrpo.errors import TaskError
+from agentgrpo.references import load_function
+from agentgrpo.tooling import Tool
 from agentgrpo.tools.mcp.servers import McpServer
 from agentgrpo.tools.mcp.toolbox import McpTools
 from agentgrpo.types import JsonObject
@@ -24,8 +24,8 @@ class McpEnv(ToolEnv):
 
     Args:
         servers: `McpServer`s or their tables: {"command": [...]} or {"url": ...}, and what else they may have.
-        reward: "module:function"; it is given the environment and returns named terms or one number. It can use
-            `env.task`, `env.answer`, `env.mcp.call(...)` and `env.mcp.read(...)`.
+        reward: "module:function" or "path/to/file.py:function"; it is given the environment and returns named terms or
+            one number. It can use `env.task`, `env.answer`, `env.mcp.call(...)` and `env.mcp.read(...)`.
         system_prompt: What the agent is told before the task; "" for nothing.
         tasks: Rows, or a file of rows; each has a "prompt".
         reward_weights: Weight of each reward term.
@@ -49,7 +49,7 @@ class McpEnv(ToolEnv):
         super().__init__(tasks=tasks, reward_weights=reward_weights, tools=tools, render_mode=render_mode)
         self.system_prompt = system_prompt  # type: ignore[misc]  # this one's, not the class's
         self.mcp = McpTools(*servers)
-        self._reward = _function(reward)
+        self._reward = load_function(reward, "reward")
 
     def reset_task(self, task: JsonObject) -> str:
         """Begin new sessions and return the task's prompt."""
@@ -64,21 +64,10 @@ class McpEnv(ToolEnv):
 
     def reward(self) -> Mapping[str, float] | float:
         """Return what the reward function gives."""
-        return self._reward(self)
+        terms: Mapping[str, float] | float = self._reward(self)
+        return terms
 
     def close(self) -> None:
         """End the sessions and the servers that were started."""
         self.mcp.close()
         super().close()
-
-
-def _function(reference: str) -> Callable[[McpEnv], Mapping[str, float] | float]:
-    module, _, name = reference.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), name, None) if name else None
-    except Exception as error:
-        raise EnvError(f"cannot import the module '{module}' of the reward: {describe(error)}") from error
-    if not callable(found):
-        raise EnvError(f"the reward is '{reference}', expected module:function, like my_rewards:notes")
-    typed: Callable[[McpEnv], Mapping[str, float] | float] = found
-    return typed

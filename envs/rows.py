@@ -13,6 +13,7 @@ from typing import ClassVar, TypeVar
 
 from agentgrpo.core import ToolEnv
 from agentgrpo.errors import EnvError, TaskError, nearest
+from agentgrpo.tasks import require_split
 from agentgrpo.types import JsonObject
 
 T = TypeVar("T")
@@ -35,8 +36,7 @@ class ShippedRows:
         Raises:
             TaskError: The split or a template is unknown, or no training row is left.
         """
-        if split not in SPLITS:
-            raise TaskError(f"{self.env} has no split '{split}'. It has: {', '.join(SPLITS)}.{nearest(split, SPLITS)}")
+        require_split(split, SPLITS, self.env)
         for name in templates or ():
             self.require_template(name)
         return _chosen(self, split, _key(templates), _key(levels))

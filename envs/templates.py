@@ -117,3 +117,8 @@ class Pair(Generic[A, W, T]):
 def pair(level: int, effect: Effect[A, W, T], selector: Selector[W, T]) -> Pair[A, W, T]:
     """Return a template."""
     return Pair(level=level, effect=effect, selector=selector)
+
+
+def please(wording: str) -> tuple[str, str]:
+    """Return a request as it is and in its polite form."""
+    return wording, f"Please {wording[0].lower()}{wording[1:]}"

@@ -19,9 +19,11 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 # Each layer may import itself and every layer above it in this list.
 SPINE: list[set[str]] = [
-    {"types", "errors", "seeds", "activity", "tolerances", "sizes", "blocking", "family", "jsonpatch"},
+    {"types", "errors", "seeds", "activity", "tolerances", "sizes", "blocking", "family"}
+    | {"jsonpatch", "jsonpointer"},
     {"config", "config_file", "config_section", "engine_config", "judge_config"},
-    {"calls", "tooling", "actions", "tasks", "core", "registry", "baselines", "checks", "envcheck", "rewards", "users"},
+    {"calls", "tooling", "references", "actions", "tasks", "core", "registry", "baselines", "checks", "envcheck"}
+    | {"rewards", "users"},
     {"content", "replies", "chat", "causal_lm"},
     {"engines", "endpoint", "judge"},
     {"rollout"},
@@ -49,7 +51,7 @@ for story in STORES | {"opening", "checkpoint", "summary", "rewarding"}:
 ALLOWED |= {
     "store": BASE | {"store"},
     "viewer": BASE | {"store", "viewer"},
-    "tools": BASE | {"tooling", "tools"},
+    "tools": BASE | {"tooling", "references", "tools"},
     "envs": BASE | SPINE[2] | {"tools", "envs"},
     "exchange": BASE | {"calls", "rollout", "store", "viewer", "exchange"},
     "doctor": ALLOWED["training"] | {"doctor"},

@@ -141,6 +141,9 @@ def test_broken_files_and_classes_are_told(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("x = 1 /")
     with pytest.raises(EnvError, match="SyntaxError"):
         resolve_env(f"{tmp_path / 'broken.py'}:Env")
+    (tmp_path / "mine.py").write_text("from agentgrpo import ToolEnv\nclass Mine(ToolEnv): ...\n")
+    with pytest.raises(EnvError, match=r"which class of .*mine.py\? Expected .*mine.py:Class; it has ToolEnv, Mine"):
+        resolve_env(str(tmp_path / "mine.py"))
     with pytest.raises(EnvError, match="int is no environment"):
         resolve_env(int)  # type: ignore[arg-type]
 

@@ -88,6 +88,20 @@ def stored(run: Path) -> list[Trajectory]:
         return [reader.get(row.id).trajectory for row in reader.list(limit=1000)]
 
 
+def train_with_copies(config: dict[str, Any], folder: Path) -> tuple[RunDirectory, list[Path]]:
+    """Train in folder/runs; return the run, and copies of it as a kill would leave it whenever it stored episodes."""
+    original, copies = EpisodeStore.add, list[Path]()
+
+    async def add(self: EpisodeStore, trajectories: Any) -> None:
+        await original(self, trajectories)
+        (run,) = (folder / "runs").iterdir()
+        copies.append(Path(shutil.copytree(run, folder / f"copy-{len(copies)}", symlinks=True)))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EpisodeStore, "add", add)
+        return train(config, reporter=SILENT), copies
+
+
 def record_of(run: Path) -> Any:
     return json.loads((run / "run.json").read_text())
 
@@ -114,7 +128,7 @@ def test_a_named_reward_trains_is_stored_and_recorded(lockbox: Path, rewards: Pa
     found = evaluate_checkpoint(run.path, checkpoint="last", reporter=SILENT)
     assert found.reward == pytest.approx(read_metrics(run.path / "metrics.jsonl")[-1]["eval/reward"])
     rewards.write_text(REWARDS + "\n# another\n")
-    del sys.modules[next(name for name in sys.modules if name.startswith("agentgrpo_env_my_rewards"))]
+    del sys.modules[next(name for name in sys.modules if name.startswith("agentgrpo_file_my_rewards"))]
     told: list[str] = []
     again = train(resume=run.path, overrides=["train.steps=2"], reporter=Listens(told))
     assert any("the code of the reward" in line and "was changed" in line for line in told)
@@ -151,17 +165,7 @@ def test_a_reward_that_fails_stops_the_run_with_the_cause(lockbox: Path, rewards
 def test_a_group_judge_trains_and_its_ranks_are_stored_and_paid_once(lockbox: Path, tmp_path: Path) -> None:
     with serving(judging(few_turns)) as stub:
         config = small_run(lockbox, tmp_path / "runs", judge=judge(stub), eval={"tasks": 1, "every": 0})
-        copies: list[Path] = []
-        with pytest.MonkeyPatch.context() as patch:
-            original = EpisodeStore.add
-
-            async def add(self: EpisodeStore, trajectories: Any) -> None:
-                await original(self, trajectories)
-                (run,) = (tmp_path / "runs").iterdir()
-                copies.append(Path(shutil.copytree(run, tmp_path / f"copy-{len(copies)}", symlinks=True)))
-
-            patch.setattr(EpisodeStore, "add", add)
-            run = train(config, reporter=SILENT)
+        run, copies = train_with_copies(config, tmp_path)
         asked = len(stub.requests)
         episodes = [t for t in stored(run.path) if t.key.phase == "train"]
         assert len(episodes) == 16
@@ -188,17 +192,7 @@ def test_a_group_judge_trains_and_its_ranks_are_stored_and_paid_once(lockbox: Pa
 def test_whatever_the_moment_a_judged_run_was_killed_at(lockbox: Path, tmp_path: Path) -> None:
     with serving(judging(few_turns)) as stub:
         config = small_run(lockbox, tmp_path / "runs", judge=judge(stub), eval={"tasks": 1, "every": 0})
-        copies: list[Path] = []
-        with pytest.MonkeyPatch.context() as patch:
-            original = EpisodeStore.add
-
-            async def add(self: EpisodeStore, trajectories: Any) -> None:
-                await original(self, trajectories)
-                (run,) = (tmp_path / "runs").iterdir()
-                copies.append(Path(shutil.copytree(run, tmp_path / f"copy-{len(copies)}", symlinks=True)))
-
-            patch.setattr(EpisodeStore, "add", add)
-            run = train(config, reporter=SILENT)
+        run, copies = train_with_copies(config, tmp_path)
         expected = {str(t.key): (t.reward, dict(t.reward_terms)) for t in stored(run.path)}
         for copy in copies:
             again = train(resume=copy, reporter=SILENT)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentgrpo.errors import TaskError, UserError
-from agentgrpo.tasks import TaskSampler, load_tasks, split_tasks
+from agentgrpo.tasks import TaskSampler, load_tasks, require_split, split_tasks
 from agentgrpo.types import Task
 
 
@@ -167,3 +167,11 @@ def test_misuse_is_told() -> None:
         TaskSampler([], seed=0)
     with pytest.raises(TaskError, match="heaviest"):
         TaskSampler(tasks_of(1, 1e9), seed=0)
+
+
+def test_a_split_that_does_not_exist_is_refused_with_the_nearest() -> None:
+    require_split("heldout", ("train", "heldout"), "the pond")
+    with pytest.raises(
+        TaskError, match=r"the pond has no split 'helout', it has train, heldout\. Did you mean 'heldout'"
+    ):
+        require_split("helout", ("train", "heldout"), "the pond")

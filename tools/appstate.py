@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from functools import cache
 from typing import ClassVar, Self, TypeAlias
 
+from agentgrpo.jsonpointer import below
 from agentgrpo.types import Json, JsonObject
 
 Row: TypeAlias = dict[str, Json]
@@ -119,7 +120,7 @@ class AppState:
         pending, self._pending = self._pending, {}
         operations: list[JsonObject] = []
         for (table, key), (before, after) in sorted(pending.items()):
-            operations += _patch_row(f"/{table}/{_escape(key)}", _fields(before), _fields(after))
+            operations += _patch_row(below(f"/{table}", key), _fields(before), _fields(after))
         return operations
 
     # A snapshot carries its content's hash in two integers that SQLite leaves to the application, so that a copy of a
@@ -159,7 +160,7 @@ def patch(before: JsonObject, after: JsonObject) -> list[JsonObject]:
     operations: list[JsonObject] = []
     for table in sorted(before):
         for key in sorted(before[table].keys() | after[table].keys()):
-            path = f"/{table}/{_escape(key)}"
+            path = below(f"/{table}", key)
             operations += _patch_row(path, before[table].get(key), after[table].get(key))
     return operations
 
@@ -173,14 +174,7 @@ def _patch_row(path: str, before: Row | None, after: Row | None) -> list[JsonObj
         return [{"op": "remove", "path": path}]
     changed = [name for name in before if before[name] != after[name]]
     # "old" is for people: RFC 6902 has readers ignore members they do not know.
-    return [
-        {"op": "replace", "path": f"{path}/{_escape(name)}", "old": before[name], "value": after[name]}
-        for name in changed
-    ]
-
-
-def _escape(part: str) -> str:
-    return part.replace("~", "~0").replace("/", "~1")
+    return [{"op": "replace", "path": below(path, name), "old": before[name], "value": after[name]} for name in changed]
 
 
 def _fields(text: str | None) -> Row | None:

@@ -5,15 +5,15 @@ It does not know how a face is spoken to.
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-from agentgrpo.errors import UserError
-from agentgrpo.tooling import Tool, as_tool, describe, is_tool
+from agentgrpo.errors import EnvError, UserError
+from agentgrpo.references import load_module
+from agentgrpo.tooling import Tool, as_tool, is_tool
 from agentgrpo.tools.appstate import AppState
 
 MAX_SESSIONS = 10_000
@@ -97,17 +97,17 @@ def app_maker(name: str, snapshot: Path | None = None) -> Callable[[], AppState]
     """Return what makes an app, from what a person calls it.
 
     Args:
-        name: One of this package ("shop"), or "module:Class".
+        name: One of this package ("shop"), "module:Class" or "path/to/file.py:Class".
         snapshot: A file with the state it begins with; None: empty.
 
     Raises:
         UserError: there is no such app, or it cannot begin with this.
     """
-    module, _, attribute = name.partition(":") if ":" in name else (f"agentgrpo.tools.{name}", "", "")
+    module, _, attribute = name.rpartition(":") if ":" in name else (f"agentgrpo.tools.{name}", "", "")
     try:
-        loaded = importlib.import_module(module)
-    except Exception as error:
-        raise UserError(f"cannot import the app '{name}': {describe(error)}") from error
+        loaded = load_module(module)
+    except EnvError as error:
+        raise UserError(f"cannot import the app '{name}': {error}") from error
     app_class = _app_class(loaded, attribute, name)
     try:
         start = None if snapshot is None else snapshot.read_bytes()

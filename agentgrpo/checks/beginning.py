@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 
 from agentgrpo.checks.subject import NotApplicable, Problem, Subject, name_of
-from agentgrpo.tasks import load_tasks
+from agentgrpo.tasks import GIVE_TASKS, load_tasks
 from agentgrpo.tooling import one_line
 from agentgrpo.types import JsonObject, Task
 
@@ -42,7 +42,7 @@ def begins(subject: Subject) -> str:
 def tasks(subject: Subject) -> str:
     """Check that there are training tasks; rows that cannot be used were refused before."""
     if not subject.tasks:
-        raise Problem("no training tasks: return rows from tasks('train'), or pass tasks=")
+        raise Problem(f"no training tasks: return rows from tasks('train'), or {GIVE_TASKS}")
     return f"{len(subject.tasks)} of {len(subject.train)} training tasks are used here"
 
 

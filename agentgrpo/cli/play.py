@@ -18,7 +18,7 @@ from rich.text import Text
 
 from agentgrpo.actions import parse_action
 from agentgrpo.cli.hand import Hand, Heard
-from agentgrpo.cli.play_input import COMMANDS, Action, Command, Form, NotUnderstood, Read, fill, understand
+from agentgrpo.cli.play_input import COMMANDS, Action, Command, Form, NotUnderstood, Read, call_forms, fill, understand
 from agentgrpo.cli.target import Target, open_target
 from agentgrpo.cli.transcript import (
     BAD,
@@ -194,7 +194,7 @@ class Game:
                 lines.add_row(Text(f"/{name}" if self.is_text else name, CALL), Text(about))
         self._print(lines)
         if not self.is_text:
-            self._print(Text(_CALLS, QUIET))
+            self._print(_calls_help(self.hand.last.tools))
 
     def _show_tools(self) -> None:
         self._shown = self.hand.last.tools
@@ -217,10 +217,21 @@ class Game:
 
 
 _HINT = "call a tool by its name or number  ·  say TEXT  ·  help  ·  quit"
-_CALLS = (
-    'find name="Sam Cox" day=Monday   a call with its arguments; without any you are asked for each\n'
-    'find {"name": "Sam Cox"}         the same as JSON; a whole message or a <tool_call> works too'
-)
+
+
+def _calls_help(tools: Sequence[JsonObject]) -> Table:
+    """Return how calls are written, by the example of a tool that is there."""
+    lines = Table.grid(padding=(0, 2))
+    lines.add_column(style=QUIET)
+    lines.add_column(style=QUIET)
+    functions = [tool["function"] for tool in tools]
+    example = next((each for each in functions if each.get("parameters", {}).get("properties")), None)
+    if example is not None:
+        named, as_json = map(printable, call_forms(example))
+        lines.add_row(named, "a call with its arguments; without any you are asked for each")
+        lines.add_row(as_json, "the same as JSON")
+    lines.add_row("<tool_call>{...}</tool_call>", "as a model writes it; a whole message as JSON works too")
+    return lines
 
 
 def _choose(target: Target, task: str | None, split: str | None) -> Sequence[Task | None]:

@@ -84,11 +84,18 @@ def understand(line: str, tools: Sequence[JsonObject], *, is_text: bool) -> Comm
     if function is not None:
         return _call_line(function, rest.strip())
     if name not in COMMANDS:
-        told = f"there is no tool or command '{name}'.{nearest(name, [*functions, *COMMANDS])}"
+        told = f"there is no tool or command '{name}'.{_nearest(name, [*functions, *COMMANDS])}"
         raise NotUnderstood(f"{told} To say something: say TEXT. For what there is: help")
     if name == "say":
         return Action(text=json.dumps({"content": rest, "tool_calls": []}))
     return Action(text=rest) if name == "raw" else Command(name=name, rest=rest.strip())
+
+
+def call_forms(function: JsonObject) -> tuple[str, str]:
+    """Return how a call of a tool with parameters can be written: with names, and as JSON."""
+    name, properties = function["name"], function.get("parameters", {}).get("properties", {})
+    values = ", ".join(f"{json.dumps(key, ensure_ascii=False)}: ..." for key in properties)
+    return " ".join([name, *(f"{key}=..." for key in properties)]), f"{name} {{{values}}}"
 
 
 def call_action(name: str, arguments: Json) -> Action:
@@ -139,6 +146,11 @@ def parse_value(text: str, schema: JsonObject) -> Json:
         raise ValueError(f"{text!r} is not {' or '.join(kinds)}") from error
 
 
+def _nearest(word: str, known: Sequence[str]) -> str:
+    """Return what was meant: a name that begins like this comes before one that looks like it."""
+    return nearest(word, [name for name in known if name.startswith(word)] or known)
+
+
 def _question(name: str, schema: JsonObject, *, is_required: bool) -> str:
     choices = schema.get("enum") or ([schema["const"]] if "const" in schema else [])
     kind = " or ".join(map(str, choices)) or " or ".join(
@@ -181,9 +193,9 @@ def _call_line(function: JsonObject, rest: str) -> Action | Form:
             return call_action(name, json.loads(rest))
         return call_action(name, _arguments(rest, properties))
     except (ValueError, RecursionError) as error:
-        example = " ".join(f"{key}=..." for key in properties)
+        forms = ", ".join(call_forms(function))
         raise NotUnderstood(
-            f"these are no arguments: {error}; expected {name} {example}, {name} {{JSON}}, or {name} alone to be asked"
+            f"these are no arguments: {error}; expected {forms}, or {name} alone to be asked"
         ) from error
 
 

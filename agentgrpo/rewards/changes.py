@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
 from agentgrpo.errors import EnvError
+from agentgrpo.jsonpointer import below, parts
 from agentgrpo.types import Json, JsonObject
 
 Changes: TypeAlias = Iterable[str | JsonObject]  # JSON Pointers, or JSON Patch operations
@@ -73,7 +74,7 @@ def _differences(before: Json, after: Json, path: str) -> Iterator[str]:
             yield path
         return
     for key in sorted(before.keys() | after.keys()):
-        place = f"{path}/{key.replace('~', '~0').replace('/', '~1')}"
+        place = below(path, key)
         if key not in before or key not in after:
             yield place
         else:
@@ -87,4 +88,4 @@ def _covers(pattern: list[str], path: list[str]) -> bool:
 def _parts(pointer: str) -> list[str]:
     if pointer and not pointer.startswith("/"):
         raise EnvError(f"'{pointer}' is no JSON Pointer: expected one such as /orders/o1/status")
-    return [part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:]]
+    return parts(pointer)

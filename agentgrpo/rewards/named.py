@@ -8,19 +8,17 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
-from types import FunctionType, ModuleType
+from typing import Any
 
 from agentgrpo.blocking import in_daemon
-from agentgrpo.errors import ConfigError, EnvError, RewardFailure, nearest
-from agentgrpo.registry import load_module
+from agentgrpo.errors import ConfigError, EnvError, RewardFailure
+from agentgrpo.references import load_function, load_module
 from agentgrpo.rewards.episode import Episode
 from agentgrpo.tooling import describe, one_line
-
-_FORM = 'expected "module:function" or "path/to/file.py:function"'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +26,7 @@ class NamedReward:
     """A function of a finished episode, `def` or `async def`, that returns a number or named terms."""
 
     name: str
-    function: FunctionType
+    function: Callable[..., Any]
     reference: str  # finds the function again from any folder, as far as there is such a name
 
     async def terms(self, episode: Episode, *, seconds: float) -> dict[str, float]:
@@ -80,27 +78,17 @@ def load_reward(name: str) -> NamedReward:
     Raises:
         ConfigError: there is none.
     """
-    place, colon, attribute = name.rpartition(":")
-    if not colon or not place or not attribute:
-        raise ConfigError(f"reward = '{name}' names no function: {_FORM}")
     try:
-        module = load_module(place)
+        function = load_function(name, "reward")
     except EnvError as error:
-        raise ConfigError(f"reward = '{name}': {error}") from error
-    function = getattr(module, attribute, None)
-    if not inspect.isfunction(function):
-        there = [key for key, value in vars(module).items() if inspect.isfunction(value) and not key.startswith("_")]
-        raise ConfigError(
-            f"reward = '{name}': {place} has no function '{attribute}'; it has {', '.join(there) or 'none'}."
-            f"{nearest(attribute, there)}"
-        )
-    return NamedReward(name=name, function=function, reference=_reference(name, module))
+        raise ConfigError(str(error)) from error
+    return NamedReward(name=name, function=function, reference=_reference(name))
 
 
-def _reference(name: str, module: ModuleType) -> str:
+def _reference(name: str) -> str:
     place, _, attribute = name.rpartition(":")
+    module, is_path = load_module(place), place.endswith(".py")
     file = getattr(module, "__file__", None)
-    is_path = place.endswith(".py")
     if file is None or module.__name__ == "__main__" or ("." in place and not is_path):  # of a script, or of a package
         return name
     return f"{Path(file).resolve()}:{attribute}"

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from agentgrpo.jsonpointer import below, parts
 from agentgrpo.types import Json, JsonObject
 
 
@@ -35,8 +36,7 @@ class Change:
     @property
     def path(self) -> tuple[str, ...]:
         """The names along the way, unescaped (RFC 6901)."""
-        parts = self.pointer.split("/")[1:] if self.pointer.startswith("/") else [self.pointer]
-        return tuple(part.replace("~1", "/").replace("~0", "~") for part in parts)
+        return tuple(parts(self.pointer)) if self.pointer.startswith("/") else (self.pointer,)
 
     @property
     def effect(self) -> str:
@@ -72,7 +72,7 @@ class Ledger:
         self._known[pointer] = value
         if isinstance(value, dict):
             for name, item in value.items():
-                self._learn(f"{pointer}/{str(name).replace('~', '~0').replace('/', '~1')}", item)
+                self._learn(below(pointer, name), item)
 
     def _forget(self, pointer: str) -> None:
         self._known = {p: v for p, v in self._known.items() if p != pointer and not p.startswith(f"{pointer}/")}

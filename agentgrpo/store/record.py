@@ -12,11 +12,12 @@ import platform
 import sqlite3
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import ModuleType
+from typing import Any
 
 from agentgrpo.errors import RunError, UserError
 from agentgrpo.store.reader import EpisodeReader
@@ -57,7 +58,7 @@ def hash_folder(path: str | Path) -> str:
     return hash_json({name: hash_file(p) for name, p in visible.items()})
 
 
-def hash_source(thing: type | FunctionType) -> str | None:
+def hash_source(thing: type | Callable[..., Any]) -> str | None:
     """Return the SHA-256 of the Python files a class or function is made of, or None when its source is not to be had.
 
     These are the files of its own module and of its bases', without Python's and gymnasium's; a module of a package
@@ -240,7 +241,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _own_modules(thing: type | FunctionType) -> Iterator[ModuleType]:
+def _own_modules(thing: type | Callable[..., Any]) -> Iterator[ModuleType]:
     for base in thing.__mro__ if isinstance(thing, type) else (thing,):
         module = sys.modules.get(base.__module__)
         top = base.__module__.partition(".")[0]

@@ -17,6 +17,7 @@ from agentgrpo.core import ToolEnv
 from agentgrpo.envs.bfcl.calls import answer_of, methods_of, named_arguments
 from agentgrpo.envs.bfcl.data import CATEGORIES, Gold, described, entries, open_apps
 from agentgrpo.errors import EnvError, TaskError, ToolError
+from agentgrpo.tasks import require_split
 from agentgrpo.tooling import Tool, ToolResult
 from agentgrpo.types import BadCall, Json, JsonObject, Message, ToolCall
 
@@ -56,8 +57,7 @@ class Bfcl(ToolEnv):
     @classmethod
     def tasks(cls, split: str = "train") -> Sequence[JsonObject]:
         """Return the rows of a split: the first 150 base tasks, the other 50, or a whole category of 200."""
-        if split not in SPLITS:
-            raise TaskError(f"BFCL has no split '{split}', it has {', '.join(SPLITS)}")
+        require_split(split, SPLITS, "BFCL")
         category = "base" if split in ("train", "heldout") else split
         ids = [entry for entry in entries() if entry.startswith(f"multi_turn_{category}_")]
         ids = {"train": ids[:TRAIN], "heldout": ids[TRAIN:]}.get(split, ids)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from agentgrpo.envs.files.world import ITEMS, File, Folder, World
-from agentgrpo.envs.templates import Effect, Selector, pair
+from agentgrpo.envs.templates import Effect, Selector, pair, please
 from agentgrpo.tools.files import FilesApp
 from agentgrpo.types import JsonObject
 
@@ -207,14 +207,14 @@ _TOTAL: FilesEffect = Effect(
 )
 _DELETE: FilesEffect = Effect(
     name="delete",
-    wordings=("Delete {which}.", "Please delete {which}."),
+    wordings=please("Delete {which}."),
     solve=_delete,
     tools=("rm",),
     fits=_is_writable,
 )
 _MOVE: FilesEffect = Effect(
     name="move",
-    wordings=("Move {which} to {to}.", "Please move {which} to {to}."),
+    wordings=please("Move {which} to {to}."),
     solve=_move,
     tools=("mv", "cp"),  # the second one for the careless, who take one for the other
     fits=_is_writable,
@@ -222,7 +222,7 @@ _MOVE: FilesEffect = Effect(
 )
 _COPY: FilesEffect = Effect(
     name="copy",
-    wordings=("Copy {which} to {to}.", "Please copy {which} to {to}."),
+    wordings=please("Copy {which} to {to}."),
     solve=_copy,
     tools=("cp", "mv"),
     fits=_is_one,
@@ -230,7 +230,7 @@ _COPY: FilesEffect = Effect(
 )
 _RENAME: FilesEffect = Effect(
     name="rename",
-    wordings=("Rename {which} to {new}.", "Please rename {which} to {new}."),
+    wordings=please("Rename {which} to {new}."),
     solve=_rename,
     tools=("mv",),
     fits=_is_one_writable,
@@ -238,14 +238,14 @@ _RENAME: FilesEffect = Effect(
 )
 _LOCK: FilesEffect = Effect(
     name="lock",
-    wordings=("Make {which} read-only.", "Please make {which} read-only."),
+    wordings=please("Make {which} read-only."),
     solve=_lock,
     tools=("chmod",),
     fits=_is_writable,
 )
 _APPEND: FilesEffect = Effect(
     name="append",
-    wordings=("Add the line item {item} to {which}.", "Please add the line item {item} to {which}."),
+    wordings=please("Add the line item {item} to {which}."),
     solve=_append,
     tools=("append", "write"),
     fits=_is_one_writable,
@@ -261,7 +261,7 @@ _APPEND_LOCKED: FilesEffect = Effect(
 )
 _MOVE_NEW: FilesEffect = Effect(
     name="move_new",
-    wordings=("Move {which} to the new folder {to}.", "Please move {which} to the new folder {to}."),
+    wordings=please("Move {which} to the new folder {to}."),
     solve=_move_new,
     tools=("mkdir", "mv"),
     fits=_is_writable,
@@ -269,10 +269,7 @@ _MOVE_NEW: FilesEffect = Effect(
 )
 _DELETE_OR_MOVE: FilesEffect = Effect(
     name="delete_or_move",
-    wordings=(
-        "Delete {which} if its status is draft, else move it to {to}.",
-        "Please delete {which} if its status is draft, else move it to {to}.",
-    ),
+    wordings=please("Delete {which} if its status is draft, else move it to {to}."),
     solve=_delete_or_move,
     tools=("cat", "rm", "mv"),
     fits=_is_one_writable,

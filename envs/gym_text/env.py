@@ -8,19 +8,19 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 from agentgrpo.core import StepResult, ToolEnv, weigh
+from agentgrpo.envs.gym_text.act import act_tool
 from agentgrpo.envs.gym_text.game import Game, tasks_of
 from agentgrpo.envs.gym_text.play import Play
-from agentgrpo.errors import EnvError, TaskError, ToolError, nearest
-from agentgrpo.tooling import Tool, as_tool
+from agentgrpo.envs.gym_text.scoring import Scoring
+from agentgrpo.errors import EnvError, ToolError, nearest
+from agentgrpo.tasks import require_split
+from agentgrpo.tooling import Tool
 from agentgrpo.types import JsonObject, Message, Task
 
-TERMS = ("outcome", "return")
 INTERFACES = ("tool", "text")
 
 
@@ -61,12 +61,12 @@ class GymText(ToolEnv):
         reward_weights: Mapping[str, float] | None = None,
         render_mode: str | None = None,
     ) -> None:
-        for name, value, known in (*(("term", term, TERMS) for term in terms), ("interface", interface, INTERFACES)):
-            if value not in known:
-                raise EnvError(f"there is no {name} '{value}'; expected {' or '.join(known)}.{nearest(value, known)}")
+        if interface not in INTERFACES:
+            known = " or ".join(INTERFACES)
+            raise EnvError(f"there is no interface '{interface}'; expected {known}.{nearest(interface, INTERFACES)}")
+        self._scoring = Scoring(terms=tuple(terms), success=success)
         self._play = Play(Game.of(id, make_args, view), actions)
         self._instructions, self._interface = instructions, interface
-        self._success, self._terms = success, tuple(terms)
         self.oracle: Callable[..., Generator[JsonObject, tuple[Message, ...], None]] | None
         self.oracle = self._solve if self._play.can_be_solved else None
         super().__init__(tasks=tasks, reward_weights=reward_weights, render_mode=render_mode)
@@ -83,13 +83,12 @@ class GymText(ToolEnv):
         view: str = "ansi",
     ) -> Sequence[JsonObject]:
         """Return the rows of `train` or `heldout`; no start is in both, unless there are few."""
-        if split not in cls.splits:
-            raise TaskError(f"a Gymnasium environment has no split '{split}', it has {', '.join(cls.splits)}")
+        require_split(split, cls.splits, "a Gymnasium environment")
         return [task.row for task in tasks_of(Game.of(id, make_args, view), split)]
 
     def extra_tools(self) -> list[Tool]:
         """Return `act`, unless an action is the text of a message."""
-        return [] if self._interface == "text" else [replace(_act(self._play.words), function=self._play.move)]
+        return [] if self._interface == "text" else [act_tool(self._play.words, self._play.move)]
 
     def reset_task(self, task: JsonObject) -> list[Message]:
         """Start with the task's seed; the messages are the instructions and what is seen."""
@@ -119,10 +118,7 @@ class GymText(ToolEnv):
 
     def reward(self) -> dict[str, float]:
         """Return the terms wanted."""
-        rewards, wanted = self._play.rewards, self._success
-        solved = self._play.is_ended and (rewards[-1] > 0 if wanted is None else rewards[-1] >= wanted)
-        terms = {"outcome": float(solved), "return": float(sum(rewards))}
-        return {name: terms[name] for name in self._terms}
+        return self._scoring.of(self._play.rewards, is_ended=self._play.is_ended)
 
     def snapshot(self) -> bytes:
         """Return the task and the moves made: the same moves from the same seed lead to the same state."""
@@ -148,14 +144,3 @@ class GymText(ToolEnv):
     ) -> Generator[JsonObject, tuple[Message, ...], None]:
         for word in self._play.solution(quality, rng or random.Random(0)):
             yield self.call("act", action=word) if self._interface == "tool" else self.say(word)
-
-
-@lru_cache(maxsize=64)  # environments are made by the thousand
-def _act(words: tuple[str, ...] | None) -> Tool:
-    def act(action: str) -> str:
-        """Make a move and see what it led to."""
-        raise NotImplementedError  # only its schema is taken: each episode puts its own move in its place
-
-    if words:
-        act.__annotations__["action"] = Literal[words]
-    return as_tool(act)

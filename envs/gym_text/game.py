@@ -16,9 +16,10 @@ from typing import Any
 import gymnasium
 from gymnasium import spaces
 
-from agentgrpo.envs.gym_text.wrappers import TextObservation, load_function
+from agentgrpo.envs.gym_text.wrappers import TextObservation
 from agentgrpo.envs.seeded import seeded_tasks
 from agentgrpo.errors import AgentGRPOError, EnvError
+from agentgrpo.references import load_function
 from agentgrpo.tasks import load_tasks
 from agentgrpo.tooling import describe
 from agentgrpo.types import JsonObject, Task
@@ -127,9 +128,8 @@ def _value(name: str, value: Any, seed: int) -> Any:
     if not _is_call(value):
         return value
     given: JsonObject = {key: item for key, item in value.items() if key != "call"}
+    function = load_function(value["call"], f"make_args.{name}.call")
     try:
-        return load_function(value["call"])(seed=seed, **given)
-    except EnvError:
-        raise
+        return function(seed=seed, **given)
     except Exception as error:
         raise EnvError(f"make_args.{name}: {value['call']}(seed={seed}, **{given}) raised {describe(error)}") from error

@@ -5,7 +5,6 @@ They know neither chats nor tasks: they are plain Gymnasium wrappers, of use wit
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -18,7 +17,8 @@ from pydantic_core import to_jsonable_python
 
 from agentgrpo.core import UnicodeText
 from agentgrpo.errors import EnvError, nearest
-from agentgrpo.tooling import describe, one_line
+from agentgrpo.references import load_function
+from agentgrpo.tooling import one_line
 
 View: TypeAlias = Callable[[gymnasium.Env[Any, Any], Any], str]
 
@@ -44,7 +44,9 @@ class TextObservation(gymnasium.ObservationWrapper[str, Any, Any]):
                 f"{env.unwrapped} has the render mode {env.render_mode!r}, not 'ansi': make it with "
                 "render_mode='ansi' where it has that, or take the view 'json' or 'module:function'"
             )
-        self._view = own.get(render) or load_function(render)
+        if render not in own and ":" not in render:
+            raise EnvError(f"there is no view '{render}'; expected ansi, json or module:function")
+        self._view = own.get(render) or load_function(render, "view")
 
     def observation(self, observation: Any) -> str:
         """Return the observation in words."""
@@ -108,22 +110,6 @@ class TextAction(gymnasium.ActionWrapper[Any, str, Any]):
 def plain(picture: str) -> str:
     """Return a coloured picture as plain text: colour often is all that shows where one is, so it becomes brackets."""
     return _CONTROL.sub("", _COLOURED.sub(r"[\1]", picture)).strip("\n")
-
-
-def load_function(reference: str) -> Callable[..., Any]:
-    """Return the function "module:name" stands for.
-
-    Raises:
-        EnvError: there is none.
-    """
-    module, _, name = reference.rpartition(":")
-    try:
-        found: Callable[..., Any] | None = getattr(importlib.import_module(module), name) if module else None
-    except Exception as error:
-        raise EnvError(f"cannot take '{reference}': {describe(error)}; expected module:function") from error
-    if not callable(found):
-        raise EnvError(f"'{reference}' is no function; expected module:function, or a name the documentation lists")
-    return found
 
 
 def _number(space: spaces.Space[Any], groups: tuple[str | None, ...]) -> Any:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Literal
 
 from agentgrpo.core import ToolEnv
-from agentgrpo.errors import EnvError, TaskError
+from agentgrpo.errors import EnvError
+from agentgrpo.tasks import require_split
 from agentgrpo.tooling import Tool, as_tool
 from agentgrpo.types import Json, JsonObject, Message
 
@@ -66,8 +67,7 @@ class Lockbox(ToolEnv):
     @classmethod
     def tasks(cls, split: str = "train") -> Sequence[JsonObject]:
         """Return the rows of `train` or `heldout`."""
-        if split not in SPLITS:
-            raise TaskError(f"the lockbox has no split '{split}', it has {', '.join(SPLITS)}")
+        require_split(split, SPLITS, "the lockbox")
         return [{"task_id": f"{split}-{index}", "seed": seed} for index, seed in enumerate(SPLITS[split])]
 
     def reset_task(self, task: JsonObject) -> str:

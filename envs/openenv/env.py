@@ -14,7 +14,8 @@ from agentgrpo.core import StepResult, ToolEnv
 from agentgrpo.envs.openenv.episode import Episode
 from agentgrpo.envs.openenv.session import CLOSE_SECONDS, Session
 from agentgrpo.envs.openenv.wire import text_of
-from agentgrpo.errors import EnvError, EnvFailure, TaskError
+from agentgrpo.errors import EnvError, EnvFailure
+from agentgrpo.tasks import require_split
 from agentgrpo.tooling import Tool, wait_on_tool_loop
 from agentgrpo.types import JsonObject, Message
 
@@ -62,8 +63,7 @@ class OpenEnv(ToolEnv):
     @classmethod
     def tasks(cls, split: str = "train") -> Sequence[JsonObject]:
         """Return a seed for each row of `train` or `heldout`; what a server makes of them, nobody here knows."""
-        if split not in SEEDS:
-            raise TaskError(f"an OpenEnv server has no split '{split}', only {' and '.join(SEEDS)} seeds")
+        require_split(split, SEEDS, "an OpenEnv server")
         return [{"task_id": f"{split}-{seed}", "seed": seed} for seed in SEEDS[split]]
 
     def reset_task(self, task: JsonObject) -> list[Message]:

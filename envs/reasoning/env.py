@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 from agentgrpo.core import ToolEnv
 from agentgrpo.envs.seeded import seeded_tasks
 from agentgrpo.errors import EnvError, TaskError, nearest
-from agentgrpo.tasks import load_tasks
+from agentgrpo.tasks import load_tasks, require_split
 from agentgrpo.tooling import describe
 from agentgrpo.types import JsonObject, Message, Task
 
@@ -68,8 +68,7 @@ class ReasoningGym(ToolEnv):
         cls, split: str = "train", *, dataset: str = "chain_sum", dataset_args: Mapping[str, Any] | None = None
     ) -> Sequence[JsonObject]:
         """Return the rows of `train` or `heldout`."""
-        if split not in cls.splits:
-            raise TaskError(f"a reasoning-gym dataset has no split '{split}', it has {', '.join(cls.splits)}")
+        require_split(split, cls.splits, "a reasoning-gym dataset")
         return [task.row for task in _tasks(dataset, json.dumps(dataset_args or {}), split)]
 
     def reset_task(self, task: JsonObject) -> list[Message]:

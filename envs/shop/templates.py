@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from agentgrpo.envs.shop.world import STREETS, Customer, Order, World
-from agentgrpo.envs.templates import Effect, Selector, pair
+from agentgrpo.envs.templates import Effect, Selector, pair, please
 from agentgrpo.tools.shop import OPEN, REASONS, ShopApp
 from agentgrpo.types import JsonObject
 
@@ -153,14 +153,14 @@ _DEAREST = Selector(
 
 _CANCEL: ShopEffect = Effect(
     name="cancel",
-    wordings=("Cancel {which}.", "Please cancel {which}."),
+    wordings=please("Cancel {which}."),
     fits=_is(*OPEN),
     solve=_cancel,
     tools=("cancel_order",),
 )
 _REFUND: ShopEffect = Effect(
     name="refund",
-    wordings=("Refund {which}, reason {reason}.", "Please refund {which}, reason {reason}."),
+    wordings=please("Refund {which}, reason {reason}."),
     fits=_is("delivered"),
     solve=_refund,
     sample=_sample_reason,
@@ -168,10 +168,7 @@ _REFUND: ShopEffect = Effect(
 )
 _CANCEL_OR_REFUND: ShopEffect = Effect(
     name="cancel_or_refund",
-    wordings=(
-        "Cancel {which} if it has not shipped, else refund it, reason {reason}.",
-        "Please cancel {which} if it has not shipped, else refund it, reason {reason}.",
-    ),
+    wordings=please("Cancel {which} if it has not shipped, else refund it, reason {reason}."),
     fits=_is(*OPEN, "delivered"),
     solve=_cancel_or_refund,
     sample=_sample_reason,
@@ -179,7 +176,7 @@ _CANCEL_OR_REFUND: ShopEffect = Effect(
 )
 _SEND: ShopEffect = Effect(
     name="send",
-    wordings=("Send {which} to {street}.", "Please send {which} to {street}."),
+    wordings=please("Send {which} to {street}."),
     fits=_is(*OPEN),
     solve=_send,
     sample=_sample_street,
@@ -187,14 +184,14 @@ _SEND: ShopEffect = Effect(
 )
 _SEND_OTHER: ShopEffect = Effect(
     name="send_other",
-    wordings=("Send {which} to the other address.", "Please send {which} to the other address."),
+    wordings=please("Send {which} to the other address."),
     fits=_is(*OPEN),
     solve=_send_other,
     tools=("get_order", "list_addresses", "set_address"),
 )
 _SEND_NEW: ShopEffect = Effect(
     name="send_new",
-    wordings=("Send {which} to the new address {street}.", "Please send {which} to the new address {street}."),
+    wordings=please("Send {which} to the new address {street}."),
     fits=_is(*OPEN),
     solve=_send_new,
     sample=_sample_new_street,
@@ -202,7 +199,7 @@ _SEND_NEW: ShopEffect = Effect(
 )
 _SWAP: ShopEffect = Effect(
     name="swap",
-    wordings=("Swap {which} for a {new}.", "Please swap {which} for a {new}."),
+    wordings=please("Swap {which} for a {new}."),
     fits=_is(*OPEN),
     solve=_swap,
     sample=_sample_stocked,
@@ -210,10 +207,7 @@ _SWAP: ShopEffect = Effect(
 )
 _SWAP_OR_CANCEL: ShopEffect = Effect(
     name="swap_or_cancel",
-    wordings=(
-        "Swap {which} for a {new} if it is in stock, else cancel it.",
-        "Please swap {which} for a {new} if it is in stock, else cancel it.",
-    ),
+    wordings=please("Swap {which} for a {new} if it is in stock, else cancel it."),
     fits=_is(*OPEN),
     solve=_swap_or_cancel,
     sample=_sample_product,

@@ -13,15 +13,14 @@ from typing import Any, ClassVar
 
 from agentgrpo.actions import parse_action
 from agentgrpo.core import StepResult, ToolEnv
-from agentgrpo.envs.verifiers.load import load, message_of, new_trace, opening
+from agentgrpo.envs.verifiers.load import load, rows_of
+from agentgrpo.envs.verifiers.messages import message_of, new_trace, opening, reply_of, result_of
 from agentgrpo.envs.verifiers.seat import Seat
 from agentgrpo.envs.verifiers.toolset import tools_of
 from agentgrpo.errors import EnvError, EnvFailure, TaskError
 from agentgrpo.tasks import load_tasks
 from agentgrpo.tooling import Tool
-from agentgrpo.types import JsonObject, Message, Task, ToolCall
-
-_SHARE = 6  # one task of so many is held out
+from agentgrpo.types import JsonObject, Message, Task
 
 
 class Verifiers(ToolEnv):
@@ -63,7 +62,7 @@ class Verifiers(ToolEnv):
         cls, split: str = "train", *, taskset: str = "", taskset_args: Mapping[str, Any] | None = None
     ) -> Sequence[JsonObject]:
         """Return the rows of `train` or `heldout`."""
-        return _rows(len(load(taskset, json.dumps(taskset_args or {}))[1]), split)
+        return rows_of(load(taskset, json.dumps(taskset_args or {}))[1], split)
 
     def reset_task(self, task: JsonObject) -> list[Message]:
         """Start the environment on a task; the messages are its prompt, or what it says first."""
@@ -77,7 +76,7 @@ class Verifiers(ToolEnv):
         for said in first:
             self._seat.record(said, sampled=False)
         self._toolset = self._seat.call(tools_of(self._env.taskset, chosen, self._seat.trace.state, self._seat.call))
-        return [*map(message_of, [*first, *self._seat.start(self._play(chosen, self._seat))])]
+        return [*map(message_of, [*first, *self._seat.start(self._env, chosen)])]
 
     def extra_tools(self) -> list[Tool]:
         """Return the tools of the task's and the taskset's tool servers."""
@@ -85,21 +84,12 @@ class Verifiers(ToolEnv):
 
     def step(self, action: str) -> StepResult:
         """Step, and keep the conversation as the environment's rewards read it."""
-        from verifiers.v1 import AssistantMessage, ToolMessage
-        from verifiers.v1 import ToolCall as TheirCall
-
-        seat, said = self._sitting(), parse_action(action, first_id=len(self.calls))
-        calls = [
-            TheirCall(id=call.id, name=call.name, arguments=json.dumps(call.arguments))
-            for call in said.calls
-            if isinstance(call, ToolCall)
-        ]
-        seat.record(AssistantMessage(content=said.content, tool_calls=calls or None), sampled=True)
+        seat = self._sitting()
+        seat.record(reply_of(parse_action(action, first_id=len(self.calls))), sampled=True)
         result = super().step(action)
         for message in result[4]["messages"]:
             if message["role"] == "tool":
-                kept = {key: message[key] for key in ("tool_call_id", "name", "content")}
-                seat.record(ToolMessage(**kept), sampled=False)
+                seat.record(result_of(message), sampled=False)
         return result
 
     def respond(self, content: str) -> str | None:
@@ -126,12 +116,7 @@ class Verifiers(ToolEnv):
         super().close()
 
     def _shipped(self, split: str) -> tuple[Task, ...]:
-        return load_tasks(_rows(len(self._all), split), split=split)
-
-    async def _play(self, task: Any, seat: Seat) -> None:
-        agents = _Agents(seat)
-        await self._env.setup(agents)
-        await self._env.run(task, agents)
+        return load_tasks(rows_of(self._all, split), split=split)
 
     def _sitting(self) -> Seat:
         if self._seat is None:
@@ -142,20 +127,3 @@ class Verifiers(ToolEnv):
         seat, self._seat = self._seat, None
         if seat is not None:
             seat.close()
-
-
-class _Agents:
-    """The agents of an environment by any name: there is one."""
-
-    def __init__(self, seat: Seat) -> None:
-        self._seat = seat
-
-    def __getattr__(self, name: str) -> Seat:
-        return self._seat
-
-
-def _rows(count: int, split: str) -> list[JsonObject]:
-    if split not in Verifiers.splits:
-        raise TaskError(f"a verifiers taskset has no split '{split}', it has {', '.join(Verifiers.splits)}")
-    chosen = [index for index in range(count) if (index % _SHARE == _SHARE - 1) == (split == "heldout")]
-    return [{"task_id": f"{split}-{index}", "index": index} for index in chosen]

@@ -1,4 +1,4 @@
-"""Loading what a config names from the package `verifiers`, and saying what cannot be played here.
+"""Loading what a config names from the package `verifiers`: its environment, its tasks, and what cannot be played here.
 
 It does not play. Environments that need a container, several agents, or hooks into a model's requests are refused.
 """
@@ -11,11 +11,14 @@ import json
 from functools import lru_cache
 from typing import Any
 
+from agentgrpo.core import ToolEnv
 from agentgrpo.errors import EnvError
+from agentgrpo.tasks import require_split
 from agentgrpo.tooling import describe
 from agentgrpo.types import JsonObject
 
 MOST = 1200  # tasks that are read; a taskset may be infinite
+_SHARE = 6  # one task of so many is held out
 
 
 @lru_cache(maxsize=4)
@@ -49,6 +52,13 @@ def load(taskset: str, args: str) -> tuple[Any, tuple[Any, ...]]:
     return env, tasks
 
 
+def rows_of(tasks: tuple[Any, ...], split: str) -> list[JsonObject]:
+    """Return the rows of `train` or `heldout`, each with the index of a task."""
+    require_split(split, ToolEnv.splits, "a verifiers taskset")
+    chosen = [index for index in range(len(tasks)) if (index % _SHARE == _SHARE - 1) == (split == "heldout")]
+    return [{"task_id": f"{split}-{index}", "index": index} for index in chosen]
+
+
 def _reasons(env: Any, task: Any) -> list[str]:
     from verifiers.v1 import Env, Task
     from verifiers.v1.configs.agent import agent_config_fields
@@ -76,27 +86,3 @@ def _intercepts(task: Any) -> bool:
     from verifiers.v1.utils.decorators import discover_decorated
 
     return bool(discover_decorated(task, "intercept"))
-
-
-def new_trace(task: Any) -> Any:
-    """Return an empty trace of a task."""
-    from verifiers.v1 import AgentConfig, AgentInfo, Trace, TraceTask
-    from verifiers.v1.state import state_cls
-
-    about = TraceTask(type=type(task).__name__, data=task.data, key=task.key, hash=task.hash)
-    return Trace(task=about, state=state_cls(type(task))(), agent=AgentInfo(config=AgentConfig()))
-
-
-def opening(task: Any) -> list[Any]:
-    """Return the messages a task begins with."""
-    from verifiers.v1 import SystemMessage, UserMessage
-
-    system = [SystemMessage(content=task.data.system_prompt)] if task.data.system_prompt else []
-    prompt = task.data.prompt
-    return [*system, *([UserMessage(content=prompt)] if isinstance(prompt, str) else prompt or ())]
-
-
-def message_of(said: Any) -> JsonObject:
-    """Return a message of verifiers as ours."""
-    parts = [said.content] if isinstance(said.content, str) else [getattr(p, "text", "") for p in said.content or ()]
-    return {"role": said.role, "content": "".join(parts)}

@@ -28,6 +28,16 @@ class Interaction:
         return await self._seat.take_turn(message)
 
 
+class Agents:
+    """The agents of an environment by any name: there is one."""
+
+    def __init__(self, seat: Seat) -> None:
+        self._seat = seat
+
+    def __getattr__(self, name: str) -> Seat:
+        return self._seat
+
+
 class Seat:
     """One agent for one task. `run` and `interaction` are what an environment calls, the rest is ours."""
 
@@ -72,9 +82,15 @@ class Seat:
 
     # For us
 
-    def start(self, coroutine: Coroutine[Any, Any, None]) -> list[Any]:
-        """Run the environment until it waits for a reply; return what it says first."""
-        self._run = self._loop.create_task(coroutine)
+    def start(self, env: Any, task: Any) -> list[Any]:
+        """Run an environment on a task until it waits for a reply; return what it says first."""
+
+        async def play() -> None:
+            agents = Agents(self)
+            await env.setup(agents)
+            await env.run(task, agents)
+
+        self._run = self._loop.create_task(play())
         return self._wait() or []
 
     def reply(self) -> list[Any] | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 
+from agentgrpo.envs.templates import please
 from agentgrpo.envs.workspace.parts import Effect
 from agentgrpo.envs.workspace.world import TEXTS, Contact, World
 from agentgrpo.tools.workspace import WorkspaceApp
@@ -97,7 +98,7 @@ FREE = Effect(
 WRITE = Effect(
     name="write",
     kind="contact",
-    wordings=("Write {which} about {subject}: {text}.", "Please write {which} about {subject}: {text}."),
+    wordings=please("Write {which} about {subject}: {text}."),
     sample=_sample_mail,
     solve=_write,
     tools=("send_mail",),
@@ -107,10 +108,7 @@ WRITE = Effect(
 BOOK = Effect(
     name="book",
     kind="contact",
-    wordings=(
-        "Book a {title} with {which} on {day} at {hour} in {room}.",
-        "Please book a {title} with {which} on {day} at {hour} in {room}.",
-    ),
+    wordings=please("Book a {title} with {which} on {day} at {hour} in {room}."),
     sample=_sample_meeting,
     solve=_book,
     tools=("book_meeting",),
@@ -120,10 +118,7 @@ BOOK = Effect(
 BOOK_FIRST = Effect(
     name="book_first",
     kind="contact",
-    wordings=(
-        "Book a {title} with {which} in {room} at the first hour on {day} when we are both free.",
-        "Please book a {title} with {which} in {room} at the first hour on {day} when we are both free.",
-    ),
+    wordings=please("Book a {title} with {which} in {room} at the first hour on {day} when we are both free."),
     sample=_sample_first,
     solve=_book_first,
     tools=("free_hours", "book_meeting"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 
+from agentgrpo.envs.templates import please
 from agentgrpo.envs.workspace.parts import Effect
 from agentgrpo.envs.workspace.world import TEXTS, Mail, World
 from agentgrpo.tools.workspace import WorkspaceApp
@@ -59,7 +60,7 @@ SUBJECT = Effect(
 REPLY = Effect(
     name="reply",
     kind="mail",
-    wordings=("Reply {text} to {which}.", "Please reply {text} to {which}."),
+    wordings=please("Reply {text} to {which}."),
     sample=_sample_text,
     solve=_reply,
     tools=("reply_mail",),
@@ -69,7 +70,7 @@ REPLY = Effect(
 FORWARD = Effect(
     name="forward",
     kind="mail",
-    wordings=("Forward {which} to {guest}.", "Please forward {which} to {guest}."),
+    wordings=please("Forward {which} to {guest}."),
     sample=_sample_receiver,
     solve=_forward,
     tools=("find_contact", "forward_mail"),
@@ -77,10 +78,7 @@ FORWARD = Effect(
 ACCEPT = Effect(
     name="accept",
     kind="mail",
-    wordings=(
-        "Book in {room} what {which} asks for, under its subject.",
-        "Please book in {room} what {which} asks for, under its subject.",
-    ),
+    wordings=please("Book in {room} what {which} asks for, under its subject."),
     sample=_sample_proposal,
     solve=_accept,
     tools=("read_mail", "book_meeting"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 
+from agentgrpo.envs.templates import please
 from agentgrpo.envs.workspace.parts import Effect
 from agentgrpo.envs.workspace.world import Meeting, World
 from agentgrpo.tools.workspace import HOURS, REPLIES, WorkspaceApp
@@ -141,7 +142,7 @@ WHERE = Effect(
 CANCEL = Effect(
     name="cancel",
     kind="meeting",
-    wordings=("Cancel {which}.", "Please cancel {which}."),
+    wordings=please("Cancel {which}."),
     sample=_mine,
     solve=_cancel,
     tools=("cancel_meeting",),
@@ -149,7 +150,7 @@ CANCEL = Effect(
 MOVE = Effect(
     name="move",
     kind="meeting",
-    wordings=("Move {which} to {day} at {hour}.", "Please move {which} to {day} at {hour}."),
+    wordings=please("Move {which} to {day} at {hour}."),
     sample=_sample_slot,
     solve=_move,
     tools=("move_meeting",),
@@ -159,7 +160,7 @@ MOVE = Effect(
 ROOM = Effect(
     name="room",
     kind="meeting",
-    wordings=("Have {which} in room {room}.", "Please have {which} in room {room}."),
+    wordings=please("Have {which} in room {room}."),
     sample=_sample_room,
     solve=_set_room,
     tools=("set_room",),
@@ -169,7 +170,7 @@ ROOM = Effect(
 INVITE = Effect(
     name="invite",
     kind="meeting",
-    wordings=("Invite {guest} to {which}.", "Please invite {guest} to {which}."),
+    wordings=please("Invite {guest} to {which}."),
     sample=_sample_guest,
     solve=_invite,
     tools=("find_contact", "invite"),
@@ -177,7 +178,7 @@ INVITE = Effect(
 RSVP = Effect(
     name="rsvp",
     kind="meeting",
-    wordings=("Answer {reply} to the invitation to {which}.", "Please answer {reply} to the invitation to {which}."),
+    wordings=please("Answer {reply} to the invitation to {which}."),
     sample=_sample_reply,
     solve=_answer,
     tools=("answer_invite",),
@@ -185,10 +186,7 @@ RSVP = Effect(
 RSVP_IF_FREE = Effect(
     name="rsvp_if_free",
     kind="meeting",
-    wordings=(
-        "Answer yes to the invitation to {which} if I have nothing else at that hour, else no.",
-        "Please answer yes to the invitation to {which} if I have nothing else at that hour, else no.",
-    ),
+    wordings=please("Answer yes to the invitation to {which} if I have nothing else at that hour, else no."),
     sample=_unanswered,
     solve=_answer_if_free,
     tools=("list_meetings", "answer_invite"),
@@ -196,10 +194,7 @@ RSVP_IF_FREE = Effect(
 CANCEL_OR_DECLINE = Effect(
     name="cancel_or_decline",
     kind="meeting",
-    wordings=(
-        "Cancel {which} if I am the organiser, else answer no.",
-        "Please cancel {which} if I am the organiser, else answer no.",
-    ),
+    wordings=please("Cancel {which} if I am the organiser, else answer no."),
     sample=_any,
     solve=_cancel_or_decline,
     tools=("cancel_meeting", "answer_invite"),
@@ -207,7 +202,7 @@ CANCEL_OR_DECLINE = Effect(
 CANCEL_SERIES = Effect(
     name="cancel_series",
     kind="meeting",
-    wordings=("Cancel {which} and the rest of its series.", "Please cancel {which} and the rest of its series."),
+    wordings=please("Cancel {which} and the rest of its series."),
     sample=_of_series,
     solve=_cancel_series,
     tools=("cancel_series", "cancel_meeting"),  # the last one for the careless
@@ -215,10 +210,7 @@ CANCEL_SERIES = Effect(
 MOVE_SERIES = Effect(
     name="move_series",
     kind="meeting",
-    wordings=(
-        "Move {which} and the rest of its series to {hour}.",
-        "Please move {which} and the rest of its series to {hour}.",
-    ),
+    wordings=please("Move {which} and the rest of its series to {hour}."),
     sample=_sample_series_hour,
     solve=_move_series,
     tools=("move_series",),

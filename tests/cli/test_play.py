@@ -51,6 +51,12 @@ def test_a_person_plays_an_episode(played: Done) -> None:
     assert "never read" not in played.out
 
 
+def test_help_shows_how_a_tool_that_is_there_is_called(agentgrpo: Command) -> None:
+    said = " ".join(agentgrpo("env", "play", "shop", typed="help\n").out.split())
+    assert "find_customer name=... a call with its arguments" in said
+    assert 'find_customer {"name": ...} the same as JSON' in said
+
+
 def test_state_changes_and_rewards_are_shown_as_they_come(agentgrpo: Command, tmp_path: Path) -> None:
     typed = "find name=nobody\nunlock number=1\nagain\nnext\n"
     config = EXAMPLE / "locker.toml"

@@ -81,8 +81,12 @@ def test_where_actions_are_text_all_is_one_but_for_the_slash() -> None:
     ("line", "told"),
     [
         ("fnd", "no tool or command 'fnd'. Did you mean 'find'"),
+        ("fin", "Did you mean 'find'"),
         ("udno", "Did you mean 'undo'"),
-        ("pay 12", "'12' is not NAME=VALUE; expected pay amount=... note=..., pay {JSON}, or pay alone"),
+        (
+            "pay 12",
+            '\'12\' is not NAME=VALUE; expected pay amount=... note=..., pay {"amount": ..., "note": ...}, or',
+        ),
         ("pay amount=much", "'much' is not integer"),
         ('pay note="Sam', "No closing quotation"),
         ('pay {"amount": }', "these are no arguments"),

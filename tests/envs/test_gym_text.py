@@ -195,7 +195,7 @@ def test_configs_that_cannot_work_are_refused_with_the_reason() -> None:
         ({"interface": "voice"}, "there is no interface 'voice'; expected tool or text"),
         ({"terms": ["result"]}, "there is no term 'result'"),
         ({"make_args": {"no_such_argument": 1}}, "cannot make the Gymnasium environment"),
-        ({"make_args": {"desc": {"call": "gymnasium:no_such"}}}, "expected module:function"),
+        ({"make_args": {"desc": {"call": "gymnasium:no_such"}}}, "make_args.desc.call = .* has no function"),
         ({"make_args": {"desc": MAPS | {"size": "four"}}}, "make_args.desc: "),
         ({"id": "CartPole-v1", "view": "json", "actions": {"left": 0, "right": 2}}, "'right' = 2 is not in"),
     ]

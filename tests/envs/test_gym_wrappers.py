@@ -96,8 +96,12 @@ def test_what_cannot_be_used_is_refused_with_what_to_do() -> None:
         lake({"jump": 7})
     with pytest.raises(EnvError, match="render_mode='ansi' where it has that"):
         TextObservation(gymnasium.make("Blackjack-v1"))
-    for view in ("nonsense", "json:nothing", "agentgrpo.envs.gym_text.views:_STOPS"):
-        with pytest.raises(EnvError, match=r"expected module:function"):
+    for view, told in (
+        ("nonsense", "expected ansi, json or module:function"),
+        ("json:nothing", "json has no function 'nothing'"),
+        ("agentgrpo.envs.gym_text.views:_STOPS", "has no function '_STOPS'"),
+    ):
+        with pytest.raises(EnvError, match=told):
             TextObservation(gymnasium.make("Blackjack-v1"), view)
 
 

@@ -82,9 +82,9 @@ def test_a_changed_list_is_in_the_next_info() -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"reward": "kept"}, "the reward is 'kept', expected module:function"),
-        ({"reward": "tests.envs.mcp_rewards:NUMBER"}, "expected module:function"),
-        ({"reward": "tests.envs.nowhere:kept"}, "cannot import the module 'tests.envs.nowhere' of the reward"),
+        ({"reward": "kept"}, "reward = 'kept' names no function"),
+        ({"reward": "tests.envs.mcp_rewards:NUMBER"}, "has no function 'NUMBER'; it has kept"),
+        ({"reward": "tests.envs.nowhere:kept"}, "cannot import the module 'tests.envs.nowhere'"),
         ({"servers": [{"url": "here"}]}, "url is 'here'"),
     ],
 )

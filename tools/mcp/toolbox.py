@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from agentgrpo.errors import EnvError, ToolError, ToolFailure, nearest
 from agentgrpo.tooling import Tool
-from agentgrpo.tools.json_schema import checker, flat
 from agentgrpo.tools.mcp.content import result_text
 from agentgrpo.tools.mcp.pins import Pins, canonical, check_pin, pins_of_run
+from agentgrpo.tools.mcp.schema import checker, flat
 from agentgrpo.tools.mcp.servers import McpServer, as_server
 from agentgrpo.tools.mcp.session import McpSession, open_sessions
 from agentgrpo.types import JsonObject

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 from agentgrpo.errors import EnvError, first_line, nearest
 from agentgrpo.tools.http.order import METHODS
-from agentgrpo.tools.schemas import lookup
+from agentgrpo.tools.openapi.schemas import lookup
 from agentgrpo.types import Json, JsonObject
 
 Source: TypeAlias = str | Path | Mapping[str, Any]

@@ -15,7 +15,7 @@ from agentgrpo.errors import EnvError
 from agentgrpo.tooling import one_line
 from agentgrpo.tools.http.order import RESERVED
 from agentgrpo.tools.openapi.document import Found, resolved
-from agentgrpo.tools.schemas import MAX_DESCRIPTION, flatten
+from agentgrpo.tools.openapi.schemas import MAX_DESCRIPTION, flatten
 from agentgrpo.types import Json, JsonObject
 
 Place: TypeAlias = Literal["path", "query", "header"]

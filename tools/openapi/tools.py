@@ -10,9 +10,9 @@ from typing import Any
 
 from agentgrpo.errors import EnvError, nearest
 from agentgrpo.tooling import Tool
-from agentgrpo.tools.arguments import validator
 from agentgrpo.tools.http.client import HttpClient
 from agentgrpo.tools.http.web import tool_deadline
+from agentgrpo.tools.openapi.arguments import validator
 from agentgrpo.tools.openapi.document import Source, load_document, select
 from agentgrpo.tools.openapi.operation import Operation, read_operation
 from agentgrpo.tools.openapi.wire import lay_out

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentgrpo.errors import EnvError
-from agentgrpo.tools.schemas import flatten, lookup
+from agentgrpo.tools.openapi.schemas import flatten, lookup
 from agentgrpo.types import Json, JsonObject
 
 DOCUMENT: JsonObject = {

@@ -1,7 +1,10 @@
-"""JSON schemas of others, made flat: references inlined, several dialects brought to one, and only what a model reads.
+"""Schemas of an OpenAPI document, made flat: references inlined, its dialects brought to one, only what a model reads.
 
 It does not validate: `arguments` does. A flat schema is of JSON Schema 2020-12, without `$ref`, `nullable`, lists of
 types, titles or examples.
+
+Whoever includes an operation is there to read a message, so what has no flat form is refused. `tools.mcp.schema` reads
+what servers send in mid-run, when nobody is: there it is cut.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from agentgrpo.errors import EnvError
+from agentgrpo.jsonpointer import parts
 from agentgrpo.tooling import one_line
 from agentgrpo.types import Json, JsonObject
 
@@ -32,8 +36,7 @@ def lookup(document: JsonObject, reference: str) -> Json:
     if not reference.startswith("#"):
         raise EnvError(f"the reference {reference!r} leaves the document: only '#/...' is followed; put it all in one")
     found: Any = document
-    for part in reference[1:].split("/")[1:]:
-        key = part.replace("~1", "/").replace("~0", "~")
+    for key in parts(reference):
         if not isinstance(found, dict) or key not in found:
             raise EnvError(f"the reference {reference!r} names nothing in the document")
         found = found[key]

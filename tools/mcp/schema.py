@@ -1,7 +1,11 @@
-"""JSON schemas that others wrote: without references, bounded, and as a check of arguments.
+"""The JSON schemas of MCP tools: without references, bounded, and as a check of arguments.
 
 It does not know whose they are. Nothing is fetched, and no pattern of theirs is run: one can take forever, and holds
 Python's lock meanwhile.
+
+A server may send any JSON Schema at any moment of a run, so nothing is refused that can be cut, and `jsonschema`, which
+comes with the SDK, checks all of the language and changes no argument. OpenAPI has other dialects, and an author who
+can leave an operation out: it has readers of its own, `tools.openapi.schemas` and `.arguments`.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
+from agentgrpo.jsonpointer import parts
 from agentgrpo.tooling import one_line
 from agentgrpo.types import Json, JsonObject
 
@@ -64,8 +69,8 @@ class _Writer:
         if not isinstance(reference, str) or not reference.startswith("#") or reference in path:
             return None
         found: Json = self._root
-        for part in reference[1:].split("/")[1:]:
-            found = found.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(found, dict) else None
+        for part in parts(reference):
+            found = found.get(part) if isinstance(found, dict) else None
         return found
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from agentgrpo.errors import EnvError
-from agentgrpo.tools.arguments import validator
+from agentgrpo.tools.openapi.arguments import validator
 from agentgrpo.types import Json, JsonObject
 
 SCHEMA: JsonObject = {

@@ -11,7 +11,7 @@ pytest.importorskip("jsonschema")
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentgrpo.tools.json_schema import MAX_DEPTH, MAX_NODES, checker, flat
+from agentgrpo.tools.mcp.schema import MAX_DEPTH, MAX_NODES, checker, flat
 from agentgrpo.types import JsonObject
 
 LINE = {"type": "object", "title": "Line", "properties": {"title": {"type": "string", "title": "Title"}}}

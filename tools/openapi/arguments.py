@@ -1,7 +1,10 @@
-"""Arguments checked against a JSON schema by pydantic: coercions, errors and speed are those of native tools.
+"""Arguments checked against a flat schema by pydantic: coercions, errors and speed are those of native tools.
 
-It knows flat schemas (`schemas.flatten`). Whatever keyword it does not know, and `format`, is left to the service;
-`oneOf` is read as `anyOf`. Patterns run in Rust's linear-time engine: one it cannot read is left to the service too.
+It knows the dialect of `schemas.flatten` and no other. Whatever keyword it does not know, and `format`, is left to the
+service; `oneOf` is read as `anyOf`. Patterns run in Rust's linear-time engine; one it cannot read is left out too.
+
+Unlike `tools.mcp.schema`, which has all of JSON Schema and changes no argument, it sends 3 where a model wrote "3", and
+refuses arguments the document does not name: an HTTP service would take them for what they are not, without a word.
 """
 
 from __future__ import annotations
