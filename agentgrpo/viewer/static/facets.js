@@ -3,7 +3,7 @@
 import { h, svg, fill } from "./dom.js";
 import { count, percent, printable } from "./format.js";
 import { quote } from "./filterbar.js";
-import { stopFilter } from "./steps.js";
+import { stopFilter } from "./shift.js";
 import { to } from "./router.js";
 
 const MOST_CELLS = 120;
