@@ -45,7 +45,7 @@ def _is_plain(turn: Mapping[str, Any], tool: str) -> bool:
 def tool_effects(
     reader: EpisodeReader, tools: Sequence[str], phase: Phase, before: tuple[int, int], after: tuple[int, int]
 ) -> dict[str, tuple[Effect, Effect]]:
-    """Return the effect of each tool in two spans of steps, from the episodes that are nearest the later one's start."""
+    """Return the effect of each tool in two spans of steps, from the episodes nearest the later one's start."""
     return {
         tool: (
             effect_of(tool, _records(reader, tool, phase, before, is_last=True)),
