@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -75,9 +74,9 @@ def test_spans_are_widened_without_a_keyboard(seen: Watched) -> None:
     page.click(".run-name a")
     page.click("text=Success fell most at step 10")
     page.click(".shift >> text=narrower")
-    page.wait_for_selector(".shift >> text=in steps 7–9")
+    page.wait_for_selector(".shift >> text=in steps 7\u20139")
     page.click(".shift >> text=wider")
-    page.wait_for_selector(".shift >> text=in steps 5–9")
+    page.wait_for_selector(".shift >> text=in steps 5\u20139")
 
 
 def test_no_column_of_what_changed_is_cut_off(seen: Watched) -> None:
