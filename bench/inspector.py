@@ -185,12 +185,13 @@ def main(options: list[str]) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         author = Author.of_the_repository()
-        write_ms, per_token, file_per_token = writing_cost(folder, author, 136 if quick else 520)
+        cost = writing_cost(folder, author, 136 if quick else 520)
         measured = [measure(folder, author, size, rounds) for size in sizes]
-    found = [{**page, "bytes_per_token": per_token} for page, _ in measured]
+    found = [{**page, "bytes_per_token": cost.tokens} for page, _ in measured]
     rows = [[name, *(each[name] for each in found), target] for name, target in TARGETS.items()]
-    rows.append(["write_ms_per_1k_tokens", *(write_ms for _ in found), WRITE_MS])
-    rows.append(["file_bytes_per_token", *(file_per_token for _ in found), "-"])
+    rows.append(["write_ms_per_1k_tokens", *(cost.ms for _ in found), WRITE_MS])
+    rows.append(["learner_bytes_per_token", *(cost.learner for _ in found), "-"])
+    rows.append(["file_bytes_per_token", *(cost.file for _ in found), "-"])
     rows += [[f"p99 of {kind}, ms", *(queries[kind] for _, queries in measured), 5.0] for kind in measured[0][1]]
     report("inspector", ["what", *(f"{size:,} episodes" for size in sizes), "at most"], rows, targets=TARGETS)
     last_line({name: round(found[0][name], 3) for name in TARGETS})

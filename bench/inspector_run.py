@@ -196,23 +196,36 @@ def _stored(author: Author, template: Trajectory, key: EpisodeKey, *, with_logpr
 
 
 def _trained(author: Author, episode: Trajectory) -> TrainingRow:
-    """Return what the learner knows of an episode's tokens, but for its logprobs: where most say little, so do they."""
-    entropies = [author.entropy() for span in episode.spans for _ in span.logprobs or ()]
-    return TrainingRow(key=episode.key, advantage=0.5, entropies=entropies)
+    """Return what the learner knows of an episode's tokens; its logprobs are a rounding error off the engine's."""
+    logprobs = [value + author.rng.gauss(0, 1e-5) for span in episode.spans for value in span.logprobs or ()]
+    entropies = [author.entropy() for _ in logprobs]
+    return TrainingRow(key=episode.key, advantage=0.5, logprobs=logprobs, entropies=entropies)
 
 
-def writing_cost(folder: Path, author: Author, count: int) -> tuple[float, float, float]:
-    """Return what it takes to write 1k-token episodes: CPU ms of each, token bytes per token, file bytes per token.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WritingCost:
+    """What it takes to write 1k-token episodes: CPU ms of each, and bytes per token."""
 
-    The CPU time is the least of several runs: what other work on a shared machine adds is not the store's.
-    """
+    ms: float  # the least of several runs: what other work on a shared machine adds is not the store's
+    tokens: float  # ids, the engine's logprobs, entropies
+    learner: float  # the learner's logprobs, beside them
+    file: float  # the whole file
+
+
+def writing_cost(folder: Path, author: Author, count: int) -> WritingCost:
+    """Return what it takes to write 1k-token episodes of which every one was trained on."""
     episodes = [author.episode(key, 1000, 8) for key in keys(count)]
     runs = [RunDirectory.create(folder, f"writing-{number}") for number in range(WRITES)]
     spent = min(_write(run, episodes) for run in runs)
     with EpisodeStore(runs[0].episodes) as store:
         store.add_sync([_trained(author, episode) for episode in episodes])
     tokens = sum(episode.token_count for episode in episodes)
-    return spent, _token_bytes(runs[0]) / tokens, runs[0].episodes.stat().st_size / tokens
+    return WritingCost(
+        ms=spent,
+        tokens=_bytes_of(runs[0], "token_ids", "logprobs", "entropies") / tokens,
+        learner=_bytes_of(runs[0], "learner_logprobs") / tokens,
+        file=runs[0].episodes.stat().st_size / tokens,
+    )
 
 
 def _write(run: RunDirectory, episodes: list[Trajectory]) -> float:
@@ -224,9 +237,9 @@ def _write(run: RunDirectory, episodes: list[Trajectory]) -> float:
         return 1000 * (time.process_time() - clock) / (len(episodes) - GROUP)
 
 
-def _token_bytes(run: RunDirectory) -> int:
+def _bytes_of(run: RunDirectory, *columns: str) -> int:
     with closing(connect_readonly(run.episodes)) as connection:
-        sql = "SELECT sum(length(token_ids) + length(logprobs) + length(entropies)) FROM payloads"
+        sql = f"SELECT sum({' + '.join(f'length({column})' for column in columns)}) FROM payloads"
         return int(connection.execute(sql).fetchone()[0])
 
 

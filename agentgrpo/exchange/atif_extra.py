@@ -61,6 +61,7 @@ class SpanExtra(_Model):
     token_ids: TokenIds | None = None
     logprobs: Numbers = None
     learner_logprobs: Numbers = None
+    entropies: Numbers = None
 
 
 class EpisodeExtra(_Model):
@@ -128,6 +129,7 @@ class TokensExtra(_Model):
 
     spans: list[int]
     learner_logprobs: Numbers = None
+    entropies: Numbers = None  # nats
 
 
 def under_key(**values: Any) -> JsonObject:

@@ -5,7 +5,7 @@ It knows neither files nor runs. What a document does not tell (a reward, a seed
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from agentgrpo.exchange.atif_extra import (
     TurnExtra,
     own,
 )
-from agentgrpo.exchange.atif_tokens import read_tokens, spans_of_prompts
+from agentgrpo.exchange.atif_tokens import LEARNED, read_tokens, spans_of_prompts
 from agentgrpo.exchange.episode import Imported, ending_of, tells_error
 from agentgrpo.store.episodes import TrainingRow
 from agentgrpo.types import (
@@ -91,7 +91,7 @@ def read_atif(data: JsonObject, *, keeps_tokens: bool) -> Imported:
 
 
 def _read_own(document: Document, told: EpisodeExtra, parts: Parts) -> Imported:
-    spans, learner = read_tokens(told.spans, [step.metrics for step, _ in parts.turns])
+    spans, learned = read_tokens(told.spans, [step.metrics for step, _ in parts.turns])
     trajectory = Trajectory(
         key=EpisodeKey(**told.key.model_dump()),
         env_id=told.env_id,
@@ -110,11 +110,15 @@ def _read_own(document: Document, told: EpisodeExtra, parts: Parts) -> Imported:
         seconds=told.seconds,
         info=told.info | {IMPORTED: _imported(document, told.parent)},
     )
-    logprobs = _in_training_order(trajectory, learner) if learner else None
+    logprobs, entropies = (_in_training_order(trajectory, name, learned[name]) for name in LEARNED)
     training = TrainingRow(
-        key=trajectory.key, advantage=told.advantage, filter_reason=told.filter_reason, logprobs=logprobs
+        key=trajectory.key,
+        advantage=told.advantage,
+        filter_reason=told.filter_reason,
+        logprobs=logprobs,
+        entropies=entropies,
     )
-    is_trained = (told.advantage, told.filter_reason, logprobs) != (None, None, None)
+    is_trained = (told.advantage, told.filter_reason, logprobs, entropies) != (None, None, None, None)
     return Imported(
         trajectory=trajectory,
         training=training if is_trained else None,
@@ -123,12 +127,14 @@ def _read_own(document: Document, told: EpisodeExtra, parts: Parts) -> Imported:
     )
 
 
-def _in_training_order(trajectory: Trajectory, learner: dict[int, tuple[float, ...]]) -> list[float] | None:
+def _in_training_order(trajectory: Trajectory, name: str, learner: Mapping[int, Sequence[float]]) -> list[float] | None:
+    if not learner:
+        return None
     order = list(dict.fromkeys(i for leaf in trajectory.leaves() for i in trajectory.path(leaf)))
     sampled = [i for i in order if trajectory.spans[i].sampled]
     missing = [i for i in sampled if len(learner.get(i, ())) != len(trajectory.spans[i].token_ids)]
     if missing:
-        raise ValueError(f"learner_logprobs of spans {missing} are not one for each of their tokens")
+        raise ValueError(f"{name} of spans {missing} are not one for each of their tokens")
     return [value for i in sampled for value in learner[i]]
 
 

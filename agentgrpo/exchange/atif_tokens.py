@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from agentgrpo.exchange.atif import Metrics
 from agentgrpo.exchange.atif_extra import SpanExtra, TokensExtra, own, under_key
@@ -15,6 +16,9 @@ from agentgrpo.rollout.record import Recorder
 from agentgrpo.store.rows import StoredEpisode
 from agentgrpo.types import EpisodeKey, Generation, JsonObject, Policy, Span, Trajectory, Turn
 
+Learned: TypeAlias = Mapping[str, Mapping[int, Sequence[float]]]  # by name, then by span: one for each of its tokens
+
+LEARNED = ("learner_logprobs", "entropies")  # what the learner says of sampled tokens
 _NOBODY = EpisodeKey(phase="train", step=0, task_id="", sample=0)
 _TURN = Turn(action={"content": "", "tool_calls": []}, messages=(), reward=0.0)
 
@@ -32,19 +36,22 @@ class Tokens:
 
 
 def to_tokens(stored: StoredEpisode) -> Tokens:
-    """Return the tokens of an episode as a document holds them. Logprobs that are no finite numbers are left out."""
+    """Return the tokens of an episode as a document holds them. What is not finite throughout is left out."""
     trajectory = stored.trajectory
-    learner = stored.learner_logprobs_of_spans() if _is_finite(stored.learner_logprobs) else {}
+    learned = {
+        "learner_logprobs": stored.learner_logprobs_of_spans() if _is_finite(stored.learner_logprobs) else {},
+        "entropies": stored.entropies_of_spans() if _is_finite(stored.entropies) else {},
+    }
     spoken = _first_sampled(trajectory)
     metrics = []
     held: set[int] = set()
     for turn in range(len(trajectory.turns)):
         index = spoken.get(turn)
         path = [] if index is None else trajectory.path(index)
-        metrics.append(_metrics(trajectory, path, learner) if path else None)
+        metrics.append(_metrics(trajectory, path, learned) if path else None)
         held.update(path)
     said = {spoken[turn] for turn in range(len(trajectory.turns)) if turn in spoken}
-    rows = [_row(i, span, held, said, learner) for i, span in enumerate(trajectory.spans)]
+    rows = [_row(i, span, held, said, learned) for i, span in enumerate(trajectory.spans)]
     return Tokens(metrics=tuple(metrics), spans=tuple(rows))
 
 
@@ -56,54 +63,54 @@ def _first_sampled(trajectory: Trajectory) -> dict[int, int]:
     return found
 
 
-def _metrics(trajectory: Trajectory, path: Sequence[int], learner: Mapping[int, tuple[float, ...]]) -> JsonObject:
+def _metrics(trajectory: Trajectory, path: Sequence[int], learned: Learned) -> JsonObject:
     *prompt, index = path
     ids = [token for i in prompt for token in trajectory.spans[i].token_ids]
     span = trajectory.spans[index]
-    extra = under_key(
-        spans=list(path),
-        learner_logprobs=_list(learner.get(index)),
-    )
+    extra = under_key(spans=list(path), **{name: _list(learned[name].get(index)) for name in LEARNED})
     counts = {"prompt_tokens": len(ids), "completion_tokens": len(span.token_ids)}
     logprobs = {"logprobs": _list(span.logprobs)} if _is_finite(span.logprobs) else {}
     return counts | {"prompt_token_ids": ids, "completion_token_ids": list(span.token_ids), **logprobs, "extra": extra}
 
 
-def _row(
-    index: int, span: Span, held: set[int], said: set[int], learner: Mapping[int, tuple[float, ...]]
-) -> JsonObject:
+def _row(index: int, span: Span, held: set[int], said: set[int], learned: Learned) -> JsonObject:
     row: JsonObject = {"parent": span.parent, "turn": span.turn, "sampled": span.sampled, "tokens": len(span.token_ids)}
     more = {
         "policy_version": span.policy_version,
         "token_ids": None if index in held else list(span.token_ids),
         "logprobs": _list(span.logprobs) if index not in said and _is_finite(span.logprobs) else None,
-        "learner_logprobs": None if index in said else _list(learner.get(index)),
     }
+    more |= {name: None if index in said else _list(learned[name].get(index)) for name in LEARNED}
     return row | {name: value for name, value in more.items() if value is not None}
 
 
-def read_tokens(
-    rows: Sequence[SpanExtra], metrics: Sequence[Metrics | None]
-) -> tuple[tuple[Span, ...], dict[int, tuple[float, ...]]]:
-    """Return the spans, and the learner's logprobs of those that have them.
+def read_tokens(rows: Sequence[SpanExtra], metrics: Sequence[Metrics | None]) -> tuple[tuple[Span, ...], Learned]:
+    """Return the spans, and what the learner says of those it says something of.
 
     Raises:
         ValueError: the table of spans and the steps do not go together.
     """
     ids: dict[int, list[int]] = {}
     logprobs: dict[int, list[float]] = {}
-    learner: dict[int, list[float]] = {}
+    learned: dict[str, dict[int, list[float]]] = {name: {} for name in LEARNED}
     for said in metrics:
         tokens = None if said is None else own(said.extra)
         if said is not None and tokens is not None:
-            _take(rows, said, TokensExtra.model_validate(tokens), ids, logprobs, learner)
+            _take(rows, said, TokensExtra.model_validate(tokens), ids, logprobs, learned)
     for index, row in enumerate(rows):
         ids.update({} if row.token_ids is None else {index: row.token_ids})
         logprobs.update({} if row.logprobs is None else {index: row.logprobs})
-        learner.update({} if row.learner_logprobs is None else {index: row.learner_logprobs})
+        _note(learned, index, row)
         _check(index, row, ids.get(index), logprobs.get(index))
     spans = tuple(_span(row, ids[index], logprobs.get(index)) for index, row in enumerate(rows))
-    return spans, {index: tuple(values) for index, values in learner.items()}
+    return spans, learned
+
+
+def _note(learned: Mapping[str, dict[int, list[float]]], index: int, said: SpanExtra | TokensExtra) -> None:
+    for name in LEARNED:
+        values = getattr(said, name)
+        if values is not None:
+            learned[name][index] = values
 
 
 def _take(
@@ -112,7 +119,7 @@ def _take(
     tokens: TokensExtra,
     ids: dict[int, list[int]],
     logprobs: dict[int, list[float]],
-    learner: dict[int, list[float]],
+    learned: Mapping[str, dict[int, list[float]]],
 ) -> None:
     """Cut a step's prompt and completion into spans."""
     prompt, completion, path = said.prompt_token_ids or [], said.completion_token_ids or [], tokens.spans
@@ -130,8 +137,7 @@ def _take(
         )
     if said.logprobs is not None:
         logprobs[path[-1]] = said.logprobs
-    if tokens.learner_logprobs is not None:
-        learner[path[-1]] = tokens.learner_logprobs
+    _note(learned, path[-1], tokens)
 
 
 def _check(index: int, row: SpanExtra, ids: list[int] | None, logprobs: list[float] | None) -> None:

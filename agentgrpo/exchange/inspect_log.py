@@ -6,6 +6,7 @@ masks and advantages, which it has no place for, stand in metadata.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -62,21 +63,29 @@ def _library() -> SimpleNamespace:
 
 def _log(name: str, samples: Sequence[JsonObject], model: str | None) -> JsonObject:
     started = min(sample["started_at"] for sample in samples)
+    epochs = max(sample["epoch"] for sample in samples)
+    # Logs of one id are taken for tries of one evaluation, of which only the last is listed.
+    ids = [name, *(sample["uuid"] for sample in samples)]
     return {
         "version": 2,
         "status": "success",
         "eval": {
             "created": started,
             "task": name,
-            "eval_id": _id("eval", name),
-            "run_id": _id("run", name),
-            "task_id": _id("task", name),
-            "dataset": {"name": name, "samples": len({sample["id"] for sample in samples})},
+            "eval_id": _id("eval", *ids),
+            "run_id": _id("run", *ids),
+            "task_id": _id("task", *ids),
+            # Times the epochs it is how many Inspect expects: groups of unequal size would count as unfinished.
+            "dataset": {"name": name, "samples": -(-len(samples) // epochs)},
             "model": model or "unknown",
-            "config": {"epochs": max(sample["epoch"] for sample in samples)},
+            "config": {"epochs": epochs},
             "metadata": {"written_by": "agentgrpo"},
         },
-        "stats": {"started_at": started, "completed_at": max(sample["completed_at"] for sample in samples)},
+        "stats": {
+            "started_at": started,
+            "completed_at": max(sample["completed_at"] for sample in samples),
+            "model_usage": _usage_of(samples),
+        },
         "results": {
             "total_samples": len(samples),
             "completed_samples": sum(sample.get("error") is None for sample in samples),
@@ -84,6 +93,15 @@ def _log(name: str, samples: Sequence[JsonObject], model: str | None) -> JsonObj
         },
         "samples": list(samples),
     }
+
+
+def _usage_of(samples: Sequence[JsonObject]) -> JsonObject:
+    """Return the tokens of all samples, by model."""
+    found: dict[str, Counter[str]] = {}
+    for sample in samples:
+        for name, usage in sample["model_usage"].items():
+            found.setdefault(name, Counter()).update(usage)
+    return {name: dict(counts) for name, counts in found.items()}
 
 
 def _score_names(samples: Sequence[JsonObject]) -> list[str]:
@@ -108,17 +126,19 @@ def _sample(stored: StoredEpisode, library: SimpleNamespace) -> JsonObject:
     events += [
         {"event": "score", "scorer": name, "score": score, **talk.at(trajectory.seconds)}
         for name, score in scores.items()
+        if name not in trajectory.reward_terms  # Inspect shows no names there: what a reward is made of is said with it
     ]
     retry = f".{key.attempt}" if key.attempt else ""
     sample = {
         "id": f"{key.phase}/{key.step}/{key.task_id}{retry}",
         "epoch": key.sample + 1,
         "uuid": _id("sample", str(row.id), str(key)),
-        "input": talk.prompt,
+        "input": _asked_for(talk.prompt),
         "target": "",
         "messages": talk.messages,
         "output": talk.output,
         "scores": scores,
+        "model_usage": talk.usage,
         "metadata": _metadata(stored),
         "events": events,
         "started_at": talk.at(0.0)["timestamp"],
@@ -140,9 +160,21 @@ def _sample(stored: StoredEpisode, library: SimpleNamespace) -> JsonObject:
 def _scores(stored: StoredEpisode) -> JsonObject:
     """Return what was scored; a number that is none is left out."""
     success, trajectory = stored.row.success, stored.trajectory
-    verdict = {} if success is None else {"success": {"value": "C" if success else "I"}}
+    said = trajectory.turns[-1].action if trajectory.turns else {}
+    answer = said["content"] if said and not said["tool_calls"] and isinstance(said["content"], str) else None
+    told = {"answer": answer, "explanation": f"ended: {trajectory.stop_reason}"}
+    verdict = {} if success is None else {"success": {"value": "C" if success else "I", **told}}
     numbers = {"reward": stored.row.reward, **trajectory.reward_terms}
-    return verdict | {name: {"value": plain(value)} for name, value in numbers.items() if plain(value) is not None}
+    scores = {name: {"value": plain(value)} for name, value in numbers.items() if plain(value) is not None}
+    if "reward" in scores and trajectory.reward_terms:
+        made_of = ", ".join(f"{name} {value:g}" for name, value in trajectory.reward_terms.items())
+        scores["reward"]["explanation"] = f"reward, of {made_of}"
+    return verdict | scores
+
+
+def _asked_for(prompt: Sequence[Message]) -> list[Message]:
+    """Return what was asked, which Inspect lists a sample by, without what every episode is told."""
+    return [message for message in prompt if message["role"] != "system"] or list(prompt)
 
 
 def _metadata(stored: StoredEpisode) -> JsonObject:
@@ -170,6 +202,7 @@ class _Talk:
         self._stem = str(trajectory.key)
         self.messages: list[Message] = []
         self.output: JsonObject = {}
+        self.usage: dict[str, dict[str, int]] = {}  # tokens so far, by model
         for message in trajectory.prompt:
             self._hear(message, {})
         self.prompt = list(self.messages)
@@ -184,8 +217,8 @@ class _Talk:
         return self.at(self._clock)["timestamp"]
 
     def events(self) -> Iterator[JsonObject]:
-        """Yield what happened; `messages` and `output` grow with it."""
-        first = {"input": list(self.prompt), "id": self._stem, "target": ""}
+        """Yield what happened; `messages`, `output` and `usage` grow with it."""
+        first = {"input": _asked_for(self.prompt), "id": self._stem, "target": ""}
         yield {"event": "sample_init", "sample": first, "state": {}, **self.at(0.0)}
         for index, turn in enumerate(self._trajectory.turns):
             yield self._asked(index, turn)
@@ -196,13 +229,16 @@ class _Talk:
     def _asked(self, index: int, turn: Turn) -> JsonObject:
         said = self._said(turn.action)
         reason = "max_tokens" if turn.finish_reason == "length" else "tool_calls" if turn.call_count else "stop"
+        usage, name = self._usage(index), self._trajectory.policy.name
+        if usage is not None:
+            self.usage = {name: dict(Counter(self.usage.get(name, {})) + Counter(usage))}
         self.output = {
-            "model": self._trajectory.policy.name,
+            "model": name,
             "choices": [{"message": said, "stop_reason": reason}],
-            "usage": self._usage(index),
+            "usage": usage,
             "time": turn.generate_seconds,
         }
-        event = {"event": "model", "model": self._trajectory.policy.name, "input": list(self.messages), **self._begin()}
+        event = {"event": "model", "model": name, "input": list(self.messages), **self._begin()}
         self._clock += turn.generate_seconds
         self.messages.append(said)
         more = {"completed": self.now(), "metadata": self._tokens(index) | {"turn_reward": turn.reward}}
@@ -254,7 +290,7 @@ class _Talk:
     def _next_id(self) -> str:
         return f"{self._stem}#{len(self.messages)}"
 
-    def _usage(self, index: int) -> JsonObject | None:
+    def _usage(self, index: int) -> dict[str, int] | None:
         spans = self._trajectory.spans
         spoken = next((i for i, span in enumerate(spans) if span.sampled and span.turn == index), None)
         if spoken is None:

@@ -20,7 +20,7 @@ from agentgrpo.errors import AgentGRPOError, UserError
 from agentgrpo.store.filter import FilterError
 from agentgrpo.store.run import without_nan
 from agentgrpo.types import JsonObject, Phase
-from agentgrpo.viewer import episodes, guard, live, overview, steps, timeline
+from agentgrpo.viewer import episodes, guard, live, overview, shifts, steps, timeline
 from agentgrpo.viewer.assets import Asset, assets
 from agentgrpo.viewer.forking import Fork, Forking, ForkRequest
 from agentgrpo.viewer.runs import Runs
@@ -90,7 +90,7 @@ class Inspector:
         """What differs between two spans of steps."""
         run, query = self.runs.get(request.match_info["run"]), request.query
         before, after = span(query, "before"), span(query, "after")
-        return reply(await self.answer(partial(steps.shift_data, run, phase_of(query), before, after)))
+        return reply(await self.answer(partial(shifts.shift_data, run, phase_of(query), before, after)))
 
     async def timeline(self, request: web.Request) -> web.Response:
         """When the episodes of a step ran."""

@@ -72,7 +72,7 @@ def test_what_the_learner_did_and_where_a_fork_comes_from_come_back_too(tmp_path
     logprobs = [-float(i) for i in range(sum(len(span.token_ids) for span in spans if span.sampled))]
     items: list[Item] = [
         make_trajectory(parent),
-        TrainingRow(key=parent, advantage=0.75, logprobs=logprobs),
+        TrainingRow(key=parent, advantage=0.75, logprobs=logprobs, entropies=[-value / 3 for value in logprobs]),
         make_trajectory(fork, parent=Parent(episode=1, turns=2)),
         make_trajectory(make_key(sample=2), reward=None),
         TrainingRow(key=make_key(sample=2), filter_reason="failed"),
@@ -83,9 +83,33 @@ def test_what_the_learner_did_and_where_a_fork_comes_from_come_back_too(tmp_path
     with EpisodeReader(run.episodes) as own, EpisodeReader(RunDirectory.open(tmp_path / "imported").episodes) as back:
         assert back.get(1).row == own.get(1).row
         assert back.get(1).learner_logprobs == own.get(1).learner_logprobs
+        assert back.get(1).entropies == own.get(1).entropies
         assert back.get(1).trajectory.spans == spans
         assert back.get(2).trajectory.parent == Parent(episode=1, turns=2)
         assert back.get(3).row.filter_reason == "failed"
+
+
+def test_an_entropy_stands_beside_the_logprob_of_its_token(tmp_path: Path) -> None:
+    spans = make_spans()
+    size = sum(len(span.token_ids) for span in spans if span.sampled)
+    learned = TrainingRow(key=make_key(), advantage=1.0, logprobs=[-1.0] * size, entropies=[1.0] * size)
+    line = take(make_run(tmp_path, [make_trajectory(), learned]), Format.ATIF, tmp_path / "a.jsonl")
+    told = [step["metrics"] for step in json.loads(line)["steps"] if step.get("metrics")]
+    assert told
+    for metrics in told:
+        extra = metrics["extra"]["agentgrpo"]
+        assert extra["entropies"] == [1.0] * metrics["completion_tokens"]
+        assert len(extra["learner_logprobs"]) == len(extra["entropies"])
+
+
+def test_entropies_of_which_one_is_no_number_are_left_out(tmp_path: Path) -> None:
+    size = sum(len(span.token_ids) for span in make_spans() if span.sampled)
+    values = [float("nan"), *[1.0] * (size - 1)]
+    learned = TrainingRow(key=make_key(), advantage=1.0, logprobs=[-1.0] * size, entropies=values)
+    first, second = there_and_back(make_run(tmp_path, [make_trajectory(), learned]), Format.ATIF, tmp_path)
+    assert second == first
+    assert b"entropies" not in first
+    assert b"learner_logprobs" in first
 
 
 def test_a_run_of_the_shop_comes_back_as_it_went(shop: RunDirectory, tmp_path: Path) -> None:

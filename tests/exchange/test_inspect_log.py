@@ -48,6 +48,43 @@ def test_a_group_is_a_sample_with_epochs_and_what_broke_is_an_error(tmp_path: Pa
     assert told["completion_ids"] == [5, 6, 7]
 
 
+def test_a_sample_is_listed_by_what_was_asked_and_answered(shop: RunDirectory, tmp_path: Path) -> None:
+    sample = opened(shop, tmp_path).samples[-1]
+    assert [message.role for message in sample.input] == ["user"]
+    assert sample.scores["success"].answer == sample.messages[-1].text
+    assert sample.scores["success"].explanation == "ended: answered"
+    assert sample.scores["reward"].explanation.startswith("reward, of outcome ")
+    told = [event.scorer for event in sample.events if event.event == "score"]
+    assert told == ["success", "reward"]
+
+
+def test_tokens_of_a_sample_are_those_of_its_calls(tmp_path: Path) -> None:
+    log = opened(make_run(tmp_path, [make_trajectory()]), tmp_path)
+    calls = [event.output.usage for event in log.samples[0].events if event.event == "model" and event.output.usage]
+    (usage,) = log.samples[0].model_usage.values()
+    assert calls
+    assert usage.total_tokens == sum(call.total_tokens for call in calls)
+    assert usage.total_tokens == usage.input_tokens + usage.output_tokens
+    assert list(log.stats.model_usage.values()) == [usage]
+
+
+def test_groups_of_unequal_size_do_not_look_unfinished(tmp_path: Path) -> None:
+    keys = [make_key(sample=0), make_key(sample=1), make_key(step=8), make_key(step=9)]
+    log = opened(make_run(tmp_path, [make_trajectory(key) for key in keys]), tmp_path)
+    assert log.eval.dataset.samples * log.eval.config.epochs == len(log.samples)
+
+
+def test_two_exports_of_a_run_are_two_evaluations(shop: RunDirectory, tmp_path: Path) -> None:
+    from inspect_ai.log import read_eval_log
+
+    ids = set()
+    for limit in (1, 2, 2):
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.eval"
+        export(shop, Filter(), Format.INSPECT, out=path, limit=limit)
+        ids.add(read_eval_log(str(path), header_only=True).eval.task_id)
+    assert len(ids) == 2
+
+
 @settings(max_examples=12, deadline=None)
 @given(st.lists(trajectories(keys), min_size=1, max_size=3, unique_by=lambda t: t.key))
 def test_inspect_opens_any_episode(drawn: list[Trajectory]) -> None:

@@ -157,6 +157,7 @@ async def test_what_changed_is_found_between_two_spans(client: Client) -> None:
     found = await data(client, f"/api/runs/{name}/shift", before="1", after="2..3")
     assert found["before"]["episodes"] == 12
     assert found["after"]["episodes"] == 24
+    assert {"changed", "turns", "errors", "success"} <= set(found["shifts"][0]["after"])
 
 
 async def test_the_stream_tells_when_something_was_written(tmp_path: Path) -> None:

@@ -57,10 +57,10 @@ export async function openCompare({ query, go, signal, remember }) {
   const node = h("div", { class: "page is-wide compare" },
     h("div", { class: "heading" }, h("h1", {}, "Compare"), h("p", { class: "quiet" }, note)),
     h("div", { class: "compare-bar" },
-      h("b", { class: "legend c1" }, "A"), select("run A", names, state.a, (a) => go(here({ a, as: null, task: null }))), select("step of A", steps(details[0]), state.as, (as) => go(here({ as }))),
-      h("b", { class: "legend c2" }, "B"), select("run B", names, state.b, (b) => go(here({ b, bs: null, task: null }))), select("step of B", steps(details[1]), state.bs, (bs) => go(here({ bs }))),
+      h("div", { class: "compare-side" }, h("b", { class: "legend c1" }, "A"), select("run A", names, state.a, (a) => go(here({ a, as: null, task: null }))), select("step of A", steps(details[0]), state.as, (as) => go(here({ as })))),
+      h("div", { class: "compare-side" }, h("b", { class: "legend c2" }, "B"), select("run B", names, state.b, (b) => go(here({ b, bs: null, task: null }))), select("step of B", steps(details[1]), state.bs, (bs) => go(here({ bs })))),
       select("episodes", [["eval", "held-out tasks"], ["train", "training groups"]], state.phase, (phase) => go(here({ phase, as: null, bs: null, task: null })))),
-    lines.length ? [h("div", { class: "task-line is-head" }, h("span", {}, "task"), h("span", {}, "A"), h("span", {}, "B"), h("span", { class: "n" }, "B − A")), list.node] : h("p", { class: "empty" }, "The two have no task in common there. Choose other steps or other episodes."),
+    lines.length ? [h("div", { class: "task-line is-head" }, h("span", {}, "task"), h("span", {}, "A"), h("span", {}, "B"), h("span", { class: "n" }, h("span", { class: "wide" }, "reward, "), "B − A")), list.node] : h("p", { class: "empty" }, "The two have no task in common there. Choose other steps or other episodes."),
     beside, table);
   list.set(lines);
   const columns = columnKeys(beside, at, () => beside.querySelectorAll(".columns-head").length, go).filter(({ keys }) => !keys.includes("j") && !keys.includes("k"));
@@ -97,7 +97,7 @@ function summary(lines, state) {
   const better = lines.filter(({ a, b }) => (b.reward ?? 0) > (a.reward ?? 0)).length;
   const worse = lines.filter(({ a, b }) => (b.reward ?? 0) < (a.reward ?? 0)).length;
   if (!lines.length) return "";
-  return `${lines.length} tasks in both: ${percent(mean("a"))} in A (${middle(state.a, 32)}, step ${state.as}), ${percent(mean("b"))} in B (${middle(state.b, 32)}, step ${state.bs}). B is better on ${better}, worse on ${worse}.`;
+  return `${lines.length} tasks in both: success ${percent(mean("a"))} in A (${middle(state.a, 32)}, step ${state.as}), ${percent(mean("b"))} in B (${middle(state.b, 32)}, step ${state.bs}). B is better on ${better}, worse on ${worse}.`;
 }
 
 function taskLine({ task, a, b }) {

@@ -6,6 +6,15 @@ import { promptView, changeView, turnView } from "./turns.js";
 import { colourings, TokenView } from "./tokens.js";
 import { unpack } from "./tokendata.js";
 
+// Why an episode did not train, by the name of the filter; another name is shown as it is.
+const WHY = new Map([
+  ["non_finite_reward", "its reward is no number"],
+  ["too_few_survivors", "too few episodes of its group were scored"],
+  ["zero_variance", "all rewards of its group are equal"],
+  ["nothing_sampled", "the model sampled no token"],
+  ["truncated", "a limit cut it off"],
+]);
+
 /**
  * `state`: { view, colour, path, turn }, which `save` writes down. `load` returns the bytes of the tokens.
  * `links` makes addresses of other episodes, `fork` begins a fork; both null where there is no server.
@@ -78,7 +87,7 @@ export class EpisodeBody {
     return h("table", { class: "terms" }, h("tbody", {}, terms.map(([name, value]) => {
       const bar = h("span", { class: value < 0 ? "bar-fill is-bad" : "bar-fill" });
       bar.style.setProperty("width", `${(Math.abs(value) / most) * 100}%`);
-      return h("tr", {}, h("th", { scope: "row" }, printable(name)), h("td", { class: "n" }, num(value)), h("td", { class: "term-bar" }, bar));
+      return h("tr", {}, h("th", { scope: "row" }, printable(name)), h("td", { class: "term-bar" }, bar), h("td", { class: "n" }, num(value)));
     })));
   }
 
@@ -89,7 +98,7 @@ export class EpisodeBody {
 
   advantage() {
     const { advantage, filtered } = this.data.row;
-    if (filtered) return h("p", { class: "warn" }, `Did not train: ${printable(filtered)}`);
+    if (filtered) return h("p", { class: "warn" }, "Did not train: ", WHY.has(filtered) ? `${WHY.get(filtered)} (${filtered})` : printable(filtered));
     if (advantage === null) return null;
     return h("p", {}, h("span", { class: "quiet" }, "advantage "), h("b", { class: advantage > 0 ? "up" : advantage < 0 ? "down" : "" }, signed(advantage, 3)));
   }

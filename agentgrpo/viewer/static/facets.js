@@ -2,7 +2,8 @@
 
 import { h, svg, fill } from "./dom.js";
 import { count, percent, printable } from "./format.js";
-import { quote, stopFilter } from "./filterbar.js";
+import { quote } from "./filterbar.js";
+import { stopFilter } from "./shift.js";
 import { to } from "./router.js";
 
 const MOST_CELLS = 120;

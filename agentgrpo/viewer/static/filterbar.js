@@ -148,9 +148,3 @@ function opening(field) {
 export function quote(text) {
   return /^[A-Za-z_/*][\w/.*:@+-]*$/.test(text) && !text.includes("..") && text !== "none" ? text : `"${text.replace(/[\\"]/g, "\\$&")}"`;
 }
-
-/** Return the filter for an ending as the sums name it: `failed:tool` is an ending and a boundary. */
-export function stopFilter(value) {
-  const [stop, boundary] = value.split(":");
-  return boundary ? `stop:${stop} boundary:${boundary}` : `stop:${stop}`;
-}

@@ -1,12 +1,12 @@
-// Steps: every curve over train steps, what the failures were, what changed at a step, and the groups of one step.
+// Steps: every curve over train steps, what the failures were, and the groups of one step; what changed there is in shift.js.
 
 import { h, fill } from "./dom.js";
 import { get, ofRun } from "./api.js";
 import { Chart, Cursor, pairs } from "./charts.js";
 import { facetGrids } from "./facets.js";
 import { count, duration, num, percent, printable, signed } from "./format.js";
-import { quote, stopFilter } from "./filterbar.js";
 import { to } from "./router.js";
+import { shiftPanel, spans } from "./shift.js";
 
 const WIDTHS = [1, 3, 5, 10, 20]; // steps on either side of the one that is picked
 
@@ -41,8 +41,7 @@ export async function openSteps({ run, query, go, signal, remember }) {
     Object.assign(state, { step, phase });
     remember(to.steps(run, { step, phase: phase === "train" ? null : phase, width: state.width === 5 ? null : state.width }));
     cursor.choose(step);
-    showShift();
-    showGroups();
+    return Promise.all([showShift(), showGroups()]);
   };
   const showShift = async () => {
     if (state.step === null || state.phase === "eval") return fill(panel);
@@ -50,7 +49,7 @@ export async function openSteps({ run, query, go, signal, remember }) {
     if (!before) return fill(panel, h("h2", {}, `Step ${state.step}`), h("p", { class: "quiet" }, "There are no steps before it to compare with."));
     const found = await get(ofRun(run, "shift", { phase: state.phase, before: before.join(".."), after: after.join("..") }), signal);
     if (after[0] !== spans(data.train.steps, state.step, state.width)[1]?.[0]) return; // another step was picked meanwhile
-    fill(panel, shiftPanel(run, found));
+    fill(panel, shiftPanel(run, found, { narrower: () => widen(-1), wider: () => widen(1) }));
   };
   const showGroups = async () => {
     if (state.step === null) return fill(groups);
@@ -75,7 +74,11 @@ export async function openSteps({ run, query, go, signal, remember }) {
     pick(steps[Math.max(0, Math.min((at < 0 ? steps.length : at) + by, steps.length - 1))]);
   };
   const drop = biggestDrop(data.train);
-  const toDrop = () => drop && pick(drop.step, { phase: "train" });
+  const toDrop = async () => {
+    if (!drop) return;
+    await pick(drop.step, { phase: "train" });
+    panel.scrollIntoView({ block: "nearest" });
+  };
 
   const large = new Chart({ title: "Success", series: successSeries(data), cursor, height: 230, format: percent, top: 1, domain: domain(data) });
   const reward = new Chart({ title: "Reward", series: [{ name: "train", colour: 2, points: pairs(data.train.steps, data.train.reward) }], cursor, height: 120, domain: domain(data) });
@@ -87,7 +90,7 @@ export async function openSteps({ run, query, go, signal, remember }) {
   const node = h("div", { class: "page steps" },
     h("div", { class: "heading" }, h("h1", {}, "Steps"), h("p", { class: "quiet" }, headline(data))),
     data.train.steps.length || data.eval.steps.length ? null : h("p", { class: "empty" }, "No episode has finished yet. This page follows the run: it fills by itself."),
-    drop ? h("p", { class: "hint" }, h("button", { class: "link", on: { click: toDrop } }, `Success fell most at step ${drop.step}`), ` from ${percent(drop.before)} to ${percent(drop.after)}. `, h("kbd", {}, "b"), " goes there.") : null,
+    drop ? h("p", { class: "hint" }, h("button", { class: "link", on: { click: toDrop } }, `Success fell most at step ${drop.step}`), ` from ${percent(drop.before)} to ${percent(drop.after)}. `, h("span", { class: "key-hint" }, h("kbd", {}, "b"), " goes there.")) : null,
     h("div", { class: "chart-large" }, large.node), reward.node,
     panel, groups,
     h("div", { class: "chart-grid" }, small.map(([, chart]) => chart.node)),
@@ -122,7 +125,7 @@ export async function openSteps({ run, query, go, signal, remember }) {
   function widen(by) {
     const at = WIDTHS.findIndex((width) => width >= state.width);
     state.width = WIDTHS[Math.max(0, Math.min(at + by, WIDTHS.length - 1))];
-    pick(state.step);
+    return pick(state.step);
   }
 }
 
@@ -130,7 +133,7 @@ function headline(data) {
   const looks = data.eval;
   const known = pairs(looks.steps, looks.success);
   const episodes = data.train.episodes.reduce((sum, n) => sum + n, 0) + looks.episodes.reduce((sum, n) => sum + n, 0);
-  const heldout = known.length > 1 ? `held-out success ${percent(known[0][1])} to ${percent(known.at(-1)[1])}, ` : known.length ? `held-out success ${percent(known[0][1])}, ` : "";
+  const heldout = known.length > 1 ? `Held-out success ${percent(known[0][1])} to ${percent(known.at(-1)[1])}, ` : known.length ? `Held-out success ${percent(known[0][1])}, ` : "";
   return `${heldout}${count(data.train.steps.at(-1) ?? 0)} train steps, ${count(episodes)} episodes. Pick a step to see its groups and what changed there.`;
 }
 
@@ -152,16 +155,6 @@ function seriesOf(data, source) {
   return [{ name: "", colour: 5, points }];
 }
 
-/** Return the steps to compare: up to `width` before a step, and up to `width` from it on. */
-export function spans(steps, step, width) {
-  const at = steps.findIndex((known) => known >= step);
-  const cut = at < 0 ? steps.length : at;
-  const before = steps.slice(Math.max(0, cut - width), cut);
-  const after = steps.slice(cut, cut + width);
-  if (!before.length || !after.length) return [null, null];
-  return [[before[0], before.at(-1)], [after[0], after.at(-1)]];
-}
-
 /** Return where the mean success of five steps fell most below that of the five before; null when it never fell much. */
 export function biggestDrop({ steps, success }) {
   const width = 5;
@@ -179,35 +172,6 @@ export function biggestDrop({ steps, success }) {
     if (!best || fall > best.fall) best = { step: steps[i], before, after, fall };
   }
   return best && best.before - best.after > 0.08 ? best : null;
-}
-
-function shiftPanel(run, found) {
-  const { before, after, shifts } = found;
-  const name = (span) => (span.steps[0] === span.steps[1] ? `step ${span.steps[0]}` : `steps ${span.steps[0]}–${span.steps[1]}`);
-  const difference = before.success !== null && after.success !== null ? after.success - before.success : null;
-  const word = difference === null ? "" : ` (${signed(difference * 100, 0)} points)`;
-  return [
-    h("h2", {}, `What changed at step ${after.steps[0]}`),
-    h("p", {}, "Success ", h("b", {}, percent(before.success)), ` in ${name(before)}, `, h("b", {}, percent(after.success)), ` in ${name(after)}`, h("span", { class: difference < 0 ? "bad" : "good" }, word), ".", h("span", { class: "quiet" }, "  + and − widen and narrow the spans.")),
-    shifts.length
-      ? h("div", { class: "scroll-x" }, h("table", { class: "grid shifts" },
-          h("thead", {}, h("tr", {}, h("th", {}, "in episodes that"), h("th", { class: "n" }, "how many"), h("th", { class: "n" }, "success"), h("th", { class: "n" }, "calls failed"))),
-          h("tbody", {}, shifts.map((shift) => shiftLine(run, shift, found)))))
-      : h("p", { class: "quiet" }, "No tool, kind of task, environment or ending stands out."),
-  ];
-}
-
-const THAT = { tool: "call", family: "are tasks", stop: "ended", env: "run in" };
-
-function shiftLine(run, { facet, value, before, after }, found) {
-  const part = facet === "stop" ? stopFilter(value) : facet === "family" ? `task:${quote(`${value}*`)}` : `${facet}:${quote(value)}`;
-  const filter = `step:${found.after.steps.join("..")} phase:${found.phase} ${part}`;
-  const arrow = (one, two, format, isBad) => [h("span", { class: "quiet" }, format(one), " → "), h("b", { class: one === null || two === null ? "" : isBad(two - one) }, format(two))];
-  return h("tr", {},
-    h("th", { scope: "row" }, h("span", { class: "quiet" }, THAT[facet], " "), h("a", { href: to.episodes(run, { filter }), title: filter }, printable(value) || "(a number)")),
-    h("td", { class: "n" }, arrow(before.episodes, after.episodes, count, () => "")),
-    h("td", { class: "n" }, arrow(before.success, after.success, percent, (d) => (d < -0.05 ? "bad" : d > 0.05 ? "good" : ""))),
-    h("td", { class: "n" }, arrow(before.errors, after.errors, percent, (d) => (d > 0.05 ? "bad" : d < -0.05 ? "good" : ""))));
 }
 
 function groupList(run, found, data, change) {

@@ -118,7 +118,7 @@ function stepTimes({ steps, series }, step) {
   if (whole !== null && whole - sum > 0.01) known.push(["evaluating, publishing, saving", whole - sum]);
   const all = known.reduce((total, [, value]) => total + value, 0);
   return h("div", { class: "step-times" }, known.map(([name, value], i) => {
-    const part = h("div", { class: `step-time is-${["model", "tools", "rest"][i]}`, title: `${name} ${duration(value)}` }, h("span", {}, `${name} ${duration(value)}`));
+    const part = h("div", { class: `step-time is-${["model", "tools", "rest"][i]}`, title: `${name} ${duration(value)}` }, `${duration(value)} ${name}`);
     part.style.setProperty("flex-grow", String(Math.max(0.001, value / all)));
     return part;
   }));

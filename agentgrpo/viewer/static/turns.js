@@ -37,7 +37,8 @@ function factsOf(episode, turn, before) {
   if (!episode.is_text) known.push(`${turn.sampled} tokens`);
   known.push(`model ${duration(turn.generate)}`, `environment ${duration(turn.env)}`);
   if (turn.reward) known.push(`reward ${num(turn.reward)}`);
-  if (turn.hash) known.push(turn.hash === before ? "state unchanged" : `state ${printable(turn.hash).slice(0, 8)}`);
+  if (turn.changes?.length === 0 || (turn.hash && turn.hash === before)) known.push("state unchanged");
+  else if (turn.hash) known.push(`state ${printable(turn.hash).slice(0, 8)}`);
   return known.join(" · ");
 }
 
