@@ -162,7 +162,9 @@ def advantages(group: Sequence[Trajectory]) -> Iterator[TrainingRow]:
     for episode, reward in zip(group, rewards, strict=True):
         rng = random.Random(str(episode.key))
         logprobs = [
-            value + round(rng.gauss(0, 0.02) / UNIT) * UNIT for span in episode.spans for value in span.logprobs or ()
+            min(0.0, value + round(rng.gauss(0, 0.02) / UNIT) * UNIT)
+            for span in episode.spans
+            for value in span.logprobs or ()
         ]
         yield TrainingRow(
             key=episode.key,

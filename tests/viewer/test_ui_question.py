@@ -86,3 +86,31 @@ def test_no_column_of_what_changed_is_cut_off(seen: Watched) -> None:
     page.click("text=Success fell most at step 10")
     page.wait_for_selector(".shifts")
     assert page.evaluate("() => { const s = document.querySelector('#screen'); return s.scrollWidth <= s.clientWidth }")
+
+
+ADVICE = """
+async ([shifts]) => {
+  const { shiftPanel } = await import("/static/shift.js");
+  const sums = { steps: [1, 2], episodes: 40, success: 0.9 };
+  const found = { phase: "train", before: sums, after: { ...sums, steps: [3, 4], success: 0.5 }, shifts };
+  const nodes = shiftPanel("run", found, { narrower: () => {}, wider: () => {} });
+  return nodes.find((node) => node?.className === "advice").textContent;
+}
+"""
+BEFORE = {"episodes": 10, "success": 0.9, "errors": 0.0, "calls": 10, "changed": None, "turns": 0}
+SAID = [
+    ({"facet": "tool", "reason": "errors"}, {"errors": 0.8}, "its calls failed 0 % of the time before, 80 % now."),
+    ({"facet": "stop", "reason": None}, {"episodes": 30}, "episodes that ended x: 25 % of all before, 75 % now."),
+    ({"facet": "family", "reason": None}, {"success": 0.2}, "success 90 % of the time before, 20 % now. No tool's own"),
+]
+
+
+@pytest.mark.parametrize(("shift", "after", "said"), SAID)
+def test_what_is_said_first_fits_what_changed(
+    browser: Any, url: str, shift: dict[str, Any], after: dict[str, Any], said: str
+) -> None:
+    with watched(browser, url) as seen:
+        seen.page.goto("/")
+        found = seen.page.evaluate(ADVICE, [[{**shift, "value": "x", "before": BEFORE, "after": {**BEFORE, **after}}]])
+        assert said in found
+        seen.assert_calm()

@@ -50,6 +50,7 @@ export async function openCompare({ query, go, signal, remember }) {
     const data = await get(address("/api/compare", { pick: picks }), signal);
     at.column = 0;
     fill(beside, h("h2", {}, printable(task)), columnsView(data, { withRun: true, chosen: 0 }));
+    list.choose(list.chosen); // the list is lower now: what was chosen stays in sight
   }
 
   const table = h("div", {});

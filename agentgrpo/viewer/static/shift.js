@@ -46,12 +46,17 @@ function named({ steps: [first, last] }) {
 function advice(run, found) {
   const [first] = found.shifts;
   if (!first) return null;
-  const { before, after, reason } = first;
-  const of = reason === "errors" ? ["failed", "errors"] : ["changed the state", "changed"];
-  return h("p", { class: "advice" }, "Look first at ", h("a", { href: to.episodes(run, { filter: filterOf(first, found, found.after) }) }, printable(first.value) || "a number"), ": ",
-    reason ? [`its calls ${of[0]} `, h("b", {}, percent(before[of[1]])), " of the time before, ", h("b", { class: "bad" }, percent(after[of[1]])), " now",
-      reason === "effect" && !after.errors && after.changed < before.changed ? ", and none of them failed: it answers, but does less." : "."]
-      : "its episodes differ most. No tool's own calls do, so look at what they were asked and what they answered.");
+  const link = h("a", { href: to.episodes(run, { filter: filterOf(first, found, found.after) }) }, printable(first.value) || "a number");
+  return h("p", { class: "advice" }, "Look first at ", first.facet === "stop" ? "episodes that ended " : null, link, ": ", whyFirst(first, found));
+}
+
+function whyFirst({ facet, before, after, reason }, found) {
+  const change = (of, one, two) => [of, " ", h("b", {}, percent(one)), " of the time before, ", h("b", { class: "bad" }, percent(two)), " now"];
+  if (reason === "errors") return [change("its calls failed", before.errors, after.errors), "."];
+  if (reason === "effect") return [change("its calls changed the state", before.changed, after.changed), !after.errors && after.changed < before.changed ? ", and none of them failed: it answers, but does less." : "."];
+  if (facet === "stop") return [percent(before.episodes / found.before.episodes), " of all before, ", h("b", {}, percent(after.episodes / found.after.episodes)), " now."];
+  const known = found.shifts.some((shift) => shift.reason) ? "" : " No tool's own calls differ, so look at what was asked and what was answered.";
+  return [change("success", before.success, after.success), ".", known];
 }
 
 /** Return the filter that finds the episodes of a line in one of its two spans. */

@@ -38,7 +38,7 @@ function factsOf(episode, turn, before) {
   known.push(`model ${duration(turn.generate)}`, `environment ${duration(turn.env)}`);
   if (turn.reward) known.push(`reward ${num(turn.reward)}`);
   if (turn.changes?.length === 0 || (turn.hash && turn.hash === before)) known.push("state unchanged");
-  else if (turn.hash) known.push(`state ${printable(turn.hash).slice(0, 8)}`);
+  else if (turn.hash) known.push(`state ${turn.changes ? "changed to " : ""}${printable(turn.hash).slice(0, 8)}`);
   return known.join(" · ");
 }
 
