@@ -196,8 +196,9 @@ def _stored(author: Author, template: Trajectory, key: EpisodeKey, *, with_logpr
 
 
 def _trained(author: Author, episode: Trajectory) -> TrainingRow:
-    """Return what the learner knows of an episode's tokens; its logprobs are a rounding error off the engine's."""
-    logprobs = [value + author.rng.gauss(0, 1e-5) for span in episode.spans for value in span.logprobs or ()]
+    """Return what the learner knows of an episode's tokens."""
+    # As in a run of the demo: one of 25 is a multiple of 2**-16 off the engine's.
+    logprobs = [value + author.rng.gauss(0, 3.7e-6) for span in episode.spans for value in span.logprobs or ()]
     entropies = [author.entropy() for _ in logprobs]
     return TrainingRow(key=episode.key, advantage=0.5, logprobs=logprobs, entropies=entropies)
 

@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 
 from agentgrpo.errors import RunError
 from agentgrpo.store.codec import encode
-from agentgrpo.store.packing import pack_entropies, pack_logprobs
+from agentgrpo.store.packing import pack_beside, pack_entropies
 from agentgrpo.store.query import clean
 from agentgrpo.store.schema import connect
 from agentgrpo.store.train_steps import TrainStep, write_train_step
@@ -235,14 +235,13 @@ class EpisodeStore:
         found = cursor.fetchall()
         if not found:
             raise RunError(f"episode {row.key} was trained on but is not in '{self.path}': this is a bug")
-        known = {
-            "learner_logprobs": None if row.logprobs is None else pack_logprobs(row.logprobs),
-            "entropies": None if row.entropies is None else pack_entropies(row.entropies),
-        }
-        packed = {name: data for name, data in known.items() if data is not None}
-        if packed:
-            changes = ", ".join(f"{name} = ?" for name in packed)
-            execute(f"UPDATE payloads SET {changes} WHERE id = ?", (*packed.values(), found[0][0]))
+        ((row_id,),) = found
+        if row.logprobs is not None:
+            engine = execute("SELECT logprobs FROM payloads WHERE id = ?", (row_id,)).fetchone()[0]
+            packed = pack_beside(row.logprobs, engine)
+            execute("UPDATE payloads SET learner_logprobs = ? WHERE id = ?", (packed, row_id))
+        if row.entropies is not None:
+            execute("UPDATE payloads SET entropies = ? WHERE id = ?", (pack_entropies(row.entropies), row_id))
 
 
 def forget_after(path: Path, policy_version: int) -> int:

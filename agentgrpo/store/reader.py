@@ -15,7 +15,7 @@ from agentgrpo.errors import UserError, nearest
 from agentgrpo.store.codec import decode, decode_record
 from agentgrpo.store.episodes import key_values
 from agentgrpo.store.filter import Filter
-from agentgrpo.store.packing import unpack_entropies, unpack_logprobs
+from agentgrpo.store.packing import unpack_beside, unpack_entropies
 from agentgrpo.store.query import Plan, Planner
 from agentgrpo.store.rows import (
     COLUMNS,
@@ -122,7 +122,7 @@ class EpisodeReader:
         return StoredEpisode(
             row=row,
             trajectory=decode(payload["record"], payload["token_ids"], payload["logprobs"]),
-            learner_logprobs=None if packed is None else tuple(unpack_logprobs(packed)),
+            learner_logprobs=None if packed is None else tuple(unpack_beside(packed, payload["logprobs"])),
             entropies=None if entropies is None else tuple(unpack_entropies(entropies)),
         )
 

@@ -9,15 +9,17 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
 from agentgrpo.errors import RunError
 from agentgrpo.store.episodes import EpisodeStore, Item, Numbered, TrainingRow
-from agentgrpo.store.packing import unpack_entropies, unpack_logprobs
+from agentgrpo.store.packing import unpack_beside, unpack_entropies
 from agentgrpo.store.reader import readable
 from agentgrpo.store.run import writing
 from agentgrpo.store.schema import connect
+from agentgrpo.types import EpisodeKey
 
 _Found: TypeAlias = tuple[int, list[Item]]
 
@@ -109,13 +111,18 @@ def _read(connection: sqlite3.Connection, sql: str, after: int, before: int) -> 
         for row in connection.execute(sql, (after, before)):
             trajectory = readable(row)
             if trajectory is not None:
-                packed = row["learner_logprobs"]
-                entropies = dict(row).get("entropies")
-                trained = TrainingRow(
-                    key=trajectory.key,
-                    advantage=row["advantage"],
-                    filter_reason=row["filter_reason"],
-                    logprobs=None if packed is None else unpack_logprobs(packed),
-                    entropies=None if entropies is None else unpack_entropies(entropies),
-                )
-                yield row["id"], [Numbered(id=row["id"], trajectory=trajectory), trained]
+                yield row["id"], [Numbered(id=row["id"], trajectory=trajectory), _training(trajectory.key, row)]
+
+
+def _training(key: EpisodeKey, row: sqlite3.Row) -> TrainingRow:
+    """Return what the learner did with an episode, as far as it can be read."""
+    packed, entropies = row["learner_logprobs"], dict(row).get("entropies")
+    plain = TrainingRow(key=key, advantage=row["advantage"], filter_reason=row["filter_reason"])
+    try:
+        return replace(
+            plain,
+            logprobs=None if packed is None else unpack_beside(packed, row["logprobs"]),
+            entropies=None if entropies is None else unpack_entropies(entropies),
+        )
+    except ValueError:
+        return plain

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from agentgrpo.store.packing import (
     compress,
     decompress,
+    pack_beside,
     pack_entropies,
     pack_ints,
     pack_logprobs,
+    unpack_beside,
     unpack_entropies,
     unpack_ints,
     unpack_logprobs,
@@ -107,3 +109,26 @@ def test_logprobs_no_engine_should_give_do_not_lose_the_episode() -> None:
     back = unpack_logprobs(pack_logprobs([math.nan, -math.inf, -1e30, -0.0]))
     assert math.isnan(back[0])
     assert back[1:] == [-(2**31 - 1) * UNIT, -(2**31 - 1) * UNIT, 0.0]
+
+
+_LOGPROBS = st.floats(-32_767, 0) | st.just(math.nan) | st.just(-math.inf)
+
+
+@given(st.lists(_LOGPROBS), st.lists(_LOGPROBS))
+def test_logprobs_beside_others_come_back_as_they_would_alone(values: list[float], others: list[float]) -> None:
+    known = pack_logprobs(others)
+    back, alone = unpack_beside(pack_beside(values, known), known), unpack_logprobs(pack_logprobs(values))
+    assert list(map(repr, back)) == list(map(repr, alone))
+
+
+def test_logprobs_that_are_nearly_others_take_next_to_nothing() -> None:
+    others = [-((i * 104729) % 20000) * UNIT for i in range(3000)]
+    values = [other + (i % 25 == 0) * UNIT for i, other in enumerate(others)]
+    known = pack_logprobs(others)
+    packed = pack_beside(values, known)
+    assert len(packed) < 0.05 * len(known) and unpack_beside(packed, known) == values
+
+
+def test_logprobs_from_before_they_were_differences_are_read() -> None:
+    values = [-0.5, -1.25]
+    assert unpack_beside(pack_logprobs(values), pack_logprobs([-0.5, -1.0])) == values
