@@ -9,15 +9,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from agentgrpo.config import Config, load_config
+    from agentgrpo.config.run import Config, load_config
     from agentgrpo.core import AgentEnv, ToolEnv
-    from agentgrpo.ending import Run
     from agentgrpo.envcheck import check_env
     from agentgrpo.errors import AgentGRPOError, RunError, ToolError, ToolFailure, UserError
     from agentgrpo.registry import resolve_env
     from agentgrpo.rewards.checks import Check, check_state
     from agentgrpo.rewards.episode import Episode
     from agentgrpo.rewards.rubric import Rubric
+    from agentgrpo.run.ending import Run
     from agentgrpo.store.reader import EpisodeReader
     from agentgrpo.tasks import load_tasks
     from agentgrpo.tooling import tool
@@ -30,11 +30,11 @@ _WHERE = {
     "AgentEnv": "agentgrpo.core",
     "AgentGRPOError": "agentgrpo.errors",
     "Check": "agentgrpo.rewards.checks",
-    "Config": "agentgrpo.config",
+    "Config": "agentgrpo.config.run",
     "Episode": "agentgrpo.rewards.episode",
     "EpisodeReader": "agentgrpo.store.reader",
     "Rubric": "agentgrpo.rewards.rubric",
-    "Run": "agentgrpo.ending",
+    "Run": "agentgrpo.run.ending",
     "RunError": "agentgrpo.errors",
     "StopReason": "agentgrpo.types",
     "Task": "agentgrpo.types",
@@ -45,7 +45,7 @@ _WHERE = {
     "UserError": "agentgrpo.errors",
     "check_env": "agentgrpo.envcheck",
     "check_state": "agentgrpo.rewards.checks",
-    "load_config": "agentgrpo.config",
+    "load_config": "agentgrpo.config.run",
     "load_tasks": "agentgrpo.tasks",
     "resolve_env": "agentgrpo.registry",
     "tool": "agentgrpo.tooling",

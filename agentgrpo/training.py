@@ -15,33 +15,33 @@ from typing import Any
 
 from agentgrpo.activity import Activity
 from agentgrpo.blocking import have_daemons_ended, in_daemon, run_blocking
-from agentgrpo.checkpoint import Checkpoints
-from agentgrpo.config import Config
-from agentgrpo.ending import Run, finish, stop
+from agentgrpo.config.run import Config
 from agentgrpo.engines import HasMetrics
 from agentgrpo.engines.proof import Proof, proof_metrics
 from agentgrpo.errors import ConfigError, EngineFailure, RunError
-from agentgrpo.gathering import gather, open_stream, pace_metrics
 from agentgrpo.learner.step import LearnerState, LearnResult
-from agentgrpo.looks import look
-from agentgrpo.opening import Given, Opened, begin, reopen
-from agentgrpo.report import ConsoleReporter, Reporter
-from agentgrpo.rewarding import opened_scorer
 from agentgrpo.rollout.manager import RolloutManager
-from agentgrpo.run_state import RunState
+from agentgrpo.run.checkpoint import Checkpoints
+from agentgrpo.run.ending import Run, finish, stop
+from agentgrpo.run.gathering import gather, open_stream, pace_metrics
+from agentgrpo.run.looks import look
+from agentgrpo.run.opening import Given, Opened, begin, reopen
+from agentgrpo.run.report import ConsoleReporter, Reporter
+from agentgrpo.run.rewarding import opened_scorer
+from agentgrpo.run.state import RunState
+from agentgrpo.run.stopping import Stopping
+from agentgrpo.run.summary import no_survivors, score_metrics, train_metrics, training_rows
+from agentgrpo.run.tracking import Trackers
+from agentgrpo.run.trainer_state import TrainerState
+from agentgrpo.run.watchdog import Watchdog
+from agentgrpo.run.workbench import EnvLike, TasksLike
 from agentgrpo.seeds import derive_seed
-from agentgrpo.stopping import Stopping
 from agentgrpo.store.episodes import EpisodeStore
 from agentgrpo.store.record import settle_record
 from agentgrpo.store.run import Metrics
 from agentgrpo.store.train_steps import TrainStep
-from agentgrpo.summary import no_survivors, score_metrics, train_metrics, training_rows
 from agentgrpo.tasks import TaskSampler
-from agentgrpo.tracking import Trackers
-from agentgrpo.trainer_state import TrainerState
 from agentgrpo.types import Adapter, Group, Policy
-from agentgrpo.watchdog import Watchdog
-from agentgrpo.workbench import EnvLike, TasksLike
 
 
 def train(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from agentgrpo.config import LoraConfig
+from agentgrpo.config.run import LoraConfig
 from agentgrpo.learner.batch import Microbatch, Row, collate
 from agentgrpo.learner.forward import trained_logprobs
 from agentgrpo.learner.policy import LoraPolicy

@@ -16,14 +16,14 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from agentgrpo.chat import Chat
-from agentgrpo.config import SftConfig
-from agentgrpo.demonstrations import Demonstration, demonstrations, tokenize
+from agentgrpo.config.run import SftConfig
 from agentgrpo.registry import resolve_env
-from agentgrpo.report import SilentReporter
+from agentgrpo.run.report import SilentReporter
 from agentgrpo.seeds import derive_seed
-from agentgrpo.sft import whole_folder
 from agentgrpo.tasks import load_tasks
-from agentgrpo.warm_start import run_sft
+from agentgrpo.warm_start.demonstrations import Demonstration, demonstrations, tokenize
+from agentgrpo.warm_start.sft import whole_folder
+from agentgrpo.warm_start.start import run_sft
 
 SFT = SftConfig(steps=160, batch_size=8, learning_rate=8e-3, episodes=40, quality=0.5)
 TURNS = (2, 4, 6, 8)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from agentgrpo.report import SilentReporter
+from agentgrpo.run.report import SilentReporter
 from agentgrpo.store.run import RunDirectory
 from agentgrpo.training import train
 from bench.side import Gate

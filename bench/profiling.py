@@ -25,8 +25,8 @@ from agentgrpo.engines.versions import PolicyVersions
 from agentgrpo.learner import step as learner_step
 from agentgrpo.learner.policy import LoraPolicy
 from agentgrpo.learner.step import Learner
-from agentgrpo.report import SilentReporter
 from agentgrpo.rollout.places import Seat
+from agentgrpo.run.report import SilentReporter
 from agentgrpo.store.episodes import EpisodeStore
 from agentgrpo.training import train
 from bench.common import last_line, report

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from agentgrpo.chat import Chat
-from agentgrpo.config import RolloutConfig
+from agentgrpo.config.run import RolloutConfig
 from agentgrpo.registry import resolve_env
 from agentgrpo.rollout.manager import RolloutManager
 from agentgrpo.store.episodes import EpisodeStore

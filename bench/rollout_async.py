@@ -13,7 +13,7 @@ import time
 
 from agentgrpo.blocking import in_daemon
 from agentgrpo.chat import Chat
-from agentgrpo.config import RolloutConfig
+from agentgrpo.config.run import RolloutConfig
 from agentgrpo.registry import resolve_env
 from agentgrpo.rollout.manager import RolloutManager
 from agentgrpo.rollout.pacing import Pacing

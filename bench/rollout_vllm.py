@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agentgrpo.chat import Chat
-from agentgrpo.config import RolloutConfig
+from agentgrpo.config.run import RolloutConfig
 from agentgrpo.engines.adapters import save_adapter
 from agentgrpo.engines.proof import Canary, Proof
 from agentgrpo.registry import resolve_env

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from agentgrpo import causal_lm
-from agentgrpo.config import LoraConfig
-from agentgrpo.engine_config import EngineConfig
+from agentgrpo.config.engine import EngineConfig
+from agentgrpo.config.run import LoraConfig
 from agentgrpo.engines.vllm_options import engine_environment, engine_options
 from agentgrpo.learner.policy import LoraPolicy
 from agentgrpo.tolerances import LOGPROB_TOLERANCE

@@ -78,11 +78,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder with random weights and a tokenizer fitted to the lockbox; made in a fraction of a second."""
-    from agentgrpo.config import TinyConfig
-    from agentgrpo.demonstrations import demonstrations
+    from agentgrpo.config.run import TinyConfig
     from agentgrpo.registry import resolve_env
     from agentgrpo.tasks import load_tasks
-    from agentgrpo.tiny import make_tiny
+    from agentgrpo.warm_start.demonstrations import demonstrations
+    from agentgrpo.warm_start.tiny import make_tiny
 
     source = resolve_env("lockbox")
     tasks = load_tasks(source.tasks("train"), split="train")
@@ -134,7 +134,7 @@ def agentgrpo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
 @pytest.fixture(scope="session")
 def as_trained(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     """A small run that trained three steps, with a checkpoint of each. It is only read."""
-    from agentgrpo.report import SilentReporter
+    from agentgrpo.run.report import SilentReporter
     from agentgrpo.store import RunDirectory
     from agentgrpo.training import train
     from tests.small import small_model, small_run

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from agentgrpo.config import SftConfig, TinyConfig, WarmStartConfig, load_config
+from agentgrpo.config.run import SftConfig, TinyConfig, WarmStartConfig, load_config
 from agentgrpo.registry import resolve_env
-from agentgrpo.report import SilentReporter
+from agentgrpo.run.report import SilentReporter
 from agentgrpo.tasks import load_tasks
-from agentgrpo.warm_start import warm_start
+from agentgrpo.warm_start.start import warm_start
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "locker"

@@ -21,7 +21,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 SPINE: list[set[str]] = [
     {"types", "errors", "seeds", "activity", "tolerances", "sizes", "blocking", "family"}
     | {"jsonpatch", "jsonpointer"},
-    {"config", "config_file", "config_section", "engine_config", "judge_config"},
+    {"config"},
     {"calls", "tooling", "references", "actions", "tasks", "core", "registry", "baselines", "checks", "envcheck"}
     | {"rewards", "users"},
     {"content", "replies", "chat", "causal_lm"},
@@ -29,24 +29,11 @@ SPINE: list[set[str]] = [
     {"rollout"},
     {"learner"},
     # The stories and their parts.
-    {
-        "training",
-        "evaluate",
-        "evaluate_run",
-        "workbench",
-        "engine_kinds",
-        "checkpoint",
-        "report",
-        "tracking",
-        "rewarding",
-    }
-    | {"watchdog", "sft", "tiny", "demonstrations", "warm_start", "summary", "opening", "trainer_state", "stopping"}
-    | {"run_state", "gathering", "looks", "ending", "evaluate_endpoint", "good_episodes", "env_server"},
+    {"training", "evaluate", "warm_start", "run", "env_server"},
 ]
 BASE = SPINE[0] | SPINE[1]
 ALLOWED = {area: set[str]().union(*SPINE[: rank + 1]) for rank, layer in enumerate(SPINE) for area in layer}
-STORES = {"training", "run_state", "looks", "ending", "evaluate_run", "evaluate_endpoint", "good_episodes"}
-for story in STORES | {"opening", "checkpoint", "summary", "rewarding"}:
+for story in ("training", "evaluate", "warm_start", "run"):
     ALLOWED[story] |= {"store"}
 ALLOWED |= {
     "store": BASE | {"store"},
@@ -70,7 +57,7 @@ LAZY_OWN = {
     "agentgrpo",
     "cli",
     "registry",
-    "engine_kinds",
+    "run",
 }  # may import agentgrpo in a function: to start fast, or at all
 TORCH_FREE = {"types", "errors", "config", "tooling", "core", "tasks", "users", "store", "viewer", "rewards", "judge"}
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from agentgrpo.chat import Chat
-from agentgrpo.config import Config, TinyConfig, load_config
-from agentgrpo.demonstrations import Demonstration, demonstrations, tokenize
+from agentgrpo.config.run import Config, TinyConfig, load_config
 from agentgrpo.registry import EnvSource, resolve_env
-from agentgrpo.report import SilentReporter
+from agentgrpo.run.report import SilentReporter
 from agentgrpo.tasks import load_tasks
-from agentgrpo.tiny import make_tiny
 from agentgrpo.training import train
+from agentgrpo.warm_start.demonstrations import Demonstration, demonstrations, tokenize
+from agentgrpo.warm_start.tiny import make_tiny
 
 DEMONSTRATIONS = 3000
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agentgrpo.config import load_config
+from agentgrpo.config.run import load_config
 from agentgrpo.envs import ADAPTERS
 from agentgrpo.registry import resolve_env
 

@@ -12,7 +12,7 @@ import pytest
 from transformers.utils.chat_template_utils import get_json_schema
 
 import agentgrpo as ag
-from agentgrpo.config import load_config
+from agentgrpo.config.run import load_config
 from agentgrpo.registry import resolve_env
 from agentgrpo.tooling import as_tool
 from agentgrpo.types import JsonObject

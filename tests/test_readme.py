@@ -9,7 +9,7 @@ from pathlib import Path
 import typer
 
 from agentgrpo.cli.main import app
-from agentgrpo.config import load_config
+from agentgrpo.config.run import load_config
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

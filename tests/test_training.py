@@ -19,18 +19,18 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import agentgrpo as ag
-from agentgrpo.checkpoint import Checkpoints
-from agentgrpo.config import load_config
+from agentgrpo.config.run import load_config
 from agentgrpo.engines.embedded import EmbeddedEngine
 from agentgrpo.errors import ConfigError, EngineFailure, EnvError, ModelError, RunError, TaskError, UserError
-from agentgrpo.evaluate_run import evaluate_checkpoint
-from agentgrpo.report import SilentReporter
+from agentgrpo.evaluate.run import evaluate_checkpoint
+from agentgrpo.run.checkpoint import Checkpoints
+from agentgrpo.run.report import SilentReporter
+from agentgrpo.run.workbench import env_reference, open_env, open_tasks
 from agentgrpo.store import EpisodeReader, EpisodeStore
 from agentgrpo.store.episodes import TrainingRow
 from agentgrpo.store.run import read_metrics
 from agentgrpo.training import train
 from agentgrpo.types import Policy
-from agentgrpo.workbench import env_reference, open_env, open_tasks
 from tests.small import EXAMPLE, ROOT, small_model, small_run
 
 SILENT = SilentReporter()

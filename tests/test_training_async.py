@@ -15,12 +15,12 @@ import pytest
 
 import agentgrpo as ag
 from agentgrpo import training
-from agentgrpo.checkpoint import Checkpoints
 from agentgrpo.errors import ConfigError, RunError
 from agentgrpo.learner.step import Learner, LearnerState
-from agentgrpo.report import SilentReporter
 from agentgrpo.rollout.stream import GroupStream
-from agentgrpo.run_state import RunState
+from agentgrpo.run.checkpoint import Checkpoints
+from agentgrpo.run.report import SilentReporter
+from agentgrpo.run.state import RunState
 from agentgrpo.store import EpisodeReader, EpisodeStore
 from agentgrpo.store.run import read_metrics
 from agentgrpo.training import train

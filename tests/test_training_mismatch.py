@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agentgrpo.report import SilentReporter
+from agentgrpo.run.report import SilentReporter
 from agentgrpo.store.run import read_metrics
 from agentgrpo.training import train
 from tests.small import small_model, small_run

@@ -7,9 +7,9 @@ from importlib import resources
 from pathlib import Path
 
 from agentgrpo.endpoint.client import Endpoint
-from agentgrpo.evaluate_endpoint import evaluate_endpoint
-from agentgrpo.evaluate_run import evaluate_checkpoint
-from agentgrpo.report import ConsoleReporter
+from agentgrpo.evaluate.endpoint import evaluate_endpoint
+from agentgrpo.evaluate.run import evaluate_checkpoint
+from agentgrpo.run.report import ConsoleReporter
 from agentgrpo.training import train as run_training
 
 

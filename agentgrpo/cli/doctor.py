@@ -10,7 +10,7 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
-from agentgrpo.config import Config, load_config
+from agentgrpo.config.run import Config, load_config
 from agentgrpo.doctor.machine import Stopwatch
 from agentgrpo.doctor.packages import check_packages
 from agentgrpo.doctor.report import Level, Part, Report, examine_part, fail

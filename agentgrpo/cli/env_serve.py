@@ -10,7 +10,7 @@ from aiohttp import web
 from rich.console import Console
 
 from agentgrpo.blocking import run_blocking
-from agentgrpo.config import load_config
+from agentgrpo.config.run import load_config
 from agentgrpo.env_server import EnvServer
 from agentgrpo.errors import UserError
 from agentgrpo.registry import resolve_env

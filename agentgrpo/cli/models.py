@@ -9,19 +9,19 @@ from typing import Any
 
 from agentgrpo import causal_lm
 from agentgrpo.chat import Chat
-from agentgrpo.config import SftConfig, TinyConfig
-from agentgrpo.config_file import validate
-from agentgrpo.demonstrations import demonstration_of, demonstrations, token_rows, tokenize
+from agentgrpo.config.file import validate
+from agentgrpo.config.run import SftConfig, TinyConfig
 from agentgrpo.errors import UserError
-from agentgrpo.good_episodes import good_episodes
 from agentgrpo.registry import resolve_env
-from agentgrpo.report import ConsoleReporter, Reporter
-from agentgrpo.sft import save_model, whole_folder
+from agentgrpo.run.report import ConsoleReporter, Reporter
 from agentgrpo.store.run import RunDirectory
 from agentgrpo.tasks import load_tasks
-from agentgrpo.tiny import describe, make_tiny
 from agentgrpo.types import Sequence as TokenSequence
-from agentgrpo.warm_start import run_sft
+from agentgrpo.warm_start.demonstrations import demonstration_of, demonstrations, token_rows, tokenize
+from agentgrpo.warm_start.good_episodes import good_episodes
+from agentgrpo.warm_start.sft import save_model, whole_folder
+from agentgrpo.warm_start.start import run_sft
+from agentgrpo.warm_start.tiny import describe, make_tiny
 
 
 def tiny(folder: Path, env: str, episodes: int, seed: int) -> None:

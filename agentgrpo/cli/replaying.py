@@ -22,7 +22,7 @@ from agentgrpo.replay.prefix import Diverged
 from agentgrpo.replay.rescore import Rescored
 from agentgrpo.replay.rescore import rescore as rescore_run
 from agentgrpo.replay.step import Repeated, repeat_step
-from agentgrpo.report import ConsoleReporter
+from agentgrpo.run.report import ConsoleReporter
 from agentgrpo.store.rows import EpisodeRow
 
 _LISTED = 10  # divergences, and kinds of problems, of a run

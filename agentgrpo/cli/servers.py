@@ -15,8 +15,8 @@ from rich.console import Console
 from transformers import AutoConfig, PreTrainedConfig
 
 from agentgrpo import causal_lm
-from agentgrpo.config_file import validate
-from agentgrpo.engine_config import EngineConfig
+from agentgrpo.config.engine import EngineConfig
+from agentgrpo.config.file import validate
 from agentgrpo.engines.vllm_options import check_heads, engine_environment, engine_options
 from agentgrpo.errors import ModelError, UserError, first_line
 

@@ -23,7 +23,7 @@ from agentgrpo.envstats.figures import Ended, Score, Spread, answer, score_of, s
 from agentgrpo.envstats.groups import of_endpoint, of_model, of_run
 from agentgrpo.envstats.lengths import CHARACTERS, Length, ended, measure
 from agentgrpo.errors import EnvError, UserError
-from agentgrpo.report import ConsoleReporter
+from agentgrpo.run.report import ConsoleReporter
 from agentgrpo.tooling import describe
 from agentgrpo.types import Task
 

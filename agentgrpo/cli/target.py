@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from agentgrpo.config import Config, load_config
+from agentgrpo.config.run import Config, load_config
 from agentgrpo.errors import TaskError, UserError, nearest
 from agentgrpo.registry import EnvSource, resolve_env
 from agentgrpo.tasks import load_tasks
@@ -68,7 +68,7 @@ def open_target(name: str, tasks: Path | None = None, overrides: Sequence[str] =
         return Target(name=name, source=source, config=config, train=load_tasks(source.tasks("train")), heldout=None)
     if tasks is not None:
         raise UserError(f"--tasks has no place beside {name}, which names its tasks: leave it out")
-    workbench = import_module("agentgrpo.workbench")  # brings torch: a plain environment does without
+    workbench = import_module("agentgrpo.run.workbench")  # brings torch: a plain environment does without
     config = load_config(name, overrides=overrides)
     source = workbench.open_env(config, None)
     train, heldout = workbench.open_tasks(config, source, None, None)

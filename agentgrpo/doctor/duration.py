@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agentgrpo.config import Config, SftConfig
+from agentgrpo.config.run import Config, SftConfig
 from agentgrpo.doctor.subject import Shape, StepCost, WarmStart
 
 _CORPUS = 800  # demonstrations whose text the tokenizer is fitted to

@@ -10,10 +10,10 @@ from agentgrpo.doctor.report import Finding, fail, need, ok, warn
 from agentgrpo.doctor.subject import Subject
 from agentgrpo.envcheck import check_env
 from agentgrpo.registry import EnvSource
-from agentgrpo.rewarding import open_rewarding
+from agentgrpo.run.rewarding import open_rewarding
+from agentgrpo.run.workbench import check_eval_keys, open_env, open_tasks
 from agentgrpo.seeds import derive_seed
 from agentgrpo.types import JsonObject, Message, Task
-from agentgrpo.workbench import check_eval_keys, open_env, open_tasks
 
 _PLAYED = 5
 _PROMPTS = 60  # tasks whose prompt is measured

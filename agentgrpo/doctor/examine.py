@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agentgrpo import causal_lm
 from agentgrpo.blocking import run_blocking
-from agentgrpo.config import Config
+from agentgrpo.config.run import Config
 from agentgrpo.doctor import machine
 from agentgrpo.doctor.conversation import check_chat
 from agentgrpo.doctor.disk import check_disk
@@ -24,8 +24,8 @@ from agentgrpo.doctor.secrets import check_secrets
 from agentgrpo.doctor.standin import prepare_model
 from agentgrpo.doctor.subject import Subject
 from agentgrpo.errors import EngineFailure
-from agentgrpo.tracking import check_trackers
-from agentgrpo.workbench import set_threads
+from agentgrpo.run.tracking import check_trackers
+from agentgrpo.run.workbench import set_threads
 
 Step = Callable[[Subject], Iterator[Finding]]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agentgrpo.config import LearnerConfig, ModelConfig
+from agentgrpo.config.engine import EngineConfig
+from agentgrpo.config.run import LearnerConfig, ModelConfig
 from agentgrpo.doctor.subject import ModelFacts
-from agentgrpo.engine_config import EngineConfig
 from agentgrpo.engines.kernel import BLOCK
 from agentgrpo.engines.slots import blocks_for
 from agentgrpo.sizes import activations, cache_column, head

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from agentgrpo import causal_lm
-from agentgrpo.config import Config
+from agentgrpo.config.run import Config
 from agentgrpo.doctor import machine
 from agentgrpo.doctor.report import Finding, fail, need, ok, warn
 from agentgrpo.doctor.subject import ModelFacts, Subject

@@ -9,19 +9,19 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from agentgrpo.blocking import run_blocking
-from agentgrpo.config import Config
+from agentgrpo.config.run import Config
 from agentgrpo.doctor import machine, memory
 from agentgrpo.doctor.audit import audit, differences
 from agentgrpo.doctor.report import Finding, Missing, fail, need, ok, warn
 from agentgrpo.doctor.script import ListeningEngine
 from agentgrpo.doctor.subject import Subject
-from agentgrpo.engine_kinds import tolerance
 from agentgrpo.learner.batch import Row, pack
 from agentgrpo.rollout.group import GroupResult
 from agentgrpo.rollout.manager import RolloutManager
+from agentgrpo.run.engine_kinds import tolerance
+from agentgrpo.run.workbench import Workbench, assemble, set_threads
 from agentgrpo.types import Policy, Sampling, Task, Trajectory
 from agentgrpo.types import Sequence as TokenSequence
-from agentgrpo.workbench import Workbench, assemble, set_threads
 
 EPISODE_SECONDS = 30.0  # an episode of the examination is cut off here
 

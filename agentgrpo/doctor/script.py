@@ -12,11 +12,11 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 
 from agentgrpo.chat import Chat
-from agentgrpo.demonstrations import demonstrate
 from agentgrpo.engines import Engine
 from agentgrpo.engines.proof import Canary, Proof
 from agentgrpo.registry import EnvSource
 from agentgrpo.types import Adapter, Generation, Policy, Sampling, Task
+from agentgrpo.warm_start.demonstrations import demonstrate
 
 _SPREAD = 0.5  # samples of a group are played with qualities within this share of the wanted one: their rewards differ
 

@@ -14,19 +14,19 @@ import torch
 
 from agentgrpo import causal_lm
 from agentgrpo.chat import Chat
-from agentgrpo.config import Config, SftConfig, WarmStartConfig
-from agentgrpo.demonstrations import Demonstration, demonstrations, token_rows
+from agentgrpo.config.run import Config, SftConfig, WarmStartConfig
 from agentgrpo.doctor import machine
 from agentgrpo.doctor.environment import need_source
 from agentgrpo.doctor.model import find_folder
 from agentgrpo.doctor.report import Finding, need, ok, warn
 from agentgrpo.doctor.subject import Subject, WarmStart
-from agentgrpo.report import SilentReporter
+from agentgrpo.run.report import SilentReporter
 from agentgrpo.seeds import derive_seed
-from agentgrpo.sft import fine_tune
-from agentgrpo.tiny import make_tiny
 from agentgrpo.types import Sequence as TokenSequence
-from agentgrpo.warm_start import reuse
+from agentgrpo.warm_start.demonstrations import Demonstration, demonstrations, token_rows
+from agentgrpo.warm_start.sft import fine_tune
+from agentgrpo.warm_start.start import reuse
+from agentgrpo.warm_start.tiny import make_tiny
 
 _DEMONSTRATIONS = 300
 _STEPS = 40

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agentgrpo.chat import Chat
-from agentgrpo.config import Config
+from agentgrpo.config.run import Config
 from agentgrpo.registry import EnvSource
+from agentgrpo.run.workbench import Workbench
 from agentgrpo.types import JsonObject, Message, Task, Trajectory
-from agentgrpo.workbench import Workbench
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agentgrpo.blocking import run_blocking
-from agentgrpo.demonstrations import demonstrations
 from agentgrpo.doctor import machine
 from agentgrpo.doctor.environment import need_source
 from agentgrpo.doctor.report import need
@@ -18,10 +17,11 @@ from agentgrpo.errors import EnvError
 from agentgrpo.learner.batch import Row, pack
 from agentgrpo.rollout.group import GroupResult
 from agentgrpo.rollout.manager import RolloutManager
+from agentgrpo.run.workbench import Workbench
 from agentgrpo.store.episodes import EpisodeStore
 from agentgrpo.types import EpisodeKey, Group, Policy, Sampling, Task, Trajectory
 from agentgrpo.types import Sequence as TokenSequence
-from agentgrpo.workbench import Workbench
+from agentgrpo.warm_start.demonstrations import demonstrations
 
 _STEP_SECONDS = 20.0  # a whole train step is run when it should take less than this, else some groups of it
 _EXPERT_EPISODES = 24

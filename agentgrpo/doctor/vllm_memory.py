@@ -8,9 +8,9 @@ from agentgrpo.doctor import machine
 from agentgrpo.doctor.memory import Amount, exactly, weights
 from agentgrpo.doctor.report import Finding, fail, need, ok, warn
 from agentgrpo.doctor.subject import Subject
-from agentgrpo.engine_kinds import live_versions
 from agentgrpo.engines.card import CardNeeds, CardPlan, at_share, card_needs, plan_card, say_no
 from agentgrpo.engines.vllm_options import SPARE_VERSIONS, cpu_cache_bytes
+from agentgrpo.run.engine_kinds import live_versions
 from agentgrpo.sizes import cache_column
 
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from agentgrpo.config import Config
+from agentgrpo.config.run import Config
 from agentgrpo.sizes import activations, cache_column, head
 from agentgrpo.types import JsonObject
 

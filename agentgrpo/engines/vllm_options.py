@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from agentgrpo.engine_config import EngineConfig
+from agentgrpo.config.engine import EngineConfig
 from agentgrpo.engines.card import CardPlan
 from agentgrpo.errors import ConfigError, ModelError
 

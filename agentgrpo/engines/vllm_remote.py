@@ -19,7 +19,7 @@ from pathlib import Path
 import aiohttp
 from tenacity import AsyncRetrying, RetryError, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from agentgrpo.engine_config import ServersConfig
+from agentgrpo.config.engine import ServersConfig
 from agentgrpo.engines.adapters import AdapterFolders
 from agentgrpo.engines.partial import Partial
 from agentgrpo.engines.proof import Canary, Proof

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from agentgrpo.evaluate import wilson
+from agentgrpo.evaluate.heldout import wilson
 
 _LITTLE = 0.2  # share of groups with a signal, below which most of a rollout is wasted
 _ALWAYS, _NEVER = 0.98, 0.02

@@ -9,19 +9,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from agentgrpo.blocking import run_blocking
-from agentgrpo.config import Config
+from agentgrpo.config.run import Config
 from agentgrpo.endpoint.client import Endpoint
 from agentgrpo.envstats.figures import Ended
 from agentgrpo.errors import UserError
 from agentgrpo.registry import EnvSource
-from agentgrpo.report import Reporter
 from agentgrpo.rollout.manager import RolloutManager, Rollouts
 from agentgrpo.rollout.text import TextRollouts
+from agentgrpo.run.report import Reporter
+from agentgrpo.run.workbench import Workbench, assemble, set_threads
 from agentgrpo.store.reader import EpisodeReader
 from agentgrpo.store.rows import EpisodeFilter, EpisodeRow
 from agentgrpo.store.run import RunDirectory
 from agentgrpo.types import Policy, Sampling, Task, Trajectory
-from agentgrpo.workbench import Workbench, assemble, set_threads
 
 
 def of_model(config: Config, source: EnvSource, tasks: Sequence[Task], reporter: Reporter) -> list[Ended]:

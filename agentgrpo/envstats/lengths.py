@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from agentgrpo.baselines import Played
 from agentgrpo.chat import Chat
-from agentgrpo.demonstrations import Demonstration, tokenize
 from agentgrpo.envstats.figures import Ended
 from agentgrpo.types import Message, Task
+from agentgrpo.warm_start.demonstrations import Demonstration, tokenize
 
 CHARACTERS = 4  # of a token, roughly, in English and JSON
 

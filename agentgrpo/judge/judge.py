@@ -14,11 +14,11 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol, TypeVar
 
 from agentgrpo.activity import Activity
+from agentgrpo.config.judge import JudgeConfig
 from agentgrpo.endpoint.client import Endpoint, PromptTooLong
 from agentgrpo.errors import EngineFailure, JudgeFailure, UserError
 from agentgrpo.judge.prompt import Shown, correction, ranking_prompt, score_prompt, show
 from agentgrpo.judge.verdict import Malformed, Verdict, rank_rewards, read_ranking, read_score
-from agentgrpo.judge_config import JudgeConfig
 from agentgrpo.seeds import derive_seed
 from agentgrpo.types import Message, Sampling, Trajectory
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from agentgrpo.config import LearnerConfig
+from agentgrpo.config.run import LearnerConfig
 from agentgrpo.learner.batch import Microbatch
 from agentgrpo.learner.ratio import kl_k3, truncated_weights
 from agentgrpo.tolerances import MISMATCH_ALARM

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from agentgrpo import causal_lm
-from agentgrpo.config import LoraConfig
+from agentgrpo.config.run import LoraConfig
 from agentgrpo.engines.proof import Canary
 from agentgrpo.errors import ModelError
 from agentgrpo.learner.attention import use_causal_attention

@@ -13,7 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from agentgrpo.config import LearnerConfig
+from agentgrpo.config.run import LearnerConfig
 from agentgrpo.errors import RunError
 from agentgrpo.learner.advantage import advantages
 from agentgrpo.learner.aggregation import token_weights

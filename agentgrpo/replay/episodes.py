@@ -19,12 +19,12 @@ from agentgrpo.replay.environments import Repetitions
 from agentgrpo.replay.recorded import model_notes, open_config, open_recorded
 from agentgrpo.replay.sweep import sweep
 from agentgrpo.replay.tokens import TEXT_ONLY, compare_tokens
-from agentgrpo.report import Advance, Reporter, SilentReporter
+from agentgrpo.run.report import Advance, Reporter, SilentReporter
+from agentgrpo.run.workbench import EnvLike, make_chat
 from agentgrpo.store.reader import EpisodeReader
 from agentgrpo.store.rows import StoredEpisode
 from agentgrpo.store.run import RunDirectory
 from agentgrpo.types import EpisodeKey
-from agentgrpo.workbench import EnvLike, make_chat
 
 _KEPT = 100  # divergences of a run that are kept in full
 _AT_ONCE = 64  # episodes in memory, where nothing is waited for

@@ -23,17 +23,17 @@ from agentgrpo.replay.policies import Chosen, choose
 from agentgrpo.replay.prefix import Prefix
 from agentgrpo.replay.recorded import Recorded, open_recorded
 from agentgrpo.replay.said import said_in
-from agentgrpo.report import Reporter, SilentReporter
-from agentgrpo.rewarding import open_rewarding
 from agentgrpo.rollout.manager import RolloutManager, Rollouts, Start
 from agentgrpo.rollout.speaker import Given
 from agentgrpo.rollout.text import TextRollouts
+from agentgrpo.run.report import Reporter, SilentReporter
+from agentgrpo.run.rewarding import open_rewarding
+from agentgrpo.run.workbench import EnvLike, assemble, set_threads
 from agentgrpo.store.episodes import EpisodeStore
 from agentgrpo.store.lock import RunLock
 from agentgrpo.store.reader import EpisodeReader
 from agentgrpo.store.rows import EpisodeRow, StoredEpisode
 from agentgrpo.types import EpisodeKey, JsonObject, Parent, Policy, Sampling, Task, Trajectory
-from agentgrpo.workbench import EnvLike, assemble, set_threads
 
 NOBODY = "none"  # in place of a policy: the episode ends after the action
 

@@ -6,10 +6,10 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from agentgrpo.checkpoint import MANIFEST, Checkpoints
-from agentgrpo.config import Config
+from agentgrpo.config.run import Config
 from agentgrpo.errors import UserError
 from agentgrpo.replay.recorded import Recorded, open_config
+from agentgrpo.run.checkpoint import MANIFEST, Checkpoints
 from agentgrpo.store.run import RunDirectory
 from agentgrpo.types import JsonObject, Policy
 

@@ -10,15 +10,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from agentgrpo.config import Config, load_config
+from agentgrpo.config.run import Config, load_config
 from agentgrpo.errors import EnvError, TaskError, UserError, nearest
-from agentgrpo.opening import is_unreachable, version_changes
 from agentgrpo.registry import EnvSource
+from agentgrpo.run.opening import is_unreachable, version_changes
+from agentgrpo.run.workbench import EnvLike, open_env, open_tasks
 from agentgrpo.store.record import hash_folder, hash_json, hash_sources
 from agentgrpo.store.run import RunDirectory
 from agentgrpo.tasks import load_tasks
 from agentgrpo.types import JsonObject, Task
-from agentgrpo.workbench import EnvLike, open_env, open_tasks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

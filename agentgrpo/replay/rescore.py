@@ -14,7 +14,7 @@ from pathlib import Path
 
 from agentgrpo.activity import Activity
 from agentgrpo.blocking import run_blocking
-from agentgrpo.config import Config
+from agentgrpo.config.run import Config
 from agentgrpo.errors import TaskError, UserError
 from agentgrpo.replay.compare import compare
 from agentgrpo.replay.environments import Repetitions
@@ -22,15 +22,15 @@ from agentgrpo.replay.movement import Movement, Pair, most_moved, movements
 from agentgrpo.replay.recorded import kept_tasks, open_config, open_recorded
 from agentgrpo.replay.said import as_environment_scored
 from agentgrpo.replay.sweep import sweep
-from agentgrpo.report import Advance, Reporter, SilentReporter
 from agentgrpo.rewards.named import NamedReward, load_reward
 from agentgrpo.rollout.scoring import Scorer
+from agentgrpo.run.report import Advance, Reporter, SilentReporter
+from agentgrpo.run.workbench import EnvLike
 from agentgrpo.store.record import hash_source
 from agentgrpo.store.rows import StoredEpisode
 from agentgrpo.store.run import RunDirectory
 from agentgrpo.store.scores import Rescore, Score, write_scores
 from agentgrpo.types import Boundary, Failure, Trajectory
-from agentgrpo.workbench import EnvLike
 
 _AT_ONCE = 64  # episodes that are scored at once
 _NO_SCORE = "it ended without a score"

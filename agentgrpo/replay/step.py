@@ -11,21 +11,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from agentgrpo.checkpoint import Checkpoints, damage
 from agentgrpo.errors import ModelError, UserError
 from agentgrpo.learner.policy import LoraPolicy
 from agentgrpo.learner.step import Learner
-from agentgrpo.opening import number_changes, version_changes
 from agentgrpo.replay.made import Difference, Made, first_difference
 from agentgrpo.replay.recorded import model_notes, open_config
-from agentgrpo.report import Reporter, SilentReporter
+from agentgrpo.run.checkpoint import Checkpoints, damage
+from agentgrpo.run.opening import number_changes, version_changes
+from agentgrpo.run.report import Reporter, SilentReporter
+from agentgrpo.run.trainer_state import restore
+from agentgrpo.run.workbench import load_base, open_learner, set_threads
 from agentgrpo.store.reader import EpisodeReader
 from agentgrpo.store.rows import EpisodeFilter
 from agentgrpo.store.run import RunDirectory, read_metrics
 from agentgrpo.store.train_steps import TrainedGroup, TrainStep, read_train_steps
-from agentgrpo.trainer_state import restore
 from agentgrpo.types import EpisodeKey, Group, JsonObject, Task
-from agentgrpo.workbench import load_base, open_learner, set_threads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
-from agentgrpo.report import Advance, Reporter
+from agentgrpo.run.report import Advance, Reporter
 from agentgrpo.store.reader import EpisodeReader
 from agentgrpo.store.rows import EpisodeRow, StoredEpisode
 

@@ -15,7 +15,7 @@ from typing import Self
 
 from agentgrpo.activity import Activity
 from agentgrpo.chat import Chat
-from agentgrpo.config import RolloutConfig
+from agentgrpo.config.run import RolloutConfig
 from agentgrpo.engines import Engine
 from agentgrpo.errors import EpisodeError, RunError
 from agentgrpo.registry import EnvSource

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from agentgrpo.activity import Activity
-from agentgrpo.config import RolloutConfig
+from agentgrpo.config.run import RolloutConfig
 from agentgrpo.endpoint.client import Endpoint, PromptTooLong
 from agentgrpo.endpoint.wire import action_to_wire, to_wire
 from agentgrpo.registry import EnvSource

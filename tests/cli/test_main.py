@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agentgrpo.config import load_config
+from agentgrpo.config.run import load_config
 from agentgrpo.envs import SHIPPED
 from agentgrpo.errors import RunError, UserError
 from tests.cli.command import Command

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agentgrpo.cli.new import Template
-from agentgrpo.config import load_config
+from agentgrpo.config.run import load_config
 from agentgrpo.tasks import load_tasks
 from tests.cli.command import Command
 from tests.small import ROOT

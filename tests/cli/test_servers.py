@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from agentgrpo.cli import servers
-from agentgrpo.config import load_config
+from agentgrpo.config.run import load_config
 from agentgrpo.engines.vllm_options import PROOF_PLACES
 from agentgrpo.errors import UserError
 

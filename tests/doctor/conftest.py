@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from agentgrpo.cli.main import main
-from agentgrpo.config import load_config
+from agentgrpo.config.run import load_config
 from tests.small import small_model, small_run
 
 

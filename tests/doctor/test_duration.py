@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentgrpo.config import Config, load_config
+from agentgrpo.config.run import Config, load_config
 from agentgrpo.doctor import duration
 from agentgrpo.doctor.subject import Shape, StepCost, WarmStart
 

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
 from agentgrpo import sizes
-from agentgrpo.config import LearnerConfig, LoraConfig, ModelConfig
+from agentgrpo.config.engine import EngineConfig
+from agentgrpo.config.run import LearnerConfig, LoraConfig, ModelConfig
 from agentgrpo.doctor import memory
 from agentgrpo.doctor.subject import ModelFacts
-from agentgrpo.engine_config import EngineConfig
 
 QWEN3_06B = {  # Qwen/Qwen3-0.6B
     "hidden_size": 1024,

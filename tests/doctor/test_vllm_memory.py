@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agentgrpo.config import load_config
+from agentgrpo.config.run import load_config
 from agentgrpo.doctor import vllm_memory
 from agentgrpo.doctor.memory import exactly
 from agentgrpo.doctor.subject import Subject

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
-from agentgrpo.engine_config import ServersConfig
+from agentgrpo.config.engine import ServersConfig
 from agentgrpo.engines.proof import Canary
 from agentgrpo.engines.stub_server import BASE, StubServer, stub_logprobs
 from agentgrpo.engines.vllm_remote import RemoteEngine

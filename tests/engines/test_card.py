@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentgrpo.config import load_config
+from agentgrpo.config.run import load_config
 from agentgrpo.engines.card import RESERVE, CardNeeds, card_needs, plan_card, say_no
 
 QWEN3_17B = {  # Qwen/Qwen3-1.7B

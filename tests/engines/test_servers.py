@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from agentgrpo.config import load_config
+from agentgrpo.config.run import load_config
 from agentgrpo.engines import HasMetrics
 from agentgrpo.engines.vllm_api import TokenStream, VllmApi
 from agentgrpo.errors import ConfigError, EngineFailure

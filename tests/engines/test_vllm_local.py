@@ -17,7 +17,7 @@ import torch
 from transformers import PreTrainedModel
 
 from agentgrpo import causal_lm
-from agentgrpo.engine_config import EngineConfig
+from agentgrpo.config.engine import EngineConfig
 from agentgrpo.engines.adapters import WEIGHTS, AdapterFolders
 from agentgrpo.engines.vllm_options import engine_environment, engine_options
 from agentgrpo.errors import EngineFailure

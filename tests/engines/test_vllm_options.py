@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 import pytest
 
-from agentgrpo.config import load_config
-from agentgrpo.engine_config import EngineConfig
+from agentgrpo.config.engine import EngineConfig
+from agentgrpo.config.run import load_config
 from agentgrpo.engines.card import CardPlan
 from agentgrpo.engines.vllm_options import LORA_RANKS, PROOF_PLACES, check_heads, engine_environment, engine_options
 from agentgrpo.errors import ConfigError, ModelError

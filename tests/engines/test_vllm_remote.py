@@ -11,9 +11,8 @@ from dataclasses import replace
 import pytest
 from transformers import PreTrainedModel
 
-from agentgrpo.config import load_config
-from agentgrpo.engine_config import ServersConfig
-from agentgrpo.engine_kinds import open_engine
+from agentgrpo.config.engine import ServersConfig
+from agentgrpo.config.run import load_config
 from agentgrpo.engines.partial import Partial
 from agentgrpo.engines.servers import Server
 from agentgrpo.engines.stub_server import BASE, StubServer, stub_logprobs
@@ -21,6 +20,7 @@ from agentgrpo.engines.vllm_api import BadAnswer, Card, Chunk
 from agentgrpo.engines.vllm_remote import RemoteEngine, survey
 from agentgrpo.errors import ConfigError, EngineFailure
 from agentgrpo.rollout.admission import CountsPreemptions
+from agentgrpo.run.engine_kinds import open_engine
 from agentgrpo.tolerances import LOGPROB_TOLERANCE
 from agentgrpo.types import Generation, Policy, Sampling
 from tests.engines.stubs import SOON, adapter, canary, engine_on, pool, settled

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agentgrpo.config import load_config
+from agentgrpo.config.run import load_config
 from agentgrpo.envcheck import check_env
 from agentgrpo.envs.gym_text.env import GymText
 from agentgrpo.envs.gym_text.oracles import best_actions

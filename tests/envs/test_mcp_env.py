@@ -15,7 +15,7 @@ pytest.importorskip("mcp")
 import agentgrpo as ag
 from agentgrpo.blocking import first_error
 from agentgrpo.chat import Chat
-from agentgrpo.config import RolloutConfig
+from agentgrpo.config.run import RolloutConfig
 from agentgrpo.envs.mcp_env import McpEnv
 from agentgrpo.errors import EnvError, RunError, TaskError
 from agentgrpo.registry import EnvSource, Isolation, resolve_env

@@ -8,7 +8,7 @@ from typing import Any
 import gymnasium
 import pytest
 
-from agentgrpo.config import load_config
+from agentgrpo.config.run import load_config
 from agentgrpo.core import AgentEnv
 from agentgrpo.envcheck import check_env
 from agentgrpo.envs.mixture import Mixture

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 import agentgrpo as ag
-from agentgrpo.config import load_config
+from agentgrpo.config.run import load_config
 from agentgrpo.endpoint.client import Endpoint
 from agentgrpo.endpoint.stub import StubEndpoint, calls
 from agentgrpo.envstats.figures import signal_of
 from agentgrpo.envstats.groups import of_endpoint, of_model, of_run
 from agentgrpo.errors import UserError
 from agentgrpo.registry import resolve_env
-from agentgrpo.report import SilentReporter
+from agentgrpo.run.report import SilentReporter
 from agentgrpo.store.run import RunDirectory
 from tests.small import small_model, small_run
 

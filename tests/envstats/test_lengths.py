@@ -3,9 +3,9 @@ from __future__ import annotations
 import agentgrpo as ag
 from agentgrpo.baselines import play
 from agentgrpo.chat import Chat
-from agentgrpo.demonstrations import demonstrate, tokenize
 from agentgrpo.envstats.lengths import ended, measure
 from agentgrpo.registry import resolve_env
+from agentgrpo.warm_start.demonstrations import demonstrate, tokenize
 
 SOURCE = resolve_env("lockbox")
 TASK = ag.load_tasks(SOURCE.tasks())[0]

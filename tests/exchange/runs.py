@@ -7,20 +7,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from agentgrpo.demonstrations import demonstrate
 from agentgrpo.endpoint.client import Endpoint
 from agentgrpo.endpoint.stub import says
 from agentgrpo.endpoint.wire import action_to_wire
-from agentgrpo.evaluate_endpoint import evaluate_endpoint
+from agentgrpo.evaluate.endpoint import evaluate_endpoint
 from agentgrpo.exchange.exporting import Format, export
 from agentgrpo.exchange.importing import import_files
 from agentgrpo.registry import resolve_env
-from agentgrpo.report import SilentReporter
+from agentgrpo.run.report import SilentReporter
 from agentgrpo.store import EpisodeStore, Filter, RunDirectory, write_json
 from agentgrpo.store.episodes import Item
 from agentgrpo.tasks import load_tasks
 from agentgrpo.types import JsonObject
-from tests.test_evaluate_endpoint import serve
+from agentgrpo.warm_start.demonstrations import demonstrate
+from tests.evaluate.test_endpoint import serve
 
 
 def make_run(folder: Path, items: Sequence[Item], **record: str) -> RunDirectory:

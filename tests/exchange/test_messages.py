@@ -14,9 +14,9 @@ from agentgrpo.exchange.exporting import Format
 from agentgrpo.exchange.importing import import_files
 from agentgrpo.exchange.messages import NotWritten, read_messages, to_messages
 from agentgrpo.exchange.plain import dump
-from agentgrpo.good_episodes import good_episodes
 from agentgrpo.store import EpisodeReader, RunDirectory
 from agentgrpo.types import StopReason, Trajectory, Turn
+from agentgrpo.warm_start.good_episodes import good_episodes
 from tests.exchange.runs import fresh_folder, make_run, take, there_and_back
 from tests.store.strategies import keys, make_trajectory, names, trajectories
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from agentgrpo.checkpoint import Checkpoints
 from agentgrpo.cli.main import main
-from agentgrpo.config import load_config
+from agentgrpo.config.run import load_config
+from agentgrpo.run.checkpoint import Checkpoints
 from agentgrpo.store import EpisodeReader, EpisodeStore
 from agentgrpo.training import train
 from agentgrpo.types import Trajectory

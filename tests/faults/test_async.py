@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import pytest
 
 from agentgrpo.chat import Chat
-from agentgrpo.config import RolloutConfig
+from agentgrpo.config.run import RolloutConfig
 from agentgrpo.registry import resolve_env
 from agentgrpo.rollout import group
 from agentgrpo.rollout.group import GroupResult

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from agentgrpo.checkpoint import Checkpoints
-from agentgrpo.config import load_config
+from agentgrpo.config.run import load_config
 from agentgrpo.errors import RunError, UserError
-from agentgrpo.report import SilentReporter
+from agentgrpo.run.checkpoint import Checkpoints
+from agentgrpo.run.report import SilentReporter
 from agentgrpo.training import train
 from tests.faults.conftest import Ledger
 from tests.faults.runs import Runs, only_run, outcome, write_config

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from agentgrpo.config import RolloutConfig
+from agentgrpo.config.run import RolloutConfig
 from agentgrpo.endpoint import client
 from agentgrpo.endpoint.client import Endpoint
 from agentgrpo.endpoint.stub import FAULTS, Fault, StubEndpoint, calls

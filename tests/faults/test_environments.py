@@ -15,7 +15,7 @@ import pytest
 
 from agentgrpo.activity import Activity
 from agentgrpo.chat import Chat
-from agentgrpo.config import RolloutConfig
+from agentgrpo.config.run import RolloutConfig
 from agentgrpo.engines.scripted import ScriptedEngine
 from agentgrpo.errors import EnvError
 from agentgrpo.registry import resolve_env

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agentgrpo.checkpoint import Checkpoints, damage
+from agentgrpo.run.checkpoint import Checkpoints, damage
 from tests.faults.conftest import Ledger
 from tests.faults.runs import Child, Runs, only_run, outcome, stored, write_config
 from tests.small import small_model

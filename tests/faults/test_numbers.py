@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from agentgrpo.chat import Chat
-from agentgrpo.config import load_config
+from agentgrpo.config.run import load_config
 from agentgrpo.engines.scripted import ScriptedEngine
 from agentgrpo.errors import ConfigError, RunError
 from agentgrpo.learner import step as learner_step

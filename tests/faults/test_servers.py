@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from agentgrpo.chat import Chat
-from agentgrpo.config import RolloutConfig
+from agentgrpo.config.run import RolloutConfig
 from agentgrpo.engines.stub_server import Fault, Reply, StubServer, stub_logprob
 from agentgrpo.engines.vllm_remote import RemoteEngine
 from agentgrpo.errors import EngineFailure

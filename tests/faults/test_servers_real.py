@@ -20,8 +20,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel, Qwen3ForCausalLM
 
-from agentgrpo.config import LoraConfig
-from agentgrpo.engine_config import ServersConfig
+from agentgrpo.config.engine import ServersConfig
+from agentgrpo.config.run import LoraConfig
 from agentgrpo.engines.adapters import WEIGHTS
 from agentgrpo.engines.vllm_remote import RemoteEngine
 from agentgrpo.errors import EngineFailure

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from agentgrpo.checkpoint import Checkpoints
+from agentgrpo.run.checkpoint import Checkpoints
 from agentgrpo.store import RunDirectory
 from tests.faults.conftest import Ledger
 from tests.faults.runs import Child, Runs, only_run, outcome, write_config

@@ -16,14 +16,14 @@ import pytest
 
 from agentgrpo.activity import Activity
 from agentgrpo.chat import Chat
-from agentgrpo.config import RolloutConfig, TrainConfig
+from agentgrpo.config.run import RolloutConfig, TrainConfig
 from agentgrpo.engines.scripted import ScriptedEngine
 from agentgrpo.errors import RunError
 from agentgrpo.registry import resolve_env
 from agentgrpo.rollout.manager import RolloutManager
+from agentgrpo.run.watchdog import Watchdog
 from agentgrpo.tooling import tool
 from agentgrpo.types import Sampling, Task
-from agentgrpo.watchdog import Watchdog
 from tests.faults.conftest import Ledger
 from tests.faults.outside import nothing_left_behind
 from tests.rollout.stages import POLICY, Desk, acting, calls
@@ -174,8 +174,8 @@ async def test_a_full_disk_does_not_silence_it(watched: Watched) -> None:
 BLOCKED = """
 import asyncio, sys, time
 from pathlib import Path
-from agentgrpo import watchdog
-from agentgrpo.config import TrainConfig
+from agentgrpo.run import watchdog
+from agentgrpo.config.run import TrainConfig
 from agentgrpo.activity import Activity
 watchdog.GRACE = 0.3
 

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from agentgrpo.activity import Activity
+from agentgrpo.config.judge import JudgeConfig
 from agentgrpo.endpoint import client
 from agentgrpo.endpoint.client import Endpoint
 from agentgrpo.endpoint.stub import Answer, Fault, StubEndpoint, says
 from agentgrpo.errors import JudgeFailure, UserError
 from agentgrpo.judge.judge import Judge
 from agentgrpo.judge.stub import judging, shown_to
-from agentgrpo.judge_config import JudgeConfig
 from agentgrpo.store.verdicts import VerdictStore
 from agentgrpo.types import JsonObject, Message
 from tests.judge.recordings import answering, recording, said

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from agentgrpo.config import LearnerConfig, LoraConfig
+from agentgrpo.config.run import LearnerConfig, LoraConfig
 from agentgrpo.learner.policy import LoraPolicy
 from agentgrpo.learner.step import Learner
 from agentgrpo.rollout.record import Recorder

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from agentgrpo.config import load_config
+from agentgrpo.config.run import load_config
 from agentgrpo.errors import ConfigError
 from agentgrpo.learner.batch import Row, cut, pack
 from agentgrpo.learner.policy import LoraPolicy

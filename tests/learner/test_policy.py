@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from agentgrpo.chat import Chat
-from agentgrpo.config import LoraConfig, RolloutConfig
+from agentgrpo.config.run import LoraConfig, RolloutConfig
 from agentgrpo.engines import versions
 from agentgrpo.engines.adapters import save_adapter
 from agentgrpo.engines.embedded import EmbeddedEngine

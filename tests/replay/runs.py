@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from agentgrpo.chat import Chat
-from agentgrpo.config import Config, load_config
+from agentgrpo.config.run import Config, load_config
 from agentgrpo.registry import EnvSource, resolve_env
 from agentgrpo.rollout.manager import Rollouts, Start
 from agentgrpo.rollout.record import Recorder

@@ -12,7 +12,7 @@ import pytest
 from agentgrpo.chat import Chat
 from agentgrpo.errors import EnvError, TaskError, UserError
 from agentgrpo.replay.episodes import RunReplay, replay_episode, replay_run
-from agentgrpo.report import SilentReporter
+from agentgrpo.run.report import SilentReporter
 from agentgrpo.store import EpisodeFilter, EpisodeReader, EpisodeStore, RunDirectory
 from agentgrpo.types import Boundary, Failure, StopReason, Trajectory
 from tests.replay.runs import oracle_run

@@ -12,16 +12,16 @@ from agentgrpo.endpoint.client import Endpoint
 from agentgrpo.endpoint.stub import calls as said_call
 from agentgrpo.endpoint.stub import says as said
 from agentgrpo.errors import UserError
-from agentgrpo.good_episodes import good_episodes
 from agentgrpo.replay.episodes import replay_run
 from agentgrpo.replay.fork import fork
 from agentgrpo.replay.prefix import Diverged
-from agentgrpo.report import SilentReporter
+from agentgrpo.run.report import SilentReporter
 from agentgrpo.store import EpisodeFilter, EpisodeReader, RunDirectory
 from agentgrpo.store.lock import RunLock
 from agentgrpo.types import StopReason, Trajectory
+from agentgrpo.warm_start.good_episodes import good_episodes
+from tests.evaluate.test_endpoint import serve
 from tests.replay.runs import oracle_run
-from tests.test_evaluate_endpoint import serve
 
 ADDERS = "tests.replay.adders"
 

@@ -16,10 +16,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from agentgrpo.checkpoint import MANIFEST, Checkpoints, damage
 from agentgrpo.errors import ModelError, UserError
 from agentgrpo.replay.step import repeat_step
-from agentgrpo.report import SilentReporter
+from agentgrpo.run.checkpoint import MANIFEST, Checkpoints, damage
+from agentgrpo.run.report import SilentReporter
 from agentgrpo.store import EpisodeFilter, EpisodeReader, EpisodeStore, RunDirectory, read_metrics
 from agentgrpo.training import train
 from tests.replay.runs import oracle_run

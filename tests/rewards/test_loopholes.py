@@ -16,13 +16,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agentgrpo.config.judge import JudgeConfig
 from agentgrpo.endpoint.client import Endpoint
 from agentgrpo.endpoint.stub import StubEndpoint, says
 from agentgrpo.envcheck import check_env
 from agentgrpo.judge.judge import Judge
 from agentgrpo.judge.prompt import MOST_SHOWN, score_prompt, show
 from agentgrpo.judge.stub import judging
-from agentgrpo.judge_config import JudgeConfig
 from agentgrpo.learner.filters import filter_groups
 from agentgrpo.registry import resolve_env
 from agentgrpo.rewards import fields_match, number_match, text_match

@@ -11,7 +11,7 @@ import pytest
 from transformers import PreTrainedModel
 
 from agentgrpo.chat import Chat
-from agentgrpo.config import RolloutConfig
+from agentgrpo.config.run import RolloutConfig
 from agentgrpo.engines import Engine
 from agentgrpo.engines.embedded import EmbeddedEngine
 from agentgrpo.engines.scripted import ScriptedEngine

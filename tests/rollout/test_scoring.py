@@ -11,14 +11,14 @@ import pytest
 
 from agentgrpo.activity import Activity
 from agentgrpo.chat import Chat
-from agentgrpo.config import RolloutConfig
+from agentgrpo.config.judge import JudgeConfig
+from agentgrpo.config.run import RolloutConfig
 from agentgrpo.endpoint import client
 from agentgrpo.endpoint.client import Endpoint
 from agentgrpo.endpoint.stub import Answer, StubEndpoint, says
 from agentgrpo.errors import RunError
 from agentgrpo.judge.judge import Judge
 from agentgrpo.judge.stub import judging
-from agentgrpo.judge_config import JudgeConfig
 from agentgrpo.registry import resolve_env
 from agentgrpo.rewards import Episode
 from agentgrpo.rewards.named import NamedReward

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import pytest
 
 from agentgrpo.chat import Chat
-from agentgrpo.config import RolloutConfig
+from agentgrpo.config.run import RolloutConfig
 from agentgrpo.engines.scripted import ScriptedEngine
 from agentgrpo.errors import EngineFailure, RunError
 from agentgrpo.registry import resolve_env

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentgrpo.config import load_config
+from agentgrpo.config.run import load_config
 from agentgrpo.envs.workspace.env import CALENDAR_TOOLS, MAIL_TOOLS, Workspace, normalize
 from agentgrpo.envs.workspace.templates import TEMPLATES
 from agentgrpo.envs.workspace.world import TEXTS, make_world

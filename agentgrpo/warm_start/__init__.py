@@ -1,0 +1,1 @@
+"""From nothing, or from any model, to one that can act: tiny models, demonstrations, supervised fine-tuning."""
