@@ -17,6 +17,7 @@ import pytest
 
 import agentgrpo as ag
 from agentgrpo.config import load_config
+from agentgrpo.ending import Run
 from agentgrpo.endpoint import client
 from agentgrpo.endpoint.client import Endpoint
 from agentgrpo.endpoint.stub import Answer, StubEndpoint, calls, says
@@ -88,7 +89,7 @@ def stored(run: Path) -> list[Trajectory]:
         return [reader.get(row.id).trajectory for row in reader.list(limit=1000)]
 
 
-def train_with_copies(config: dict[str, Any], folder: Path) -> tuple[RunDirectory, list[Path]]:
+def train_with_copies(config: dict[str, Any], folder: Path) -> tuple[Run, list[Path]]:
     """Train in folder/runs; return the run, and copies of it as a kill would leave it whenever it stored episodes."""
     original, copies = EpisodeStore.add, list[Path]()
 
