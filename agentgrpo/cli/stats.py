@@ -234,7 +234,7 @@ def _unknown(scores: Sequence[Score]) -> str:
 
 def _table(title: str, *columns: str) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style=QUIET)
-    table.add_column(Text(title, "bold"), no_wrap=True, min_width=14)
+    table.add_column(Text(title, "bold"), min_width=14, overflow="fold")  # names give way, numbers do not
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     return table

@@ -56,6 +56,8 @@ def test_a_run_is_asked_as_it_is(agentgrpo: Command, model: Path, tmp_path: Path
     assert done.code == 0, done.err
     assert f"{run.path.name}, train steps 1 to 2" in done.out
     assert "Is there anything to learn from?" in done.out
+    narrow = agentgrpo("env", "stats", "lockbox", "--run", run.path, "--groups", 4, "--episodes", 3, columns=80)
+    assert "…" not in narrow.out  # a long name is broken, no number is cut
 
 
 def test_a_config_gives_tasks_limits_and_tokenizer(

@@ -97,7 +97,7 @@ async def test_a_function_never_runs_in_the_event_loops_thread(file: Path) -> No
         seen.append(threading.current_thread())
         return 1.0
 
-    await NamedReward(name="x", function=look, reference="x").terms(EPISODE, seconds=5)  # type: ignore[arg-type]
+    await NamedReward(name="x", function=look, reference="x").terms(EPISODE, seconds=5)
     assert seen[0] is not threading.current_thread()
 
 

@@ -24,6 +24,7 @@ from agentgrpo.errors import ConfigError, RunError
 from agentgrpo.evaluate.endpoint import evaluate_endpoint
 from agentgrpo.evaluate.run import evaluate_checkpoint
 from agentgrpo.judge.stub import judging
+from agentgrpo.run.ending import Run
 from agentgrpo.run.report import SilentReporter
 from agentgrpo.run.rewarding import open_rewarding
 from agentgrpo.store import EpisodeReader, EpisodeStore, RunDirectory
@@ -88,7 +89,7 @@ def stored(run: Path) -> list[Trajectory]:
         return [reader.get(row.id).trajectory for row in reader.list(limit=1000)]
 
 
-def train_with_copies(config: dict[str, Any], folder: Path) -> tuple[RunDirectory, list[Path]]:
+def train_with_copies(config: dict[str, Any], folder: Path) -> tuple[Run, list[Path]]:
     """Train in folder/runs; return the run, and copies of it as a kill would leave it whenever it stored episodes."""
     original, copies = EpisodeStore.add, list[Path]()
 
