@@ -21,7 +21,7 @@ from agentgrpo.training import train
 from agentgrpo.types import Trajectory
 from tests.small import ROOT, small_run
 
-SECONDS = 60.0
+SECONDS = 100.0
 
 
 class Runs:
