@@ -68,4 +68,4 @@ async def test_an_interrupt_of_a_notebook_cell_ends_the_coroutine_too() -> None:
     finally:
         signal.signal(signal.SIGINT, before)
     assert ended == ["cancelled"]
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 25

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import sys
@@ -23,19 +24,23 @@ def run(tmp_path: Path) -> RunDirectory:
 
 def test_a_page_is_served_until_it_is_interrupted_and_starts_without_torch(run: RunDirectory) -> None:
     code = (
-        "import sys; from agentgrpo.cli.main import main; import atexit;"
+        "import signal, sys; from agentgrpo.cli.main import main; import atexit;"
+        "signal.signal(signal.SIGINT, signal.default_int_handler);"  # ignored in what a shell started in the background
         "atexit.register(lambda: print('torch' in sys.modules, flush=True));"
         f"sys.argv = ['agentgrpo', 'view', {str(run.path)!r}, '--port', '0', '--no-browser']; main()"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        greeting = process.stdout.readline()
-        url = next(word for word in greeting.split() if word.startswith("http://127.0.0.1:"))
-        with urllib.request.urlopen(url, timeout=20) as answer:
-            assert b'<script type="module" src="/static/page.js">' in answer.read()
-        process.send_signal(2)
-        assert process.stdout.readline() == "False\n"
-        assert process.wait(20) == 0
+        try:
+            assert process.stdout is not None
+            greeting = process.stdout.readline()
+            url = next(word for word in greeting.split() if word.startswith("http://127.0.0.1:"))
+            with urllib.request.urlopen(url, timeout=60) as answer:
+                assert b'<script type="module" src="/static/page.js">' in answer.read()
+            process.send_signal(signal.SIGINT)
+            assert process.stdout.readline() == "False\n"
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
     assert "1 run of" in greeting
 
 

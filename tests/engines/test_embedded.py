@@ -12,6 +12,7 @@ from agentgrpo.engines.embedded import EmbeddedEngine
 from agentgrpo.errors import EngineFailure
 from agentgrpo.types import Generation, Policy, Sampling
 from tests.engines.models import greedy, logprobs_of, merged, random_adapter
+from tests.engines.stubs import settled
 
 PROMPT = list(range(20, 45))
 POLICY = Policy()
@@ -53,7 +54,7 @@ async def test_publishing_while_others_generate_changes_nothing_for_them(
 ) -> None:
     sampling, adapter = Sampling(max_tokens=100, temperature=0), random_adapter(model, 1)
     before = asyncio.create_task(engine.generate(PROMPT, sampling, POLICY))
-    await asyncio.sleep(0.01)
+    await settled(lambda: engine._decode.has_work)
     await engine.publish(adapter, Policy(version=1))
     after = await engine.generate(PROMPT, Sampling(max_tokens=12, temperature=0), Policy(version=1))
     assert list((await before).token_ids) == greedy(model, PROMPT, 100)
@@ -93,7 +94,7 @@ async def test_the_context_is_at_most_the_models(model: PreTrainedModel) -> None
 
 async def test_a_cancelled_call_frees_its_slot(engine: EmbeddedEngine) -> None:
     tasks = [asyncio.create_task(engine.generate(PROMPT, Sampling(max_tokens=480), POLICY)) for _ in range(6)]
-    await asyncio.sleep(0.02)
+    await settled(lambda: engine._decode.has_work)
     for task in tasks:
         task.cancel()
     assert all(isinstance(r, asyncio.CancelledError) for r in await asyncio.gather(*tasks, return_exceptions=True))
@@ -122,7 +123,7 @@ async def test_a_pass_that_raises_fails_its_requests_and_the_engine_lives_on(
     with monkeypatch.context() as patch:
         patch.setattr(engine._decode, "_pass", breaking)
         calls = [engine.generate(PROMPT, Sampling(max_tokens=3), POLICY, session=str(i)) for i in range(6)]
-        results = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 10)
+        results = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 60)
     assert all(isinstance(r, EngineFailure) and "out of memory" in str(r) for r in results)
     assert len((await engine.generate(PROMPT, Sampling(max_tokens=3), POLICY, session="0")).token_ids) == 3
 
@@ -131,9 +132,9 @@ async def test_closing_ends_what_is_open(model: PreTrainedModel) -> None:
     engine = EmbeddedEngine(model, max_sequences=2)
     await engine.publish(None, POLICY)
     tasks = [asyncio.create_task(engine.generate(PROMPT, Sampling(max_tokens=900), POLICY)) for _ in range(5)]
-    await asyncio.sleep(0.02)
+    await settled(lambda: engine._decode.has_work)
     await engine.close()
-    results = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 10)
+    results = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 60)
     assert all(isinstance(r, EngineFailure) and "closed" in str(r) for r in results)
 
 
@@ -143,7 +144,7 @@ async def test_a_closed_engine_says_so_and_hangs_nobody(model: PreTrainedModel) 
     closing = asyncio.create_task(engine.close())
     await asyncio.sleep(0)  # closing has begun, the thread may still be alive
     with pytest.raises(EngineFailure, match="the engine is closed"):
-        await asyncio.wait_for(engine.generate(PROMPT, Sampling(max_tokens=1), POLICY), 10)
+        await asyncio.wait_for(engine.generate(PROMPT, Sampling(max_tokens=1), POLICY), 60)
     await engine.release("s")  # an episode that ends now must not fail for it
     await closing
     await engine.close()
@@ -156,7 +157,7 @@ async def test_cancelling_after_closing_is_still_a_cancellation(model: PreTraine
     engine = EmbeddedEngine(model)
     await engine.publish(None, POLICY)
     task = asyncio.create_task(engine.generate(PROMPT, Sampling(max_tokens=900), POLICY))
-    await asyncio.sleep(0.01)
+    await settled(lambda: engine._decode.has_work)
     closing = asyncio.create_task(engine.close())
     await asyncio.sleep(0)
     task.cancel()

@@ -50,7 +50,7 @@ async def test_an_outage_is_counted_once_however_often_it_is_told() -> None:
 
 
 async def test_a_server_too_slow_to_load_a_version_is_waited_for() -> None:
-    async with pool(1) as ((server,), engine):
+    async with pool(1, first_token_seconds=0.4) as ((server,), engine):
         await engine.publish(None, V0)
         server.stall()
         publishing = asyncio.create_task(engine.publish(NOW, V1, canary=canary(NOW.sha256)))

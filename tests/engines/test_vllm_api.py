@@ -20,7 +20,7 @@ async def _asked(path: str, body: bytes, status: int = 200) -> None:
     app = web.Application()
     app.router.add_route("*", path, answer)
     async with TestServer(app) as server, aiohttp.ClientSession() as http:
-        api = VllmApi(str(server.make_url("")), http, seconds=5.0, load_seconds=5.0)
+        api = VllmApi(str(server.make_url("")), http, seconds=60.0, load_seconds=60.0)
         if path == MODELS:
             await api.card()
         elif path == METRICS:

@@ -7,8 +7,7 @@ import importlib.util
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -21,6 +20,7 @@ from agentgrpo.engines.vllm_options import PROOF_PLACES
 from agentgrpo.errors import EngineFailure, ModelError
 from agentgrpo.tolerances import LOGPROB_TOLERANCE
 from agentgrpo.types import Policy
+from tests.clock import leap
 from tests.engines.stubs import adapter, settled
 
 V1 = Policy(version=1)
@@ -41,6 +41,7 @@ class FakeLlm:
     def __init__(self, arguments: Any, stat_loggers: list[Any]) -> None:
         self.logger_manager = SimpleNamespace(stat_loggers=[kind(None, [0]) for kind in stat_loggers])
         self.hung: set[str] = set()
+        self.hangs = asyncio.Event()  # something that never ends has begun
         self.loaded: set[int] = set()
         self.process = subprocess.Popen(["sleep", "60"])
         manager = SimpleNamespace(processes=[self.process])
@@ -50,6 +51,7 @@ class FakeLlm:
 
     async def _do(self, name: str) -> None:
         if name in self.hung:
+            self.hangs.set()
             await asyncio.Event().wait()
 
     async def add_lora(self, lora: FakeLora) -> None:
@@ -77,7 +79,7 @@ class FakeLlm:
 
 @pytest.fixture
 def local(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
-    """Return the engine's module, imported on the fake; adapters are written to `tmp_path`, deadlines are short."""
+    """Return the engine's module, imported on the fake; adapters are written to `tmp_path`, closing is short."""
     fakes: dict[str, dict[str, Any]] = {
         "vllm": {"SamplingParams": dict},
         "vllm.engine.arg_utils": {"AsyncEngineArgs": dict},
@@ -97,8 +99,7 @@ def local(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, module)
     spec.loader.exec_module(module)
-    for name, seconds in {"_CLOSE_SECONDS": 0.5, "_ADAPTER_SECONDS": 0.1, "_SLEEP_SECONDS": 0.1}.items():
-        monkeypatch.setattr(module, name, seconds)
+    monkeypatch.setattr(module, "_CLOSE_SECONDS", 3.0)
     monkeypatch.setattr(guard, "_SCRIPT", guard._SCRIPT.replace("sleep 5", "sleep 0.1"))
     monkeypatch.setattr(adapters, "_MEMORY", tmp_path)
     monkeypatch.setattr(adapters, "_ENOUGH", 0)
@@ -115,6 +116,14 @@ async def engine(local: ModuleType) -> AsyncIterator[Any]:
     made = start(local, sleeps=True)
     yield made
     await made.close()
+
+
+async def late(engine: Any, work: Coroutine[Any, Any, object]) -> None:
+    """Await something in which vLLM hangs, for as long as it may take."""
+    asked = asyncio.create_task(work)
+    await settled(engine._llm.hangs.is_set)
+    leap(300)
+    await asked
 
 
 def is_running() -> bool:
@@ -141,13 +150,13 @@ async def test_a_shutdown_that_hangs_is_not_waited_for(local: ModuleType, caplog
     await engine.publish(adapter(1), V1)
     await engine.close()
     assert process.poll() is not None and not engine._folders.root.exists() and not is_running()
-    assert "vLLM did not stop within 0.5 s: its processes are killed" in caplog.text
+    assert "vLLM did not stop within 3 s: its processes are killed" in caplog.text
 
 
 async def test_a_load_that_hangs_is_told(engine: Any) -> None:
     engine._llm.hung.add("add_lora")
-    with pytest.raises(EngineFailure, match=r"vLLM did not load and prove policy-v1 within 0\.1 s"):
-        await engine.publish(adapter(1), V1)
+    with pytest.raises(EngineFailure, match=r"vLLM did not load and prove policy-v1 within 120 s"):
+        await late(engine, engine.publish(adapter(1), V1))
     await settled(lambda: not list(engine._folders.root.glob("policy-*")))
     engine._llm.hung.clear()
     await engine.publish(adapter(1), V1)  # it was not taken for loaded
@@ -156,25 +165,40 @@ async def test_a_load_that_hangs_is_told(engine: Any) -> None:
 async def test_a_version_that_is_not_forgotten_is_told(engine: Any) -> None:
     await engine.publish(adapter(1), V1)
     engine._llm.hung.add("remove_lora")
-    with pytest.raises(EngineFailure, match=r"vLLM did not forget policy-v1 within 0\.1 s"):
-        await engine.retire(V1)
+    with pytest.raises(EngineFailure, match=r"vLLM did not forget policy-v1 within 120 s"):
+        await late(engine, engine.retire(V1))
 
 
 @pytest.mark.parametrize(("name", "what"), [("sleep", "sleep"), ("wake_up", "wake up")])
 async def test_memory_that_is_not_given_is_told(engine: Any, name: str, what: str) -> None:
-    engine._llm.hung.add(name)
-    with pytest.raises(EngineFailure, match=rf"vLLM did not {what} within 0\.1 s"):
+    async def stand_by() -> None:
         async with engine.stand_by():
             assert name == "wake_up"
 
+    engine._llm.hung.add(name)
+    with pytest.raises(EngineFailure, match=rf"vLLM did not {what} within 300 s"):
+        await late(engine, stand_by())
+
 
 async def test_a_retired_version_waits_for_its_generations_longer_than_for_vllm(engine: Any) -> None:
+    goes_on, ends = asyncio.Event(), asyncio.Event()
+
     async def generate() -> None:
         with engine._using(V1):
-            await asyncio.sleep(0.3)
+            goes_on.set()
+            await ends.wait()
+
+    async def end() -> None:
+        ends.set()
 
     await engine.publish(adapter(1), V1)
-    clock = time.monotonic()
-    engine._thread.submit(generate())
-    await engine.retire(V1)
-    assert time.monotonic() - clock >= 0.3 and not engine._llm.loaded
+    generating = engine._thread.submit(generate())
+    await settled(goes_on.is_set)
+    retiring = asyncio.create_task(engine.retire(V1))
+    await settled(lambda: V1 not in engine._versions)
+    leap(1000)
+    assert not (await asyncio.wait([retiring], timeout=0.1))[0] and engine._llm.loaded
+    engine._thread.wait(end())
+    await retiring
+    generating.result(60)
+    assert not engine._llm.loaded

@@ -16,14 +16,14 @@ from agentgrpo.config.run import load_config
 from agentgrpo.engines.partial import Partial
 from agentgrpo.engines.servers import Server
 from agentgrpo.engines.stub_server import BASE, StubServer, stub_logprobs
-from agentgrpo.engines.vllm_api import BadAnswer, Card, Chunk
+from agentgrpo.engines.vllm_api import BadAnswer, Card, Chunk, VllmApi
 from agentgrpo.engines.vllm_remote import RemoteEngine, survey
 from agentgrpo.errors import ConfigError, EngineFailure
 from agentgrpo.rollout.admission import CountsPreemptions
 from agentgrpo.run.engine_kinds import open_engine
 from agentgrpo.tolerances import LOGPROB_TOLERANCE
 from agentgrpo.types import Generation, Policy, Sampling
-from tests.engines.stubs import SOON, adapter, canary, engine_on, pool, settled
+from tests.engines.stubs import PATIENT, adapter, canary, engine_on, pool, settled
 
 PROMPT = (7, 8, 9)
 ASK = Sampling(max_tokens=20, seed=5)
@@ -152,7 +152,7 @@ async def test_a_version_that_no_server_proves_is_never_used() -> None:
         with pytest.raises(EngineFailure, match=r"no server answers with policy-v1: .* does not answer") as caught:
             await engine.publish(adapter(1), V1, canary=canary(adapter(1).sha256))
         assert all(server.url.removeprefix("http://") in str(caught.value) for server in servers)
-        assert time.monotonic() - clock < 1.0
+        assert time.monotonic() - clock < PATIENT["outage_seconds"] / 2  # none is waited for
         with pytest.raises(EngineFailure, match="policy-v1 is not published"):
             await engine.generate(PROMPT, ASK, V1)
         assert is_said_by(BASE, PROMPT, await engine.generate(PROMPT, ASK, V0))  # the one before goes on
@@ -186,7 +186,8 @@ async def test_what_had_come_is_kept_token_for_token() -> None:
 
 
 async def test_a_stall_is_seen_although_health_says_ok(caplog: pytest.LogCaptureFixture) -> None:
-    async with pool(2, options={"token_seconds": 0.01}) as (servers, engine):
+    late = {"connect_seconds": 2.5, "first_token_seconds": 2.5, "retries": 50}
+    async with pool(2, options={"token_seconds": 0.01}, **late) as (servers, engine):
         await engine.publish(None, V0)
         await settled(lambda: all(server.is_up for server in engine.servers))
         for server in servers:
@@ -194,31 +195,42 @@ async def test_a_stall_is_seen_although_health_says_ok(caplog: pytest.LogCapture
         asked = [asyncio.create_task(engine.generate(PROMPT, ASK, V0, session=str(i))) for i in range(8)]
         await settled(lambda: sum(server.open for server in servers) == 8)
         servers[0].stall()
-        clock = time.monotonic()
+        clock = time.monotonic()  # what follows ends although nothing ends the stall
         for told in await asyncio.gather(*asked):
             assert is_said_by(BASE, PROMPT, told) and len(told.token_ids) == 20
-        assert time.monotonic() - clock < SOON["first_token_seconds"] + SOON["connect_seconds"] + 1
-        assert not engine.servers[0].is_up and "it has stalled: no token for 0.4 s" in caplog.text
+        assert time.monotonic() - clock < PATIENT["outage_seconds"] / 2
+        assert not engine.servers[0].is_up and "it has stalled: no token for 2.5 s" in caplog.text
         servers[0].recover()
         await settled(lambda: engine.servers[0].is_up)
 
 
 async def test_a_slow_server_is_no_stalled_one() -> None:
-    async with pool(1, options={"fault_seconds": 0.6}) as ((server,), engine):
+    async with pool(1, options={"fault_seconds": 4.0}, first_token_seconds=3.0) as ((server,), engine):
         await engine.publish(None, V0)
         server.faults = {0: "slow"}
         assert is_said_by(BASE, PROMPT, await engine.generate(PROMPT, ASK, V0))
         assert len(server.generations) == 1 and engine.servers[0].is_up  # it was waited for
 
 
-async def test_a_version_waits_for_a_place_where_all_are_taken() -> None:
-    async with pool(1, options={"places": 2, "token_seconds": 0.1}) as ((server,), engine):
+async def test_a_version_waits_for_a_place_where_all_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    score, scored = VllmApi.score, list[str]()
+
+    async def counted(api: VllmApi, model: str, token_ids: Sequence[int]) -> list[float]:
+        scored.append(model)
+        return await score(api, model, token_ids)
+
+    options, long = {"places": 2, "token_seconds": 0.05, "chunk": 1}, replace(ASK, max_tokens=900)
+    async with pool(1, options=options, first_token_seconds=3.0) as ((server,), engine):
         await engine.publish(None, V0, canary=canary())
-        asked = [asyncio.create_task(engine.generate(PROMPT, replace(ASK, seed=i), V0)) for i in range(2)]
+        asked = [asyncio.create_task(engine.generate(PROMPT, replace(long, seed=i), V0)) for i in range(2)]
         await settled(lambda: len(server.generations) == 2)
-        clock = time.monotonic()
-        (proof,) = await engine.publish(adapter(1), V1, canary=canary(adapter(1).sha256))
-        assert proof.verdict == "proved" and time.monotonic() - clock > 0.2  # it did wait
+        monkeypatch.setattr(VllmApi, "score", counted)
+        publishing = asyncio.create_task(engine.publish(adapter(1), V1, canary=canary(adapter(1).sha256)))
+        await settled(lambda: len(scored) == 2)  # it was late once, and is asked for again
+        assert not any(one.done() for one in asked) and not publishing.done()
+        server.token_seconds = 0.0
+        (proof,) = await publishing
+        assert proof.verdict == "proved"
         assert all(is_said_by(BASE, PROMPT, one) for one in await asyncio.gather(*asked))
         assert engine.servers[0].outages == 0 and len(server.generations) == 2  # nothing was begun again
 
@@ -228,12 +240,10 @@ async def test_without_any_server_there_is_a_reason_not_a_wait() -> None:
         await engine.publish(None, V0)
         for server in servers:
             await server.kill()
-        clock = time.monotonic()
         with pytest.raises(EngineFailure, match=r"no server has served for 0.5 s: .*connection failed.*; .*"):
             await engine.generate(PROMPT, ASK, V0)
-        with pytest.raises(EngineFailure, match="no server has served"):
+        with pytest.raises(EngineFailure, match=r"no server has served for 0\.5 s"):
             await engine.publish(adapter(1), V1)
-        assert time.monotonic() - clock < 4.0
 
 
 async def test_a_server_that_serves_without_a_version_says_so() -> None:
@@ -260,7 +270,7 @@ async def test_a_server_that_does_not_fit_says_what_to_do(options: dict[str, obj
 
 async def test_the_key_opens_the_server() -> None:
     async with StubServer(api_key="k") as server:
-        config = ServersConfig(urls=[server.url], **SOON)
+        config = ServersConfig(urls=[server.url], **PATIENT)
         tolerance = LOGPROB_TOLERANCE["float32"]
         engine = RemoteEngine(config, context_length=64, max_sequences=1, tolerance=tolerance, api_key="k")
         await engine.publish(None, V0)
@@ -274,7 +284,7 @@ async def test_preemptions_are_counted_over_restarts() -> None:
         server.preemptions += 2
         await settled(lambda: engine.preemptions == 2)
         server.preemptions = 0  # as after a restart
-        await asyncio.sleep(0.6)
+        await settled(lambda: engine.servers[0]._counted == 0)
         server.preemptions = 3
         await settled(lambda: engine.preemptions == 5)
         assert isinstance(engine, CountsPreemptions)
@@ -287,7 +297,7 @@ async def test_a_session_may_be_named_as_no_header_may() -> None:
 
 
 async def test_a_cancelled_generation_is_aborted_on_the_server() -> None:
-    async with pool(1, options={"token_seconds": 0.05, "chunk": 1}) as ((server,), engine):
+    async with pool(1, options={"token_seconds": 60.0}) as ((server,), engine):
         await engine.publish(None, V0)
         asked = asyncio.create_task(engine.generate(PROMPT, ASK, V0))
         await settled(lambda: server.open == 1)
@@ -299,7 +309,7 @@ async def test_a_cancelled_generation_is_aborted_on_the_server() -> None:
 
 async def test_closing_ends_what_is_open_and_may_be_repeated(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.ERROR)
-    async with StubServer(token_seconds=0.05, chunk=1) as server:
+    async with StubServer(token_seconds=60.0) as server:
         engine = engine_on(server)
         await engine.publish(None, V0)
         asked = asyncio.create_task(engine.generate(PROMPT, ASK, V0))
@@ -348,7 +358,7 @@ def test_one_event_loop_after_the_other() -> None:
 
 async def test_a_survey_tells_what_each_server_serves() -> None:
     async with StubServer(context_length=99) as server:
-        config = ServersConfig(urls=[server.url, "http://127.0.0.1:9"], **SOON)
+        config = ServersConfig(urls=[server.url, "http://127.0.0.1:9"], **PATIENT)
         found = await survey(config)
         assert found[server.url] == Card(model="stub", context_length=99, adapters=frozenset())
         assert "connection failed" in str(found["http://127.0.0.1:9"])

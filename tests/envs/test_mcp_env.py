@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from agentgrpo.rollout.manager import RolloutManager
 from agentgrpo.tooling import Tool
 from agentgrpo.tools.mcp.toolbox import McpTools
 from agentgrpo.types import Boundary, JsonObject, Policy, Sampling, StopReason, Task
+from tests.clock import leap
 from tests.faults.outside import nothing_left_behind
 from tests.rollout.stages import acting, calls, play, says
 from tests.tools.mcp.servers import HERE, noted, survivors, wait_for
@@ -134,7 +134,7 @@ async def test_a_broken_server_fails_its_episode_unscored(
     tiny_chat: Chat, pids: Path, tool: str, cause: str, kind: Isolation
 ) -> None:
     engine = acting(tiny_chat, calls("fork"), calls(tool))
-    made = source("deaf", kind=kind, call_seconds=0.6)
+    made = source("deaf", kind=kind, call_seconds=3 if tool == "hang" else 60)
     ended = await play(tiny_chat, engine, source=made, row=TASK)
     assert (ended.stop_reason, ended.reward) == (StopReason.FAILED, None)
     assert ended.failure is not None
@@ -152,17 +152,18 @@ async def test_a_server_that_cannot_be_reached_fails_the_reset(tiny_chat: Chat) 
 
 async def test_at_the_deadline_of_the_episode_nothing_of_it_stays(tiny_chat: Chat, pids: Path) -> None:
     engine = acting(tiny_chat, calls("fork"), calls("hang"))
-    made = source("deaf", call_seconds=0.6)
-    began = time.monotonic()
-    ended = await play(tiny_chat, engine, source=made, row=TASK, episode_seconds=0.8)
+    made = source("deaf", call_seconds=60)
+    playing = asyncio.create_task(play(tiny_chat, engine, source=made, row=TASK, episode_seconds=20))
+    await asyncio.to_thread(wait_for, pids, 4)
+    leap(20)
+    ended = await playing
     assert (ended.stop_reason, ended.reward) == (StopReason.DEADLINE, None)
-    assert time.monotonic() - began < 3
     assert await asyncio.to_thread(survivors, pids) == []
 
 
 async def test_a_cancelled_episode_leaves_nothing(tiny_chat: Chat, pids: Path) -> None:
     engine = acting(tiny_chat, calls("fork"), calls("hang"))
-    playing = asyncio.create_task(play(tiny_chat, engine, source=source("deaf", call_seconds=0.6), row=TASK))
+    playing = asyncio.create_task(play(tiny_chat, engine, source=source("deaf", call_seconds=60), row=TASK))
     await asyncio.to_thread(wait_for, pids, 4)
     playing.cancel()
     await asyncio.gather(playing, return_exceptions=True)

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-PATIENCE = 5.0  # seconds for the kernel and the loop to finish what was told to end
+PATIENCE = 60.0  # seconds, on any machine, for the kernel and the loop to finish what was told to end
 
 
 def descriptors() -> int:
@@ -52,7 +52,11 @@ async def nothing_left_behind(*, threads: bool = True) -> AsyncIterator[None]:
     files, tasks, before = descriptors(), len(asyncio.all_tasks()), our_threads()
     yield
     end = time.monotonic() + PATIENCE
-    while (descriptors() > files or (threads and our_threads() - before)) and time.monotonic() < end:
+
+    def is_left() -> bool:
+        return descriptors() > files or len(asyncio.all_tasks()) > tasks or bool(threads and our_threads() - before)
+
+    while is_left() and time.monotonic() < end:
         gc.collect()
         await asyncio.sleep(0.02)
     gc.collect()

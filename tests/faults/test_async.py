@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections import Counter
 from typing import Any, ClassVar
 
@@ -20,12 +19,18 @@ from agentgrpo.rollout.pacing import Pacing
 from agentgrpo.rollout.stream import GroupStream
 from agentgrpo.tasks import TaskSampler
 from agentgrpo.types import Policy, Sampling, StopReason, Task, Trajectory
+from tests.clock import skip_waits
 from tests.faults.conftest import Ledger
 from tests.faults.outside import nothing_left_behind
 from tests.rollout.stages import Desk, acting
 
 BATCH, SIZE, STALENESS = 4, 3, 2
 HANG, DEADLINE = 60.0, 0.5  # seconds: a straggler, and what a group has (a minute against ten, scaled down)
+
+
+@pytest.fixture(autouse=True)
+async def a_clock_of_its_own() -> None:
+    skip_waits()
 
 
 class Crashing(Desk):
@@ -78,10 +83,10 @@ async def train(
             await engine.publish(None, Policy(version=version))
             await stream.go_on(Policy(version=version))
             assert len(engine.live) <= STALENESS + 1
-            clock = time.perf_counter()
+            clock = asyncio.get_running_loop().time()
             taken += await stream.take()
             if options.get("group_seconds"):
-                assert time.perf_counter() - clock < DEADLINE + 1.0
+                assert asyncio.get_running_loop().time() - clock < DEADLINE + 1.0
             await asyncio.sleep(0.005)
     return manager, taken, told, hung
 
@@ -131,7 +136,7 @@ async def test_stragglers_beside_the_learner(tiny_chat: Chat, ledger: Ledger, is
             assert all(t.reward is None for t in cut)
             assert sum(result.cut for result in taken) == len(cut)
             assert any(result.cut and len(result.group.trajectories) >= 2 for result in taken)
-            injected, survived = injected + hung, survived + min(hung, len(cut))  # a busy machine may cut more
+            injected, survived = injected + hung, survived + len(cut)
     ledger.record("straggler, asynchronous", injected=injected, survived=survived, lost=lost)
 
 
@@ -141,5 +146,5 @@ async def test_a_straggler_without_a_deadline_holds_up_only_the_step_that_needs_
     """Scaled down: the episode's own deadline ends it."""
     manager, taken, told, hung = await train(tiny_chat, Desk, steps=6, stragglers=0.03, episode_seconds=0.6)
     lost = check(manager, taken, told, 6)
-    late = min(hung, sum(t.stop_reason is StopReason.DEADLINE for t in told))
+    late = sum(t.stop_reason is StopReason.DEADLINE for t in told)
     ledger.record("straggler without a group's deadline, asynchronous", injected=hung, survived=late, lost=lost)

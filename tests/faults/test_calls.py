@@ -95,16 +95,16 @@ def test_a_megabyte_is_refused_in_bounded_time(tiny_chat: Chat, argument: str) -
         f'<tool_call>{{"name": "note", "arguments": {{"text": {argument}}}}}</tool_call><tool_call>{GOOD}</tool_call>'
     )
     ids = tiny_chat.tokenizer.inner.backend_tokenizer.encode(text, add_special_tokens=False).ids
-    clock = time.perf_counter()
+    clock = time.thread_time()
     bad, good = tiny_chat.parse(ids, [], [], call_prefix="c").calls
-    parsed = time.perf_counter()
+    parsed = time.thread_time()
     by_hand = Keys()
     by_hand.reset(seed=0)
-    begun = time.perf_counter()
+    begun = time.thread_time()
     by_hand.step(text)
-    print(f"{len(ids)} tokens: {(parsed - clock) * 1e3:.0f} ms; text: {(time.perf_counter() - begun) * 1e3:.0f} ms")
+    print(f"{len(ids)} tokens: {(parsed - clock) * 1e3:.0f} ms; text: {(time.thread_time() - begun) * 1e3:.0f} ms")
     assert isinstance(bad, BadCall)
     assert bad.error_type == "too_large"
     assert len(bad.raw) < 2000
     assert isinstance(good, ToolCall)
-    assert time.perf_counter() - begun + parsed - clock < 2  # measured: 0.06 s, one token a byte
+    assert time.thread_time() - begun + parsed - clock < 2  # measured: 0.06 s, one token a byte

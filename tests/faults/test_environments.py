@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
-import time
+import threading
 from collections.abc import Callable
-from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import gymnasium
@@ -19,12 +20,13 @@ from agentgrpo.config.run import RolloutConfig
 from agentgrpo.engines.scripted import ScriptedEngine
 from agentgrpo.errors import EnvError
 from agentgrpo.registry import resolve_env
-from agentgrpo.rollout import group
+from agentgrpo.rollout import group, isolation
 from agentgrpo.rollout.group import GroupResult
 from agentgrpo.rollout.isolation import EnvHosts
 from agentgrpo.rollout.manager import RolloutManager
 from agentgrpo.tooling import tool
 from agentgrpo.types import Boundary, JsonObject, Sampling, StopReason, Task
+from tests.clock import leap
 from tests.faults.conftest import Ledger
 from tests.faults.outside import nothing_left_behind
 from tests.rollout.stages import POLICY, Desk, acting, calls, play, says
@@ -129,28 +131,34 @@ async def test_an_environment_may_break_at_any_call(
 
 class Slow(Desk):
     metadata = {"isolation": "thread"}  # noqa: RUF012
+    begins: ClassVar[threading.Barrier]
+    is_over: ClassVar[threading.Event]
 
     @tool
     def nap(self) -> str:
         """Take longer than an episode may."""
-        time.sleep(0.6)
+        self.begins.wait(60)
+        self.is_over.wait()
         return "rested"
 
 
 async def test_a_deadline_inside_a_step_ends_the_episode_once(tiny_chat: Chat, ledger: Ledger) -> None:
-    engine = acting(tiny_chat, *[calls("nap")] * 4)
+    engine, loop = acting(tiny_chat, *[calls("nap")] * 4), asyncio.get_running_loop()
+    Slow.begins = threading.Barrier(4, lambda: loop.call_soon_threadsafe(leap, 50))
+    Slow.is_over = threading.Event()
     config = RolloutConfig(
-        max_tokens=200, max_turn_tokens=60, retries=2, episode_seconds=0.3, max_failed_share=1.0, concurrency=4
+        max_tokens=200, max_turn_tokens=60, retries=2, episode_seconds=50, max_failed_share=1.0, concurrency=4
     )
     async with nothing_left_behind(), RolloutManager(resolve_env(Slow), tiny_chat, engine, config, seed=0) as manager:
         (result,) = await manager.rollout(
             TASKS[:1], policy=POLICY, phase="train", step=1, group_size=4, sampling=Sampling(max_tokens=0)
         )
+        Slow.is_over.set()
     assert result.group.trajectories == ()
     assert manager.counts.ends == {StopReason.DEADLINE: 4}
     assert manager.counts.open == 0
     causes = [t.failure.cause for t in result.failed if t.failure and t.key.attempt == 0 and not t.is_scored]
-    survived = sum(c.startswith("the episode's 0.3 s were over: step (nap) was cut off; its thread") for c in causes)
+    survived = sum(c.startswith("the episode's 50 s were over: step (nap) was cut off; its thread") for c in causes)
     ledger.record("episode deadline inside a step", injected=4, survived=survived)
 
 
@@ -306,44 +314,56 @@ def test_an_environment_that_cannot_be_looked_at_is_the_users_to_mend(error: Bas
 
 
 class Clingy(Desk):
-    """Takes its time to close, and to echo."""
+    """Closes only when it is over."""
 
     metadata = {"isolation": "thread"}  # noqa: RUF012
-
-    @tool
-    def nap(self) -> str:
-        """Block."""
-        time.sleep(1.1)
-        return "rested"
+    closes: ClassVar[Callable[[], object]]
+    is_over: ClassVar[threading.Event]
 
     def close(self) -> None:
-        time.sleep(0.5)
+        if hasattr(self, "heard"):  # else it was only looked at
+            type(self).closes()
+            self.is_over.wait()
         super().close()
 
 
 async def test_an_environment_that_will_not_close_is_given_up(ledger: Ledger) -> None:
     told: list[str] = []
-    activity = Activity(told.append)
+    activity, loop = Activity(told.append), asyncio.get_running_loop()
+    Clingy.closes, Clingy.is_over = lambda: loop.call_soon_threadsafe(leap, 10), threading.Event()
     async with nothing_left_behind():
-        hosts = EnvHosts(resolve_env(Clingy), concurrency=2, seconds=0.2, activity=activity)
+        hosts = EnvHosts(resolve_env(Clingy), concurrency=2, seconds=10, activity=activity)
         for _ in range(2):
             host = hosts.make()
             await host.reset()
             await host.close()
         hosts.close()
+        Clingy.is_over.set()
     assert activity.troubles == {"abandoned_threads": 2, "close_failures": 2}
     assert [line.split(": ", 1)[1][:37] for line in told] == [
         "close did not return in time. Its thr",
-        "close did not return within 0.2 s; it",
+        "close did not return within 10 s; its",
     ]
     ledger.record("environment will not close", injected=2, survived=2)
 
 
-async def test_an_inline_environment_that_blocks_is_named(ledger: Ledger) -> None:
+class Blocking(Desk):
+    """Takes its time in the event loop, by the clock that is looked at there."""
+
+    now: ClassVar[float] = 0.0
+
+    @tool
+    def nap(self) -> str:
+        """Block."""
+        Blocking.now += 1.1
+        return "rested"
+
+
+async def test_an_inline_environment_that_blocks_is_named(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     activity = Activity(told.append)
-    source = replace(resolve_env(Clingy), isolation="inline")
-    hosts = EnvHosts(source, concurrency=2, seconds=0.2, activity=activity)
+    monkeypatch.setattr(isolation, "time", SimpleNamespace(monotonic=lambda: Blocking.now))
+    hosts = EnvHosts(resolve_env(Blocking), concurrency=2, seconds=60, activity=activity)
     host = hosts.make()
     await host.reset()
     await host.step(json.dumps(calls("nap")), calls="nap")

@@ -61,7 +61,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 async def test_a_function_gives_a_number_or_terms_now_or_later(file: Path, name: str, terms: Any) -> None:
-    assert await load_reward(f"{file}:{name}").terms(EPISODE, seconds=5) == terms
+    assert await load_reward(f"{file}:{name}").terms(EPISODE, seconds=60) == terms
 
 
 @pytest.mark.parametrize(
@@ -84,10 +84,10 @@ async def test_a_function_gives_a_number_or_terms_now_or_later(file: Path, name:
 async def test_whatever_goes_wrong_is_a_failure_with_its_cause(file: Path, name: str, said: str) -> None:
     clock = time.monotonic()
     with pytest.raises(RewardFailure) as caught:
-        await load_reward(f"{file}:{name}").terms(EPISODE, seconds=0.2 if name in ("hangs", "waits") else 5)
+        await load_reward(f"{file}:{name}").terms(EPISODE, seconds=0.2 if name in ("hangs", "waits") else 60)
     assert str(caught.value).startswith(f"{file}:{name} ")
     assert said in str(caught.value)
-    assert time.monotonic() - clock < 2
+    assert time.monotonic() - clock < 25
 
 
 async def test_a_function_never_runs_in_the_event_loops_thread(file: Path) -> None:
@@ -97,7 +97,7 @@ async def test_a_function_never_runs_in_the_event_loops_thread(file: Path) -> No
         seen.append(threading.current_thread())
         return 1.0
 
-    await NamedReward(name="x", function=look, reference="x").terms(EPISODE, seconds=5)
+    await NamedReward(name="x", function=look, reference="x").terms(EPISODE, seconds=60)
     assert seen[0] is not threading.current_thread()
 
 

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
+import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import pytest
@@ -17,6 +18,8 @@ from agentgrpo.engines.scripted import ScriptedEngine
 from agentgrpo.errors import EngineFailure
 from agentgrpo.registry import resolve_env
 from agentgrpo.types import Boundary, JsonObject, StopReason, Trajectory
+from tests.clock import leap
+from tests.engines.stubs import settled
 from tests.rollout.stages import KEY, POLICY, Desk, acting, babbling, calls, play, says
 
 
@@ -130,8 +133,14 @@ async def test_it_ends_when_the_next_prompt_does_not_fit(tiny_chat: Chat) -> Non
 
 
 async def test_it_ends_at_its_deadline_and_is_scored(tiny_chat: Chat) -> None:
-    engine = acting(tiny_chat, calls("echo"), latency=lambda call: 30.0 * call)
-    trajectory = await play(tiny_chat, engine, episode_seconds=0.2)
+
+    def latency(call: int) -> float:
+        if call == 1:
+            leap(20)
+        return 1000.0 * call
+
+    engine = acting(tiny_chat, calls("echo"), latency=latency)
+    trajectory = await play(tiny_chat, engine, episode_seconds=20)
     assert trajectory.stop_reason is StopReason.DEADLINE
     assert trajectory.reward == 0.125
     assert engine.cancelled == 1
@@ -141,19 +150,26 @@ async def test_it_ends_at_its_deadline_and_is_scored(tiny_chat: Chat) -> None:
 
 class Sleepy(Desk):
     metadata = {"isolation": "thread"}  # noqa: RUF012
+    hangs: ClassVar[Callable[[], object]]
+    is_over: ClassVar[threading.Event]
 
     def is_done(self) -> bool:
-        time.sleep(0.5)
+        type(self).hangs()
+        self.is_over.wait(60)
         return False
 
 
 async def test_an_environment_that_hangs_cannot_be_scored(tiny_chat: Chat) -> None:
+    loop = asyncio.get_running_loop()
+    Sleepy.hangs = lambda: loop.call_soon_threadsafe(leap, 20)
     late: list[tuple[dict[str, Any], StopReason, str]] = [
-        ({"env_seconds": 0.05}, StopReason.FAILED, "step (echo) did not return within 0.05 s; its thread"),
-        ({"episode_seconds": 0.05}, StopReason.DEADLINE, "the episode's 0.05 s were over: step (echo) was cut off;"),
+        ({"env_seconds": 20}, StopReason.FAILED, "step (echo) did not return within 20 s; its thread"),
+        ({"episode_seconds": 20}, StopReason.DEADLINE, "the episode's 20 s were over: step (echo) was cut off;"),
     ]
     for limits, stop_reason, cause in late:
+        Sleepy.is_over = threading.Event()
         trajectory = await play(tiny_chat, acting(tiny_chat, calls("echo")), env=Sleepy, **limits)
+        Sleepy.is_over.set()
         assert trajectory.stop_reason is stop_reason
         assert trajectory.failure is not None
         assert trajectory.failure.boundary is Boundary.ENV
@@ -200,7 +216,7 @@ async def test_it_fails_where_the_engine_does(tiny_chat: Chat, fault: Exception)
 
 
 async def test_an_engine_that_does_not_answer_is_a_failure_of_the_engine(tiny_chat: Chat) -> None:
-    trajectory = await play(tiny_chat, acting(tiny_chat, latency=lambda call: 30.0), generate_seconds=0.05)
+    trajectory = await play(tiny_chat, acting(tiny_chat, latency=lambda call: 1000.0), generate_seconds=0.05)
     assert trajectory.failure is not None
     assert trajectory.failure.boundary is Boundary.ENGINE
     assert "no answer within 0.05 s" in trajectory.failure.cause
@@ -209,7 +225,7 @@ async def test_an_engine_that_does_not_answer_is_a_failure_of_the_engine(tiny_ch
 async def test_cancellation_escapes_and_releases_the_session(tiny_chat: Chat) -> None:
     engine = acting(tiny_chat, latency=lambda call: 30.0)
     task = asyncio.create_task(play(tiny_chat, engine))
-    await asyncio.sleep(0.05)
+    await settled(lambda: engine.running == 1)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

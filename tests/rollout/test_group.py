@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 import pytest
 
+from agentgrpo.rollout import group
 from agentgrpo.rollout.group import GroupClock, GroupResult, run_group
 from agentgrpo.rollout.record import Recorder
 from agentgrpo.types import EpisodeKey, Policy, StopReason, Task, Trajectory
+from tests.clock import leap
+from tests.engines.stubs import settled
 
 TASK = Task(id="t", row={})
 
@@ -21,7 +23,8 @@ def end(key: EpisodeKey, stop_reason: StopReason) -> Trajectory:
 async def run(ends: dict[tuple[int, int], StopReason], *, size: int = 4, retries: int = 2) -> GroupResult:
     async def run_one(key: EpisodeKey, task: Task) -> Trajectory:
         assert task is TASK
-        await asyncio.sleep(0.001 * (size - key.sample))  # the last sample is the first to end
+        for _ in range(size - key.sample):  # the last sample is the first to end
+            await asyncio.sleep(0)
         return end(key, ends.get((key.sample, key.attempt), StopReason.DONE))
 
     return await run_group(TASK, phase="train", step=5, size=size, retries=retries, run_one=run_one)
@@ -66,8 +69,7 @@ async def test_a_cancelled_group_cancels_its_episodes() -> None:
         return end(key, StopReason.DONE)
 
     job = asyncio.create_task(run_group(TASK, phase="eval", step=0, size=3, retries=0, run_one=run_one))
-    await asyncio.sleep(0.01)
-    assert running == {0, 1, 2}
+    await settled(lambda: running == {0, 1, 2})
     job.cancel()
     with pytest.raises(asyncio.CancelledError):
         await job
@@ -75,14 +77,16 @@ async def test_a_cancelled_group_cancels_its_episodes() -> None:
 
 
 async def test_a_groups_time_runs_from_its_first_start_and_cuts_off_what_is_left() -> None:
-    clock, cut = GroupClock(0.05), StopReason.CANCELLED
+    clock, cut = GroupClock(100), StopReason.CANCELLED
 
     async def run_one(key: EpisodeKey, task: Task) -> Trajectory:
         try:
             async with clock.limit():
-                await asyncio.sleep(0.1 * (key.sample > 0))  # all but the first wait for a place
+                await asyncio.sleep(1000 * (key.sample % 2))  # those wait for a place
                 clock.start()
-                await asyncio.sleep(60 if key.sample == 2 else 0)
+                if key.sample == 2:
+                    leap(100)
+                    await asyncio.sleep(1000)
         except TimeoutError:
             return end(key, cut)
         return end(key, StopReason.DONE)
@@ -94,15 +98,16 @@ async def test_a_groups_time_runs_from_its_first_start_and_cuts_off_what_is_left
     assert clock.left == 0
 
 
-async def test_no_attempt_is_put_off_beyond_a_groups_time() -> None:
-    clock, started = GroupClock(0.05), time.monotonic()
+async def test_no_attempt_is_put_off_beyond_a_groups_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group, "wait_random_exponential", lambda **limits: lambda state: 1000)
+    clock = GroupClock(0.05)
 
     async def run_one(key: EpisodeKey, task: Task) -> Trajectory:
         clock.start()
         return end(key, StopReason.FAILED if clock.left else StopReason.CANCELLED)
 
-    result = await run_group(TASK, phase="train", step=1, size=2, retries=10_000, run_one=run_one, clock=clock)
-    assert time.monotonic() - started < 1.0
+    async with asyncio.timeout(60):
+        result = await run_group(TASK, phase="train", step=1, size=2, retries=10_000, run_one=run_one, clock=clock)
     assert result.cut == 2
 
 

@@ -5,20 +5,22 @@ import json
 import os
 import subprocess
 import threading
-import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
+from agentgrpo.core import StepResult
 from agentgrpo.envs.lockbox.env import Lockbox
 from agentgrpo.errors import EnvError, EnvFailure, RunError, ToolFailure
 from agentgrpo.registry import EnvSource, Isolation, resolve_env
 from agentgrpo.rollout import places
 from agentgrpo.rollout.isolation import EnvHost, EnvHosts
+from tests.clock import leap
+from tests.engines.stubs import settled
 
 FILE = '''
 import os, subprocess, sys, time
@@ -39,8 +41,10 @@ class Odd(ag.ToolEnv):
             file.write(str(child.pid))
         time.sleep(60)
     @ag.tool
-    def nap(self, seconds: float) -> str:
-        time.sleep(seconds)
+    def nap(self, bell: str) -> str:
+        """Sleep until there is such a file."""
+        while not os.path.exists(bell):
+            time.sleep(0.01)
         return "rested"
     @ag.tool
     def die(self) -> str:
@@ -109,13 +113,6 @@ async def hosting(source: EnvSource, kind: Isolation, seconds: float = 20.0) -> 
     finally:
         hosts.close()
         await asyncio.sleep(0.01)  # transports close in the loop
-
-
-@contextmanager
-def faster_than(seconds: float) -> Iterator[None]:
-    began = time.perf_counter()
-    yield
-    assert time.perf_counter() - began < seconds
 
 
 def call(tool: str, **arguments: Any) -> str:
@@ -187,38 +184,37 @@ async def test_weights_for_no_term_are_a_failure(tmp_path: Path) -> None:
             await host.score()
 
 
-async def test_a_hung_thread_is_abandoned_counted_and_replaced(odd: EnvSource) -> None:
-    async with hosting(odd, "thread", seconds=0.2) as hosts:
+async def test_a_hung_thread_is_abandoned_counted_and_replaced(odd: EnvSource, tmp_path: Path) -> None:
+    bell = tmp_path / "bell"
+    async with hosting(odd, "thread") as hosts:
         host = hosts.make()
         await host.reset()
-        with (
-            faster_than(2),
-            pytest.raises(EnvFailure, match=r"step did not return within 0.2 s; its thread was abandoned"),
-        ):
-            await host.step(call("nap", seconds=0.6))
+        asyncio.get_running_loop().call_soon(leap, 20)
+        with pytest.raises(EnvFailure, match=r"step did not return within 20 s; its thread was abandoned"):
+            await host.step(call("nap", bell=str(bell)))
+        bell.touch()
         assert hosts.abandoned == 1
         with pytest.raises(EnvFailure, match="discarded"):
             await host.score()
         await host.close()
         fresh = hosts.make()
         await fresh.reset()
-        assert (await fresh.step(call("nap", seconds=0)))[0] == "rested"
+        assert (await fresh.step(call("nap", bell=str(bell))))[0] == "rested"
 
 
 async def test_a_hung_process_is_killed_with_its_group(odd: EnvSource, tmp_path: Path) -> None:
-    async with hosting(odd, "process", seconds=1.0) as hosts:
+    async with hosting(odd, "process") as hosts:
         host = hosts.make()
         pid = int((await host.reset())[0])
         assert pid != os.getpid()
         pid_file = tmp_path / "pid"
-        with faster_than(5), pytest.raises(EnvFailure, match="its process was killed"):
-            await host.step(call("hang", pid_file=str(pid_file)))
+        hanging = asyncio.create_task(host.step(call("hang", pid_file=str(pid_file))))
+        await settled(lambda: pid_file.exists() and pid_file.read_text() != "")
+        leap(20)
+        with pytest.raises(EnvFailure, match="its process was killed"):
+            await hanging
         grandchild = int(pid_file.read_text())
-        for _ in range(100):
-            if not is_alive(grandchild):
-                break
-            await asyncio.sleep(0.02)
-        assert not is_alive(grandchild)
+        await settled(lambda: not is_alive(grandchild))
         assert not is_alive(pid)
         assert hosts.abandoned == 0
 
@@ -314,23 +310,22 @@ async def test_no_thread_to_be_had_is_an_episodes_failure(odd: EnvSource, monkey
 
 
 @pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
-async def test_no_thread_to_reap_a_process_with_ends_nothing(odd: EnvSource, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_thread_to_reap_a_process_with_ends_nothing(
+    odd: EnvSource, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     def busy(process: subprocess.Popen[bytes], timeout: float | None = None) -> int:
         raise subprocess.TimeoutExpired("env", timeout or 0.0)
 
-    async with hosting(odd, "process", seconds=0.5) as hosts:
+    async with hosting(odd, "process") as hosts:
         host = hosts.make()
         pid = int((await host.reset())[0])
         with monkeypatch.context() as scarce:
             scarce.setattr(threading.Thread, "start", no_thread)
             scarce.setattr(subprocess.Popen, "wait", busy)
+            asyncio.get_running_loop().call_soon(leap, 20)
             with pytest.raises(EnvFailure, match="its process was killed"):
-                await host.step(call("nap", seconds=60))
-        for _ in range(100):
-            if not is_alive(pid):
-                break
-            await asyncio.sleep(0.02)
-        assert not is_alive(pid)
+                await host.step(call("nap", bell=str(tmp_path / "bell")))
+        await settled(lambda: not is_alive(pid))
 
 
 @pytest.mark.parametrize("kind", ["thread", "process"])
@@ -347,20 +342,32 @@ async def test_places_are_used_again_for_a_fresh_environment(kind: Isolation) ->
         assert used[0] is used[1] is used[2]
 
 
-async def test_cancelling_a_call_discards_the_environment(odd: EnvSource) -> None:
+async def test_cancelling_a_call_discards_the_environment(odd: EnvSource, tmp_path: Path) -> None:
+    bell = tmp_path / "bell"
     async with hosting(odd, "thread") as hosts:
         host = hosts.make()
         await host.reset()
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
-                await host.step(call("nap", seconds=0.3))
+                await host.step(call("nap", bell=str(bell)))
+        bell.touch()
         with pytest.raises(EnvFailure, match="discarded"):
             await host.score()
         assert hosts.abandoned == 1
 
 
+class Meeting(Lockbox):
+    """Steps only when all are there to step."""
+
+    everybody: ClassVar = threading.Barrier(64)
+
+    def step(self, action: str) -> StepResult:
+        self.everybody.wait(60)
+        return super().step(action)
+
+
 async def test_many_blocking_environments_run_at_once() -> None:
-    async with hosting(resolve_env("lockbox", latency=0.05), "thread") as hosts:
+    async with hosting(resolve_env(Meeting), "thread", seconds=60) as hosts:
 
         async def play() -> float:
             host = hosts.make()
@@ -371,13 +378,8 @@ async def test_many_blocking_environments_run_at_once() -> None:
             await host.close()
             return reward
 
-        with faster_than(4.0):  # one after the other: 12.8 s
-            assert len(await asyncio.gather(*(play() for _ in range(64)))) == 64
-    for _ in range(100):
-        if not any(thread.name == "agentgrpo-env" for thread in threading.enumerate()):
-            break
-        await asyncio.sleep(0.02)
-    assert not any(thread.name == "agentgrpo-env" for thread in threading.enumerate())
+        assert len(await asyncio.gather(*(play() for _ in range(64)))) == 64
+    await settled(lambda: not any(thread.name == "agentgrpo-env" for thread in threading.enumerate()))
 
 
 async def test_async_tools_are_stopped_by_their_own_deadline(tmp_path: Path) -> None:

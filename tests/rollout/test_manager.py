@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
+import threading
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from transformers import PreTrainedModel
@@ -17,9 +17,12 @@ from agentgrpo.engines.embedded import EmbeddedEngine
 from agentgrpo.engines.scripted import ScriptedEngine
 from agentgrpo.errors import EngineFailure, RunError
 from agentgrpo.registry import resolve_env
+from agentgrpo.rollout import isolation
 from agentgrpo.rollout.group import GroupResult
 from agentgrpo.rollout.manager import Counts, RolloutManager
 from agentgrpo.types import EpisodeKey, Sampling, StopReason, Task, Trajectory
+from tests.clock import leap
+from tests.engines.stubs import settled
 from tests.rollout.stages import POLICY, Desk, acting, babbling, calls
 
 TASKS = [Task(id=f"t{i}", row={"replies": i % 3}) for i in range(5)]
@@ -108,28 +111,31 @@ async def test_an_environment_that_always_breaks_costs_its_group_only(tiny_chat:
 @pytest.mark.parametrize(("concurrency", "slots"), [(2, 1024), (64, 3)])
 async def test_at_most_so_many_episodes_run_at_once(tiny_chat: Chat, concurrency: int, slots: int) -> None:
     running = most = 0
-    inner = acting(tiny_chat, latency=lambda call: 0.002)
+    inner, is_full, allowed = acting(tiny_chat, latency=lambda call: 0.002), asyncio.Event(), min(concurrency, slots)
 
     class Counting(ScriptedEngine):
         async def generate(self, *args: Any, **kwargs: Any) -> Any:
             nonlocal running, most
             running += 1
             most = max(most, running)
+            if most >= allowed:
+                is_full.set()
             try:
+                await is_full.wait()
                 return await inner.generate(*args, **kwargs)
             finally:
                 running -= 1
 
     engine = Counting(reply=inner.reply, max_sequences=slots)
     await roll(manager(tiny_chat, engine, concurrency=concurrency))
-    assert most == min(concurrency, slots)
+    assert most == allowed
 
 
 async def test_cancelling_a_rollout_counts_what_was_under_way(tiny_chat: Chat) -> None:
     engine = acting(tiny_chat, latency=lambda call: 60.0)
     made = manager(tiny_chat, engine, concurrency=4)
     job = asyncio.create_task(roll(made))
-    await asyncio.sleep(0.05)
+    await settled(lambda: engine.running == 4)
     job.cancel()
     with pytest.raises(asyncio.CancelledError):
         await job
@@ -195,8 +201,14 @@ async def test_turns_of_one_episode_share_a_session(tiny_chat: Chat) -> None:
 
 async def test_a_group_that_is_late_trains_with_its_survivors_and_every_end_is_counted(tiny_chat: Chat) -> None:
     """Two places: at the deadline one episode hangs in the engine, and the last has not begun."""
-    engine = acting(tiny_chat, latency=lambda call: 60.0 if call == 1 else 0.001)
-    made = manager(tiny_chat, engine, concurrency=1, group_seconds=0.2)
+
+    def latency(call: int) -> float:
+        if call == 1:
+            leap(100)
+        return 1000.0 * call
+
+    engine = acting(tiny_chat, latency=latency)
+    made = manager(tiny_chat, engine, concurrency=1, group_seconds=100)
     told: list[Trajectory] = []
 
     async def on_episode(trajectory: Trajectory) -> None:
@@ -217,16 +229,25 @@ class SlowToClose(Desk):
     """Takes longer to be cleared up than its group has."""
 
     metadata = {"isolation": "thread"}  # noqa: RUF012
+    begins: ClassVar[threading.Barrier]
+    is_over: ClassVar[threading.Event]
 
     def close(self) -> None:
-        time.sleep(0.5)
+        if hasattr(self, "heard"):  # else it was only looked at
+            self.begins.wait(60)
+            self.is_over.wait(60)
 
 
 async def test_an_episode_that_was_scored_stays_so_when_the_deadline_strikes_while_it_is_cleared_up(
-    tiny_chat: Chat,
+    tiny_chat: Chat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = manager(tiny_chat, acting(tiny_chat), env=SlowToClose, group_seconds=0.3)
+    loop = asyncio.get_running_loop()
+    SlowToClose.begins = threading.Barrier(2, lambda: loop.call_soon_threadsafe(leap, 100))
+    SlowToClose.is_over = threading.Event()
+    monkeypatch.setattr(isolation, "CLOSE_SECONDS", 200.0)
+    made = manager(tiny_chat, acting(tiny_chat), env=SlowToClose, group_seconds=100, tool_seconds=200)
     (result,) = await roll(made, TASKS[:1], size=2)
+    SlowToClose.is_over.set()
     assert [t.stop_reason for t in result.trajectories] == [StopReason.ANSWERED] * 2
     assert made.counts.ends == Counter({StopReason.ANSWERED: 2})
 

@@ -45,7 +45,7 @@ def watched(browser: Any, url: str, **context: Any) -> Iterator[Watched]:
     """Yield a page of an inspector, in a fresh profile."""
     made = browser.new_context(**({"viewport": {"width": 1280, "height": 900}, "base_url": url} | context))
     page = made.new_page()
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(60_000)
     seen = Watched(page=page)
 
     def dismiss(dialog: Any) -> None:

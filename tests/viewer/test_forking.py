@@ -100,7 +100,7 @@ def test_a_broken_environment_fails_its_fork_only() -> None:
 
 def test_only_so_many_forks_may_wait() -> None:
     go_on = threading.Event()
-    forking = Forking(fork=lambda *_, **__: go_on.wait(20))
+    forking = Forking(fork=lambda *_, **__: go_on.wait(60))
     request = ForkRequest(episode="1", turn=1)
     jobs = [forking.start(Path(), request) for _ in range(MOST_WAITING)]
     with pytest.raises(UserError, match="forks are waiting already"):

@@ -166,7 +166,7 @@ async def test_the_stream_tells_when_something_was_written(tmp_path: Path) -> No
         store.add_sync([make_trajectory()])
         async with (
             TestClient(TestServer(make_app(Runs(tmp_path)), host="127.0.0.1")) as client,
-            client.get(f"/api/runs/{directory.path.name}/live", timeout=ClientTimeout(total=20)) as response,
+            client.get(f"/api/runs/{directory.path.name}/live", timeout=ClientTimeout(total=60)) as response,
         ):
             assert response.headers["Content-Type"] == "text/event-stream"
             before = await _event(response)

@@ -19,6 +19,7 @@ from tests.viewer.serving import Served
 
 pytestmark = pytest.mark.ui
 LIVE_SECONDS = 1.0
+ROWS = "(selector => [...document.querySelectorAll(selector)].map(node => node.innerText))"
 TRIES = 5
 
 
@@ -79,6 +80,7 @@ def test_the_list_is_filtered_sorted_and_searched(seen: Watched, place: Callable
     assert "filter=phase:train+reward" in page.url
     page.fill(".filter-input", '"refund"')
     page.wait_for_function("() => !location.search.includes('reward')")
+    page.wait_for_function(f"() => {ROWS}('.col-task').every(text => /refund|status|cancel|send/.test(text))")
     page.wait_for_function("() => document.querySelector('.filter-note').textContent.includes(' of 84')")
     assert all(re.search("refund|status|cancel|send", text) for text in texts(page, ".list-row .col-task"))
     page.fill(".filter-input", "")
@@ -87,6 +89,10 @@ def test_the_list_is_filtered_sorted_and_searched(seen: Watched, place: Callable
     page.click("button[aria-label='sort by reward']")
     page.wait_for_selector("[aria-sort=ascending] >> text=reward")
     page.wait_for_function("() => document.querySelectorAll('.list-row').length > 20")
+    page.wait_for_function(
+        f"() => {ROWS}('.list-row[data-index] .col-reward').map(text => parseFloat(text.replace('\u2212', '-')))"
+        ".every((reward, at, all) => at === 0 || all[at - 1] <= reward)"
+    )
     shown = [float(text.replace("\u2212", "-")) for text in texts(page, ".list-row[data-index] .col-reward")]
     assert shown == sorted(shown)
 
@@ -144,7 +150,7 @@ def test_tokens_have_the_colours_of_what_is_known_of_them(
     assert len(set(found["advantage"].values())) == 2
     assert len(set(found["entropy"].values())) >= 4
     page.locator(".tokens i.on").first.hover()
-    tip = page.locator(".token-tip").inner_text()
+    tip = page.locator(".token-tip:has(dl)").inner_text()
     assert all(word in tip for word in ("id", "logprob", "learner", "ratio", "advantage", "nats"))
 
 
@@ -208,7 +214,7 @@ def test_every_screen_is_reached_without_a_mouse(seen: Watched, run: RunDirector
     page.wait_for_function("() => document.querySelector('.filter-note').textContent.includes(' of 84')")
     press("j", "o", until=".turn", at="/episode?key=")
     press("Escape", until=".list-row", at="filter=success:yes")
-    assert page.locator(".list-row[aria-selected=true]").get_attribute("data-index") == "1"
+    page.wait_for_selector(".list-row[aria-selected=true][data-index='1']")
     press("g", "t", until=".lane", at="/timeline")
     press("g", "c", until=".task-line", at="/compare")
     before = colour(page, "body")

@@ -65,7 +65,7 @@ def call(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     if name == "add":
         kept.append(arguments["text"])
     elif name == "sleep":
-        time.sleep(0.6)  # a ping is answered only afterwards
+        time.sleep(3.5)  # a ping is answered only afterwards
     elif name == "hang":
         time.sleep(60)
     elif name == "die":

@@ -65,7 +65,7 @@ class Rigged:
                 error = {"code": -32602, "message": "too many"}
                 return web.json_response({"jsonrpc": "2.0", "id": message["id"], "error": error})
             case "slow":
-                await asyncio.sleep(2)
+                await asyncio.sleep(60)
             case "hang":
                 self.awake.clear()
                 await self.awake.wait()
@@ -107,18 +107,18 @@ def rigged() -> Iterator[tuple[Rigged, str]]:
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     try:
-        yield server, asyncio.run_coroutine_threadsafe(start(), loop).result(5)
+        yield server, asyncio.run_coroutine_threadsafe(start(), loop).result(60)
     finally:
         loop.call_soon_threadsafe(server.awake.set)
-        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(60)
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(5)
+        thread.join(60)
         loop.close()
 
 
 @pytest.fixture
 def session(rigged: tuple[Rigged, str]) -> Iterator[McpSession]:
-    session = McpSession(McpServer(url=rigged[1], name="rigged", call_seconds=0.5))
+    session = McpSession(McpServer(url=rigged[1], name="rigged", call_seconds=3))
     open_sessions([session])
     yield session
     session.close()
@@ -133,7 +133,7 @@ def test_answers_and_errors_are_those_of_the_server(session: McpSession) -> None
 
 
 def test_a_slow_tool_is_stopped_and_the_session_lives_on(session: McpSession) -> None:
-    with pytest.raises(ToolTimeout, match=r"slow did not finish within 0.5 s"):
+    with pytest.raises(ToolTimeout, match=r"slow did not finish within 3 s"):
         session.call("slow", {})
     assert result_text(session.call("echo", {})) == "done"
 
@@ -141,7 +141,7 @@ def test_a_slow_tool_is_stopped_and_the_session_lives_on(session: McpSession) ->
 @pytest.mark.parametrize(
     ("tool", "told"),
     [
-        ("hang", r"hangs: no answer within 0.5 s, nor to a ping"),
+        ("hang", r"hangs: no answer within 3 s, nor to a ping"),
         ("drop", "'rigged' (closed the connection|broke)"),
         ("broken", "answered with error -32603"),
         ("gone", "answered with error -32600: Session terminated"),
@@ -154,7 +154,7 @@ def test_what_breaks_is_a_failure_within_the_deadline(session: McpSession, tool:
     began = time.monotonic()
     with pytest.raises(ToolFailure, match=told):
         session.call(tool, {})
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 45
 
 
 def test_a_server_that_hangs_does_not_hold_up_the_end(rigged: tuple[Rigged, str]) -> None:
@@ -163,7 +163,7 @@ def test_a_server_that_hangs_does_not_hold_up_the_end(rigged: tuple[Rigged, str]
     rigged[0].awake.clear()
     began = time.monotonic()
     session.close()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 45
 
 
 def test_headers_come_from_the_environment_and_the_end_is_said(

@@ -52,10 +52,10 @@ def test_what_contains_itself_is_cut() -> None:
 
 def test_a_schema_that_doubles_with_every_reference_stays_small() -> None:
     both = {f"a{i}": {"allOf": [{"$ref": f"#/$defs/a{i + 1}"}, {"$ref": f"#/$defs/a{i + 1}"}]} for i in range(60)}
-    clock = time.perf_counter()
+    clock = time.thread_time()
     schema = flat({"type": "object", "properties": {"x": {"$ref": "#/$defs/a0"}}, "$defs": {**both, "a60": {}}})
     checker(schema)({"x": 1})
-    assert time.perf_counter() - clock < 2
+    assert time.thread_time() - clock < 2
     assert len(json.dumps(schema)) < 40 * MAX_NODES
 
 
@@ -97,9 +97,9 @@ def test_no_pattern_of_a_server_is_run() -> None:
         "propertyNames": {"pattern": forever},
         "additionalProperties": False,
     }
-    clock = time.perf_counter()
+    clock = time.thread_time()
     assert checker(flat(schema))({"x": "a" * 50 + "!", "a" * 50 + "!": "a"})
-    assert time.perf_counter() - clock < 1
+    assert time.thread_time() - clock < 1
     assert flat(schema)["properties"]["x"]["pattern"] == forever  # the model may read it
 
 

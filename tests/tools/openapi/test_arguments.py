@@ -131,10 +131,10 @@ def test_a_pattern_that_takes_no_linear_time_is_left_to_the_service(pattern: str
 
 def test_no_pattern_hangs() -> None:
     check = validator({"properties": {"a": {"type": "string", "pattern": "^(a+)+$"}}})
-    started = time.monotonic()
+    started = time.thread_time()
     with pytest.raises(ValidationError):
         check({"a": "a" * 50_000 + "!"})
-    assert time.monotonic() - started < 1
+    assert time.thread_time() - started < 1
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import json
 import sys
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from agentgrpo.tools.sandbox.box import Sandbox
@@ -17,6 +17,7 @@ from agentgrpo.tools.sandbox.job import MB, Limits
 
 SECONDS = 1.0
 LIMITS = Limits(seconds=SECONDS, memory=256 * MB, disk=32 * MB, file_size=16 * MB, processes=32, open_files=64)
+LATE = replace(LIMITS, seconds=60.0)  # for what is to end before its deadline, on any machine
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ BOMBS: dict[str, Bomb] = {
     "sleep": Bomb("time.sleep(600)"),
     "spin": Bomb("while True: pass"),
     "spin_in_c": Bomb("sum(range(10**12))"),
-    "cpu": Bomb("while True: pass", ("cpu",), Limits(seconds=5.0, cpu_seconds=1)),
+    "cpu": Bomb("while True: pass", ("cpu",), Limits(seconds=LATE.seconds, cpu_seconds=1)),
     "deaf": Bomb("for n in (1, 2, 3, 15): signal.signal(n, signal.SIG_IGN)\ntime.sleep(600)"),
     "stopped": Bomb("os.kill(os.getpid(), signal.SIGSTOP)"),
     "wait_for_input": Bomb("os.pipe(); subprocess.run(['cat'], stdin=os.fdopen(os.pipe()[0]))"),
@@ -63,53 +64,57 @@ BOMBS: dict[str, Bomb] = {
     "shell_bomb": Bomb(
         "os.execv('/bin/sh', ['sh', '-c', 'f() { f | f & }; f; sleep 600'])", ("deadline", "processes", "exit")
     ),
-    "daemon": Bomb(_DAEMON + "daemon()", ("exit",)),
-    "daemons": Bomb(_DAEMON + "for _ in range(8): daemon()", ("exit",)),
-    "undead_daemon": Bomb(_UNDEAD + _DAEMON + "daemon()", ("exit",)),
-    "nohup": Bomb("os.system('nohup sleep 600 >/dev/null 2>&1 & setsid sleep 600 & disown -a 2>/dev/null')", ("exit",)),
-    "daemon_with_output": Bomb("os.system('sleep 600 & echo started')", ("exit",)),
-    "daemon_that_prints": Bomb(_DAEMON + "os.system('yes & true')", ("exit",)),
+    "daemon": Bomb(_DAEMON + "daemon()", ("exit",), LATE),
+    "daemons": Bomb(_DAEMON + "for _ in range(8): daemon()", ("exit",), LATE),
+    "undead_daemon": Bomb(_UNDEAD + _DAEMON + "daemon()", ("exit",), LATE),
+    "nohup": Bomb(
+        "os.system('nohup sleep 600 >/dev/null 2>&1 & setsid sleep 600 & disown -a 2>/dev/null')", ("exit",), LATE
+    ),
+    "daemon_with_output": Bomb("os.system('sleep 600 & echo started')", ("exit",), LATE),
+    "daemon_that_prints": Bomb(_DAEMON + "os.system('yes & true')", ("exit",), LATE),
     "flood": Bomb("while True: os.write(1, b'x' * 65536)"),
     "flood_1_gb": Bomb("for _ in range(16384): os.write(1, b'x' * 65536)", ("exit", "deadline")),
     "flood_of_lines": Bomb("os.execv('/bin/sh', ['sh', '-c', 'yes'])"),
-    "memory": Bomb("bytearray(2**33)", ("exit",)),
+    "memory": Bomb("bytearray(2**33)", ("exit",), LATE),
     "memory_slowly": Bomb("a = []\nwhile True: a.append(bytearray(2**20))", ("exit", "memory", "deadline")),
     "memory_of_many": Bomb(
         "for _ in range(3): os.fork()\na = bytearray(100 * 2**20)\n"
         "for i in range(0, len(a), 4096): a[i] = 1\ntime.sleep(600)",
         ("memory",),
-        Limits(seconds=5.0, memory=256 * MB),
+        Limits(seconds=LATE.seconds, memory=256 * MB),
     ),
     "mapped_file": Bomb(
         "import mmap\nf = open('m', 'w+b'); f.truncate(15 * 2**20)\nm = mmap.mmap(f.fileno(), 0)\n"
         "while True:\n    for i in range(0, len(m), 4096): m[i] = 1"
     ),
-    "large_file": Bomb("f = open('a', 'wb')\nwhile True: f.write(b'x' * 2**20)", ("exit",)),
-    "large_hole": Bomb("open('a', 'wb').truncate(2**40)", ("exit",)),
+    "large_file": Bomb("f = open('a', 'wb')\nwhile True: f.write(b'x' * 2**20)", ("exit",), LATE),
+    "large_hole": Bomb("open('a', 'wb').truncate(2**40)", ("exit",), LATE),
     "many_files": Bomb(
         "n = 0\nwhile True:\n    open(str(n), 'wb').write(b'x' * 2**20); n += 1",
         ("disk",),
-        Limits(seconds=5.0, disk=32 * MB),
+        Limits(seconds=LATE.seconds, disk=32 * MB),
     ),
     "empty_files": Bomb(
-        "n = 0\nwhile True:\n    open(str(n), 'wb'); n += 1", ("disk",), Limits(seconds=5.0, disk=8 * MB)
+        "n = 0\nwhile True:\n    open(str(n), 'wb'); n += 1", ("disk",), Limits(seconds=LATE.seconds, disk=8 * MB)
     ),
     "deleted_files": Bomb(
         "fs = []\nwhile True:\n    f = open('a', 'wb'); os.unlink('a'); f.write(b'x' * 2**22); f.flush(); fs.append(f)",
         ("disk",),
-        Limits(seconds=5.0, disk=32 * MB),
+        Limits(seconds=LATE.seconds, disk=32 * MB),
     ),
-    "deep_folders": Bomb("while True:\n    os.mkdir('d'); os.chdir('d')", ("disk",), Limits(seconds=5.0)),
+    "deep_folders": Bomb("while True:\n    os.mkdir('d'); os.chdir('d')", ("disk",), Limits(seconds=LATE.seconds)),
     "closed_folder": Bomb(
         "os.mkdir('d'); open('d/f', 'w'); os.chmod('d', 0); time.sleep(600)", ("deadline", "disk", "exit")
     ),
-    "descriptors": Bomb("fs = []\nwhile True: fs.append(os.open('/dev/null', 0))", ("exit",)),
+    "descriptors": Bomb("fs = []\nwhile True: fs.append(os.open('/dev/null', 0))", ("exit",), LATE),
     "threads": Bomb(
         "while True: threading.Thread(target=time.sleep, args=(600,)).start()", ("exit", "memory", "deadline")
     ),
-    "pipes": Bomb("ps = []\nwhile True:\n    p = os.pipe(); os.write(p[1], b'x' * 65536); ps.append(p)", ("exit",)),
+    "pipes": Bomb(
+        "ps = []\nwhile True:\n    p = os.pipe(); os.write(p[1], b'x' * 65536); ps.append(p)", ("exit",), LATE
+    ),
     "recursion": Bomb("sys.setrecursionlimit(10**9)\ndef f(): f()\nf()", ("exit", "memory", "deadline")),
-    "crash": Bomb("os.kill(os.getpid(), signal.SIGSEGV)", ("exit",)),
+    "crash": Bomb("os.kill(os.getpid(), signal.SIGSEGV)", ("exit",), LATE),
 }
 
 
