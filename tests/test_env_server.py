@@ -77,7 +77,7 @@ class Client:
         return await self.receive()
 
     async def receive(self) -> JsonObject:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             answer: JsonObject = json.loads(await self.socket.receive_str())
         return answer
 

@@ -235,7 +235,7 @@ class Asleep(Broken):
         return [{"task_id": f"{split}-{i}"} for i in range(4)] if split == "train" else []
 
     def reset_task(self, task: dict[str, Any]) -> str:
-        time.sleep(9)
+        time.sleep(30)
         return "late"
 
 
@@ -247,7 +247,7 @@ def test_a_run_that_does_not_move_is_stopped_with_the_cause(lockbox: Path, tmp_p
     run = only_run(tmp_path)
     assert record_of(run)["status"] == "failed"
     assert "8 wait for reset" in record_of(run)["cause"]
-    assert "time.sleep(9)" in next(run.glob("stall-*.txt")).read_text()
+    assert "time.sleep(30)" in next(run.glob("stall-*.txt")).read_text()
     assert (run / "checkpoints" / "last" / "adapter_model.safetensors").is_file()
 
 

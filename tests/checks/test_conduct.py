@@ -61,9 +61,9 @@ class Awaiting(Sound):
 @pytest.mark.parametrize(
     ("env", "told"),
     [
-        (Sleepy, "a call of look waited 0.02"),
-        (Rarely, "a call of wait waited 0.02"),
-        (SlowStart, "reset waited 0.02"),
+        (Sleepy, "a call of look waited 0.0"),
+        (Rarely, "a call of wait waited 0.0"),
+        (SlowStart, "reset waited 0.0"),
         (Busy, "a call of look computed for 0.0"),
         (Awaiting, "`async def` tools cannot run with isolation 'inline'"),
     ],

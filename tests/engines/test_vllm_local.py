@@ -27,6 +27,7 @@ from agentgrpo.tolerances import LOGPROB_TOLERANCE
 from agentgrpo.types import Adapter, Generation, Policy, Sampling
 from agentgrpo.types import Sequence as Text
 from tests.engines.models import save_wide
+from tests.engines.stubs import settled
 from tests.learner.episodes import policy, randomize
 from tests.small import ROOT
 
@@ -118,7 +119,7 @@ async def test_a_version_is_proved_while_others_generate(engine: VllmEngine, bas
     first, second = Policy(name="amid", version=1), Policy(name="amid", version=2)
     await publish(engine, learner(base, 1), first)
     asked = asyncio.create_task(say(engine, first, 16, tokens=150))
-    await asyncio.sleep(0.1)
+    await settled(lambda: engine._versions[first].open == 16)
     await publish(engine, learner(base, 2), second)
     assert distance(learner(base, 1), await asked) <= 1e-4
     await engine.retire(first)
@@ -261,9 +262,9 @@ async def test_a_version_is_retired_once_its_generations_ended(engine: VllmEngin
     await publish(engine, trained, which)
     ids = prompt(4, 20)
     under_way = asyncio.ensure_future(engine.generate(ids, Sampling(max_tokens=150, seed=1), which))
-    await asyncio.sleep(0.05)
+    await settled(lambda: engine._versions[which].open == 1)
     retired = asyncio.ensure_future(engine.retire(which))
-    await asyncio.sleep(0.01)
+    await settled(lambda: which not in engine._versions)
     with pytest.raises(EngineFailure, match="not published"):
         await engine.generate(ids, Sampling(max_tokens=1), which)
     said = await under_way
@@ -280,12 +281,12 @@ async def test_a_cancelled_generation_makes_room(engine: VllmEngine) -> None:
         asyncio.ensure_future(engine.generate(prompt(i, 20), Sampling(max_tokens=200, seed=i), which))
         for i in range(16)
     ]
-    await asyncio.sleep(0.1)
+    await settled(lambda: engine._versions[which].open == 16)
     for task in tasks[:8]:
         task.cancel()
     ended = await asyncio.gather(*tasks, return_exceptions=True)
     assert [isinstance(e, asyncio.CancelledError) for e in ended] == [True] * 8 + [False] * 8
-    await asyncio.wait_for(engine.retire(which), 10)  # waits for those that were cancelled too
+    await asyncio.wait_for(engine.retire(which), 60)  # waits for those that were cancelled too
     assert engine._llm.get_num_unfinished_requests() == 0
 
 
@@ -363,7 +364,7 @@ def test_a_killed_run_leaves_no_process_of_vllm(wide: Path) -> None:
     script.write_text(code, encoding="utf-8")
     done = subprocess.run([sys.executable, str(script), str(wide)], cwd=ROOT, capture_output=True, text=True)
     children = [psutil.Process(int(pid)) for pid in done.stdout.split() if psutil.pid_exists(int(pid))]
-    assert not psutil.wait_procs(children, timeout=15)[1], "processes of vLLM are still there"
+    assert not psutil.wait_procs(children, timeout=60)[1], "processes of vLLM are still there"
 
 
 def test_an_engine_that_died_says_so_and_closes(wide: Path) -> None:
@@ -372,12 +373,12 @@ def test_an_engine_that_died_says_so_and_closes(wide: Path) -> None:
     async def die() -> None:
         await made.publish(None, which)
         under_way = asyncio.ensure_future(made.generate([1, 2], Sampling(max_tokens=250), which))
-        await asyncio.sleep(0.05)
+        await settled(lambda: made._versions[which].open == 1)
         for child in psutil.Process().children(recursive=True):
             if "EngineCore" in " ".join(child.cmdline()) or "EngineCore" in child.name():
                 os.kill(child.pid, signal.SIGKILL)
         with pytest.raises(EngineFailure, match="engine process has died"):
-            await asyncio.wait_for(under_way, 10)
+            await asyncio.wait_for(under_way, 60)
         with pytest.raises(EngineFailure, match="engine process has died"):
             await made.generate([1, 2], Sampling(max_tokens=2), which)
         await made.close()

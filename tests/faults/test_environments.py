@@ -144,7 +144,11 @@ class Slow(Desk):
 
 async def test_a_deadline_inside_a_step_ends_the_episode_once(tiny_chat: Chat, ledger: Ledger) -> None:
     engine, loop = acting(tiny_chat, *[calls("nap")] * 4), asyncio.get_running_loop()
-    Slow.begins = threading.Barrier(4, lambda: loop.call_soon_threadsafe(leap, 50))
+
+    def strike() -> None:
+        loop.call_soon_threadsafe(leap, 50)
+
+    Slow.begins = threading.Barrier(4, strike)
     Slow.is_over = threading.Event()
     config = RolloutConfig(
         max_tokens=200, max_turn_tokens=60, retries=2, episode_seconds=50, max_failed_share=1.0, concurrency=4

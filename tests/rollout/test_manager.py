@@ -242,7 +242,11 @@ async def test_an_episode_that_was_scored_stays_so_when_the_deadline_strikes_whi
     tiny_chat: Chat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loop = asyncio.get_running_loop()
-    SlowToClose.begins = threading.Barrier(2, lambda: loop.call_soon_threadsafe(leap, 100))
+
+    def strike() -> None:
+        loop.call_soon_threadsafe(leap, 100)
+
+    SlowToClose.begins = threading.Barrier(2, strike)
     SlowToClose.is_over = threading.Event()
     monkeypatch.setattr(isolation, "CLOSE_SECONDS", 200.0)
     made = manager(tiny_chat, acting(tiny_chat), env=SlowToClose, group_seconds=100, tool_seconds=200)

@@ -80,7 +80,7 @@ def test_the_list_is_filtered_sorted_and_searched(seen: Watched, place: Callable
     assert "filter=phase:train+reward" in page.url
     page.fill(".filter-input", '"refund"')
     page.wait_for_function("() => !location.search.includes('reward')")
-    page.wait_for_function(f"() => {ROWS}('.col-task').every(text => /refund|status|cancel|send/.test(text))")
+    page.wait_for_function(f"() => {ROWS}('.list-row .col-task').every(text => /refund|status|cancel|send/.test(text))")
     page.wait_for_function("() => document.querySelector('.filter-note').textContent.includes(' of 84')")
     assert all(re.search("refund|status|cancel|send", text) for text in texts(page, ".list-row .col-task"))
     page.fill(".filter-input", "")

@@ -104,13 +104,17 @@ def rigged() -> Iterator[tuple[Rigged, str]]:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         return f"http://127.0.0.1:{runner.addresses[0][1]}/mcp"
 
+    async def end() -> None:
+        await runner.cleanup()
+        await asyncio.sleep(0.05)  # transports close in the loop
+
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     try:
         yield server, asyncio.run_coroutine_threadsafe(start(), loop).result(60)
     finally:
         loop.call_soon_threadsafe(server.awake.set)
-        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(60)
+        asyncio.run_coroutine_threadsafe(end(), loop).result(60)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(60)
         loop.close()
