@@ -26,5 +26,6 @@ class Locker(ag.ToolEnv):
     def reward(self):
         return {"outcome": float(self.opened == self.lockers[self.task["name"]])}
 
-run = ag.train("locker.toml", env=Locker, tasks="lockers.jsonl")   # or: agentgrpo train locker.toml
-print(run.summary)                                                 # agentgrpo view runs/
+if __name__ == "__main__":  # or: agentgrpo train locker.toml
+    run = ag.train("locker.toml", env=Locker, tasks="lockers.jsonl")
+    print(run.summary)
