@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
+KINDS = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".html": "text/html"}
 SCRIPT, STYLE = "page.js", "page.css"  # what all modules and all styles go out as
 
 _ENTRY = "app.js"
@@ -35,13 +36,11 @@ class Asset:
 
 @cache
 def assets() -> dict[str, Asset]:
-    """Return every file of the page by its name."""
-    return {
-        SCRIPT: _asset(script(_ENTRY), "text/javascript"),
-        STYLE: _asset(styles(), "text/css"),
-        "mark.svg": _asset(_text("mark.svg"), "image/svg+xml"),
-        "index.html": _asset(_text("index.html"), "text/html"),
-    }
+    """Return every file by its name: what a page asks for, and the files that it is made of."""
+    static = resources.files("agentgrpo.viewer").joinpath("static")
+    texts = {file.name: _text(file.name) for file in static.iterdir()} | {SCRIPT: script(_ENTRY), STYLE: styles()}
+    kinds = {name: KINDS.get(name[name.rfind(".") :]) for name in texts}
+    return {name: _asset(text, kind) for name, text in texts.items() if (kind := kinds[name])}
 
 
 @cache
