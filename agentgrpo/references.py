@@ -34,7 +34,7 @@ def load_module(place: str) -> ModuleType:
 
 
 def load_function(reference: str, key: str) -> Callable[..., Any]:
-    """Return the function a key of the configuration names; it may be decorated.
+    """Return the function a key of the configuration names, or what can be called like one.
 
     Raises:
         EnvError: there is none.
@@ -47,7 +47,7 @@ def load_function(reference: str, key: str) -> Callable[..., Any]:
     except EnvError as error:
         raise EnvError(f"{key} = '{reference}': {error}") from error
     found = getattr(module, name, None)
-    if not _is_function(found):
+    if not callable(found) or isinstance(found, type):
         there = [known for known, value in vars(module).items() if _is_function(value) and not known.startswith("_")]
         raise EnvError(
             f"{key} = '{reference}': {place} has no function '{name}'; it has {', '.join(there) or 'none'}."
@@ -57,7 +57,10 @@ def load_function(reference: str, key: str) -> Callable[..., Any]:
 
 
 def _is_function(value: Any) -> bool:
-    return callable(value) and not isinstance(value, type) and inspect.isfunction(inspect.unwrap(value))
+    try:
+        return callable(value) and not isinstance(value, type) and inspect.isfunction(inspect.unwrap(value))
+    except ValueError:  # it says that it wraps itself, as what answers to every name does
+        return False
 
 
 def _import(module: str) -> ModuleType:

@@ -43,6 +43,17 @@ def test_a_function_is_found_decorated_or_not(file: Path) -> None:
     assert load_function("os.path:join", "reward")("a", "b") == "a/b"
 
 
+@pytest.mark.parametrize("reference", ["math:sqrt", "{file}:a_thing"])
+def test_whatever_can_be_called_is_as_good_as_a_function(file: Path, reference: str) -> None:
+    assert callable(load_function(reference.format(file=file), "reward"))
+
+
+def test_what_answers_to_every_name_does_not_hide_the_mistake(file: Path) -> None:
+    file.write_text("from unittest.mock import call\ndef plain(): return 1\n")
+    with pytest.raises(EnvError, match="it has plain"):
+        load_function(f"{file}:plan", "reward")
+
+
 def test_a_file_is_loaded_once_however_it_is_written(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(file.parent)
     assert load_module("mine.py") is load_module(str(file)) is load_module("./mine.py")
@@ -55,7 +66,7 @@ def test_a_module_is_looked_for_in_the_current_folder(file: Path, monkeypatch: p
     monkeypatch.delitem(sys.modules, "mine")
 
 
-@pytest.mark.parametrize("name", ["Thing", "constant", "a_thing", "nothing"])
+@pytest.mark.parametrize("name", ["Thing", "constant", "nothing"])
 def test_what_is_no_function_is_answered_with_those_there(file: Path, name: str) -> None:
     with pytest.raises(
         EnvError, match=rf"view = '.*:{name}': .*mine.py has no function '{name}'; it has cached, plain"

@@ -103,7 +103,8 @@ def app_maker(name: str, snapshot: Path | None = None) -> Callable[[], AppState]
     Raises:
         UserError: there is no such app, or it cannot begin with this.
     """
-    module, _, attribute = name.rpartition(":") if ":" in name else (f"agentgrpo.tools.{name}", "", "")
+    known = name if ":" in name or name.endswith(".py") else f"agentgrpo.tools.{name}:"
+    module, _, attribute = known.rpartition(":") if ":" in known else (known, "", "")
     try:
         loaded = load_module(module)
     except EnvError as error:

@@ -232,10 +232,11 @@ class Server:
     async def _score(self, name: str, token_ids: Sequence[int]) -> list[float]:
         """Have a canary scored; it may have to wait for a place while the server generates for others."""
         for _ in range(PATIENCE - 1):
-            with contextlib.suppress(Late):
+            try:
                 return await self.api.score(name, token_ids)
-            if not await self.is_moving():
-                break
+            except Late:
+                if not await self.is_moving():
+                    raise
         return await self.api.score(name, token_ids)
 
     async def withdraw(self, policy: Policy) -> None:

@@ -33,7 +33,7 @@ class _Zstd(threading.local):
     """Contexts take long to make and are no thread's but one's."""
 
     def __init__(self) -> None:
-        self.compressor = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=False)
+        self.compressor = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True)  # as zlib has one
         self.decompressor = zstandard.ZstdDecompressor()
 
 
@@ -56,8 +56,8 @@ def decompress(data: bytes) -> bytes:
         found = unpacker.decompress(data)
     except (zstandard.ZstdError, zlib.error) as error:
         raise ValueError(f"stored bytes cannot be read: {error}") from error
-    if not unpacker.eof:
-        raise ValueError(f"stored bytes cannot be read: {len(data)} of them are there, and they go on")
+    if not unpacker.eof or unpacker.unused_data:
+        raise ValueError(f"stored bytes cannot be read: {len(data)} are there, which is not where they end")
     return found
 
 
@@ -97,7 +97,9 @@ def unpack_ints(data: bytes) -> array[int]:
 
 
 def _unpack_planes(planes: bytes, count: int) -> bytes:
-    size = len(planes) // count
+    size, rest = divmod(len(planes), count)
+    if rest:
+        raise ValueError(f"stored bytes cannot be read: {len(planes)} do not make {count} planes")
     ordered = bytearray(4 * size)
     for place in range(count):
         ordered[place::4] = planes[place * size : (place + 1) * size]

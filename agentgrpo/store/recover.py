@@ -117,12 +117,9 @@ def _read(connection: sqlite3.Connection, sql: str, after: int, before: int) -> 
 def _training(key: EpisodeKey, row: sqlite3.Row) -> TrainingRow:
     """Return what the learner did with an episode, as far as it can be read."""
     packed, entropies = row["learner_logprobs"], dict(row).get("entropies")
-    plain = TrainingRow(key=key, advantage=row["advantage"], filter_reason=row["filter_reason"])
-    try:
-        return replace(
-            plain,
-            logprobs=None if packed is None else unpack_beside(packed, row["logprobs"]),
-            entropies=None if entropies is None else unpack_entropies(entropies),
-        )
-    except ValueError:
-        return plain
+    known = TrainingRow(key=key, advantage=row["advantage"], filter_reason=row["filter_reason"])
+    with suppress(ValueError):
+        known = replace(known, logprobs=None if packed is None else unpack_beside(packed, row["logprobs"]))
+    with suppress(ValueError):
+        known = replace(known, entropies=None if entropies is None else unpack_entropies(entropies))
+    return known

@@ -63,7 +63,7 @@ CREATE TABLE payloads (
     record BLOB NOT NULL,      -- JSON, compressed: everything but the token arrays
     token_ids BLOB NOT NULL,   -- int32, compressed
     logprobs BLOB NOT NULL,    -- int32, compressed: multiples of 2**-16
-    learner_logprobs BLOB
+    learner_logprobs BLOB      -- what they differ by from `logprobs`, with which alone they can be read
 )"""
 
 _SUMS = ("scored", "reward", "successes", "turns", "sampled_tokens", "tool_calls", "tool_errors", "failed", "filtered")
@@ -267,5 +267,5 @@ MIGRATIONS: tuple[Migration, ...] = (
         *(trigger for trigger in _FACET_TRIGGERS if trigger != _FACET_TRIGGERS[1]),
     ),
     ("ALTER TABLE payloads ADD COLUMN entropies BLOB",),  # of the trained tokens, as the learner's logprobs
-    (),  # from here on compressed with zstd, which older code cannot read
+    (),  # from here on written with zstd, which older code cannot read; reading an older file leaves it as it is
 )

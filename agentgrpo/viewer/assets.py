@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from pathlib import Path
 
 KINDS = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".html": "text/html"}
 SCRIPT, STYLE = "page.js", "page.css"  # what all modules and all styles go out as
@@ -38,9 +39,9 @@ class Asset:
 def assets() -> dict[str, Asset]:
     """Return every file by its name: what a page asks for, and the files that it is made of."""
     static = resources.files("agentgrpo.viewer").joinpath("static")
-    texts = {file.name: _text(file.name) for file in static.iterdir()} | {SCRIPT: script(_ENTRY), STYLE: styles()}
-    kinds = {name: KINDS.get(name[name.rfind(".") :]) for name in texts}
-    return {name: _asset(text, kind) for name, text in texts.items() if (kind := kinds[name])}
+    names = [file.name for file in static.iterdir() if Path(file.name).suffix in KINDS]
+    texts = {name: _text(name) for name in names} | {SCRIPT: script(_ENTRY), STYLE: styles()}
+    return {name: _asset(text, KINDS[Path(name).suffix]) for name, text in texts.items()}
 
 
 @cache

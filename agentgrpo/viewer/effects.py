@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from agentgrpo.errors import UserError
 from agentgrpo.store.filter import Between, Filter, Term
 from agentgrpo.store.reader import EpisodeReader
 from agentgrpo.types import JsonObject, Phase
@@ -64,4 +65,12 @@ def _records(
         Term(field="tool", values=(tool,)),
     )
     rows = reader.list(Filter(terms=terms), order="step", descending=is_last, limit=MOST_EPISODES)
-    return (reader.record(row.id) for row in rows)
+    return (record for row in rows if (record := _record(reader, row.id)) is not None)
+
+
+def _record(reader: EpisodeReader, row_id: int) -> JsonObject | None:
+    """Return a record; None where it cannot be read, or was replaced meanwhile."""
+    try:
+        return reader.record(row_id)
+    except (UserError, ValueError):
+        return None

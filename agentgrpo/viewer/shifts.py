@@ -119,10 +119,13 @@ def _shift(
 ) -> Shift:
     part = [share.episodes / max(1, total.episodes) for share, total in zip(shares, whole, strict=True)]
     own, others = _change(*shares), _change(*(total - share for share, total in zip(shares, whole, strict=True)))
+    change = _change(*whole) or 0.0
     apart = min(abs(own), abs(own - others)) * part[1] ** 0.5 if own is not None and others is not None else 0.0
     occurring = abs(part[1] - part[0]) if facet == "stop" else 0.0
     fewest = min(share.episodes for share in shares) if facet != "stop" else max(share.episodes for share in shares)
-    failing, acting = _failing(shares) if facet == "tool" else 0.0, _acting(effects)
+    failing, acting = (_failing(shares, is_fall=change <= 0), _acting(effects)) if facet == "tool" else (0.0, 0.0)
+    if (own or 0.0) * change < 0:  # what went the other way is no cause
+        failing = acting = 0.0
     direct = max(failing, acting) * part[1] ** 0.5
     return Shift(
         facet=facet,
@@ -136,9 +139,10 @@ def _shift(
     )
 
 
-def _failing(shares: tuple[Share, Share]) -> float:
+def _failing(shares: tuple[Share, Share], *, is_fall: bool) -> float:
+    """Return by how much more calls fail where success fell, and less where it rose."""
     before, after = (share.error_rate or 0.0 for share in shares)
-    return abs(after - before)
+    return max(0.0, after - before if is_fall else before - after)
 
 
 def _acting(effects: tuple[Effect, Effect]) -> float:

@@ -16,14 +16,14 @@ from agentgrpo.config.run import load_config
 from agentgrpo.engines.partial import Partial
 from agentgrpo.engines.servers import Server
 from agentgrpo.engines.stub_server import BASE, StubServer, stub_logprobs
-from agentgrpo.engines.vllm_api import BadAnswer, Card, Chunk, VllmApi
+from agentgrpo.engines.vllm_api import BadAnswer, Card, Chunk, Late, VllmApi
 from agentgrpo.engines.vllm_remote import RemoteEngine, survey
 from agentgrpo.errors import ConfigError, EngineFailure
 from agentgrpo.rollout.admission import CountsPreemptions
 from agentgrpo.run.engine_kinds import open_engine
 from agentgrpo.tolerances import LOGPROB_TOLERANCE
 from agentgrpo.types import Generation, Policy, Sampling
-from tests.engines.stubs import PATIENT, adapter, canary, engine_on, pool, settled
+from tests.engines.stubs import CANARY_IDS, PATIENT, adapter, canary, engine_on, pool, settled
 
 PROMPT = (7, 8, 9)
 ASK = Sampling(max_tokens=20, seed=5)
@@ -202,6 +202,16 @@ async def test_a_stall_is_seen_although_health_says_ok(caplog: pytest.LogCapture
         assert not engine.servers[0].is_up and "it has stalled: no token for 2.5 s" in caplog.text
         servers[0].recover()
         await settled(lambda: engine.servers[0].is_up)
+
+
+async def test_a_stalled_server_is_asked_for_a_proof_once() -> None:
+    async with pool(1, connect_seconds=0.5, first_token_seconds=0.5) as ((stub,), engine):
+        await engine.publish(None, V0, canary=canary())
+        (server,) = engine.servers
+        stub.stall()
+        with pytest.raises(Late):
+            await server._score("stub", CANARY_IDS)
+        assert not server.is_up and "it has stalled" in (server.reason or "")
 
 
 async def test_a_slow_server_is_no_stalled_one() -> None:

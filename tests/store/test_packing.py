@@ -38,12 +38,29 @@ def test_bytes_cut_off_anywhere_are_refused(data: bytes, draw: st.DataObject) ->
         decompress(packed[: draw.draw(st.integers(0, len(packed) - 1))])
 
 
-@given(st.lists(st.integers(0, 2**16 - 1)), st.binary(max_size=50))
-def test_damaged_integers_are_refused_or_read(values: list[int], damage: bytes) -> None:
+@given(st.lists(st.integers(0, 2**16 - 1)), st.data())
+def test_a_flipped_bit_is_refused_or_harmless(values: list[int], draw: st.DataObject) -> None:
     packed = bytearray(pack_ints(values))
-    packed[: len(damage)] = damage
+    bit = draw.draw(st.integers(8, 8 * len(packed) - 1))  # behind the number of planes
+    packed[bit // 8] ^= 1 << bit % 8
     try:
-        unpack_ints(bytes(packed))
+        found = list(unpack_ints(bytes(packed)))
+    except ValueError as error:
+        assert "cannot be read" in str(error)
+    else:
+        assert found == values
+
+
+@given(st.binary(), st.binary(min_size=1))
+def test_bytes_that_go_on_are_refused(data: bytes, more: bytes) -> None:
+    with pytest.raises(ValueError, match="cannot be read"):
+        decompress(compress(data) + more)
+
+
+@given(st.binary(max_size=80))
+def test_bytes_of_any_kind_are_read_or_refused(data: bytes) -> None:
+    try:
+        unpack_ints(data)
     except ValueError as error:
         assert str(error)
 

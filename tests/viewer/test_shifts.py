@@ -74,6 +74,22 @@ def test_a_tool_that_every_episode_calls_is_found_by_what_it_no_longer_does() ->
     assert [(one.value, one.reason) for one in shifts(before, after, effects)] == [("buy", "effect")]
 
 
+def test_a_tool_that_fails_less_is_no_reason_for_a_fall() -> None:
+    before = [
+        row("stop", "answered", episodes=100, scored=100, successes=80),
+        row("tool", "search", successes=33, errors=20),
+        row("family", "hard", successes=32),
+    ]
+    after = [
+        row("stop", "answered", episodes=100, scored=100, successes=40),
+        row("tool", "search", successes=33, errors=2),
+        row("family", "hard", successes=2),
+    ]
+    first, *rest = shifts(before, after)
+    assert (first.facet, first.value) == ("family", "hard")
+    assert all(shift.reason is None for shift in [first, *rest])
+
+
 def test_what_did_not_change_itself_is_no_line() -> None:
     after = [*TOGETHER_AFTER, row("tool", "send", successes=30)]
     assert "send" not in {one.value for one in shifts([*TOGETHER, row("tool", "send", successes=30)], after)}
