@@ -154,11 +154,16 @@ def test_a_slow_tool_is_stopped_and_the_session_lives_on(session: McpSession) ->
         ("bomb", "compressed answer although it was asked not to"),
     ],
 )
-def test_what_breaks_is_a_failure_within_the_deadline(session: McpSession, tool: str, told: str) -> None:
+def test_what_breaks_is_a_failure_within_the_deadline(rigged: tuple[Rigged, str], tool: str, told: str) -> None:
+    session = McpSession(McpServer(url=rigged[1], name="rigged", call_seconds=3 if tool == "hang" else 60))
+    open_sessions([session])
     began = time.monotonic()
-    with pytest.raises(ToolFailure, match=told):
-        session.call(tool, {})
-    assert time.monotonic() - began < 45
+    try:
+        with pytest.raises(ToolFailure, match=told):
+            session.call(tool, {})
+        assert time.monotonic() - began < 45
+    finally:
+        session.close()
 
 
 def test_a_server_that_hangs_does_not_hold_up_the_end(rigged: tuple[Rigged, str]) -> None:
