@@ -2,6 +2,7 @@
 
 The rollout's requests are kept as they were: prompts, lengths, seeds, adapter. Bare vLLM is then asked the same, all
 episodes' first turns at once, then all second turns and so on: no environment, no chat template, no store.
+`--quick` starts vLLM once and asks the engine's own past the engine; its two rounds say less than the whole bench.
 """
 
 from __future__ import annotations
@@ -98,13 +99,30 @@ def measure(*, quick: bool) -> dict[str, float | None]:
     """Return our tokens a second as a share of bare vLLM's, and milliseconds per publish; None without vLLM."""
     if not vllm_side.has_vllm():
         return {"vs_bare_vllm": None, "publish_ms": None}
+    return _measure_quickly() if quick else _measure_beside_bare()
+
+
+def _measure_quickly() -> dict[str, float | None]:
+    """Start vLLM once, and ask the same one directly: a second start takes longer than all that is measured."""
+    trained, engine = vllm_side.policy(), vllm_side.start()
+    try:
+        publish_ms = asyncio.run(_publish(engine, trained, 8))
+        asyncio.run(engine.publish(trained.adapter(), POLICY))
+        return {"vs_bare_vllm": _share(engine, Direct(engine), turns=2, rounds=2), "publish_ms": publish_ms}
+    finally:
+        asyncio.run(engine.close())
+
+
+def _measure_beside_bare() -> dict[str, float | None]:
     trained = vllm_side.policy()
     with ThreadPoolExecutor() as pool:  # beside each other: a start takes some 15 seconds, an end some 4
         starting = pool.submit(Bare)
         engine, bare = vllm_side.start(), starting.result()
         try:
-            publish_ms = asyncio.run(_publish(engine, trained, 8 if quick else 40))
-            share = _share(engine, bare, trained, turns=2 if quick else TURNS, rounds=1 if quick else 6)
+            publish_ms = asyncio.run(_publish(engine, trained, 40))
+            asyncio.run(engine.publish(trained.adapter(), POLICY))
+            bare.load(trained.adapter())
+            share = _share(engine, bare, turns=TURNS, rounds=6)
         finally:
             ending = pool.submit(bare.close)
             asyncio.run(engine.close())
@@ -112,10 +130,8 @@ def measure(*, quick: bool) -> dict[str, float | None]:
     return {"vs_bare_vllm": share, "publish_ms": publish_ms}
 
 
-def _share(engine: VllmEngine, bare: Bare, trained: LoraPolicy, *, turns: int, rounds: int) -> float:
+def _share(engine: VllmEngine, bare: Bare | Direct, *, turns: int, rounds: int) -> float:
     """Return the median of the ratios of what was measured in the same round, first the one side, then the other."""
-    asyncio.run(engine.publish(trained.adapter(), POLICY))
-    bare.load(trained.adapter())
     ratios = []
     for step in range(rounds + 1):
         ours, asked = asyncio.run(_rollout(engine, step, turns if step else 1))
@@ -156,6 +172,41 @@ async def _rollout(engine: VllmEngine, step: int, turns: int) -> tuple[float, li
             return time.perf_counter() - clock, listener.asked
 
 
+def _sampling(asked: Asked) -> Any:
+    from vllm import SamplingParams
+
+    return SamplingParams(
+        max_tokens=asked.tokens, seed=asked.seed, ignore_eos=True, logprobs=0, detokenize=False, temperature=1.0
+    )
+
+
+def _by_turn(asked: Sequence[Asked]) -> list[list[Asked]]:
+    return [[a for a in asked if a.turn == turn] for turn in range(1 + max(a.turn for a in asked))]
+
+
+class Direct:
+    """The vLLM that an engine has started, asked past the engine."""
+
+    def __init__(self, engine: VllmEngine) -> None:
+        self._engine = engine
+
+    def seconds(self, asked: Sequence[Asked]) -> float:
+        """Return the seconds the same requests take, turn by turn."""
+        return asyncio.run(self._engine._there(self._seconds(asked)))
+
+    async def _seconds(self, asked: Sequence[Asked]) -> float:
+        await self._engine._llm.reset_prefix_cache()
+        clock = time.perf_counter()
+        for turn, now in enumerate(_by_turn(asked)):
+            await asyncio.gather(*(self._one(a, f"direct-{turn}-{number}") for number, a in enumerate(now)))
+        return time.perf_counter() - clock
+
+    async def _one(self, asked: Asked, name: str) -> None:
+        prompt, lora = {"prompt_token_ids": list(asked.prompt_ids)}, self._engine._versions[POLICY].lora
+        async for _ in self._engine._llm.generate(prompt, _sampling(asked), name, lora_request=lora):
+            pass
+
+
 class Bare:
     """Bare vLLM, started as the rollout's is."""
 
@@ -179,20 +230,11 @@ class Bare:
 
     def seconds(self, asked: Sequence[Asked]) -> float:
         """Return the seconds the same requests take, turn by turn."""
-        from vllm import SamplingParams
-
         self._llm.reset_prefix_cache()
         clock = time.perf_counter()
-        for turn in range(1 + max(a.turn for a in asked)):
-            now = [a for a in asked if a.turn == turn]
-            params = [
-                SamplingParams(
-                    max_tokens=a.tokens, seed=a.seed, ignore_eos=True, logprobs=0, detokenize=False, temperature=1.0
-                )
-                for a in now
-            ]
+        for now in _by_turn(asked):
             prompts = [{"prompt_token_ids": list(a.prompt_ids)} for a in now]
-            self._llm.generate(prompts, params, lora_request=self._lora, use_tqdm=False)
+            self._llm.generate(prompts, list(map(_sampling, now)), lora_request=self._lora, use_tqdm=False)
         return time.perf_counter() - clock
 
 
