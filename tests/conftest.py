@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,6 +64,16 @@ AVAILABLE = {
 def import_path(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take back what a test adds to the import path: a config's folder, with whatever lies in it."""
     monkeypatch.setattr(sys, "path", [*sys.path])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def a_machine_that_stands_still_blocks_nothing() -> Iterator[None]:
+    """Let no call of an environment be told to block for as long as another program held the core."""
+    from agentgrpo.rollout import isolation
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(isolation, "BLOCKING_SECONDS", 600.0)
+        yield
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

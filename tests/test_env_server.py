@@ -247,7 +247,7 @@ def test_a_taken_port_is_one_message() -> None:
         async with serving(resolve_env(Door)) as url:
             command = [sys.executable, "-m", "agentgrpo.cli.main", "env", "serve", "shop", "--port", url.split(":")[-1]]
             return await asyncio.to_thread(
-                subprocess.run, command, capture_output=True, text=True, timeout=60, cwd=ROOT
+                subprocess.run, command, capture_output=True, text=True, timeout=300, cwd=ROOT
             )
 
     done = asyncio.run(twice())

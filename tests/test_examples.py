@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start(folder: Path, *words: str) -> dict[str, object]:
     """Run Python in the folder and return the summary of the one run it made."""
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, *words], cwd=folder, env=env, capture_output=True, text=True, timeout=100)
+    done = subprocess.run([sys.executable, *words], cwd=folder, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     (run,) = (folder / "runs").iterdir()
     summary: dict[str, object] = json.loads((run / "summary.json").read_text())
@@ -63,7 +63,7 @@ def test_from_the_command_line(folder: Path) -> None:
 
 def test_the_tasks_are_those_the_generator_writes(folder: Path) -> None:
     before = (folder / "lockers.jsonl").read_bytes()
-    subprocess.run([sys.executable, "make_tasks.py"], cwd=folder, check=True, timeout=60)
+    subprocess.run([sys.executable, "make_tasks.py"], cwd=folder, check=True, timeout=300)
     assert (folder / "lockers.jsonl").read_bytes() == before
     assert len(load_tasks(folder / "lockers.jsonl")) == 400
 

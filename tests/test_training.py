@@ -449,7 +449,7 @@ def printed(project: Path) -> str:
         cwd=project,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=300,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 0, done.stderr

@@ -36,7 +36,7 @@ def project(
 def inside(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Run Python in a folder, as somebody who works there."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
-    return subprocess.run([sys.executable, *words], cwd=folder, env=env, capture_output=True, text=True, timeout=100)
+    return subprocess.run([sys.executable, *words], cwd=folder, env=env, capture_output=True, text=True, timeout=300)
 
 
 def test_a_new_project_is_sound_and_passes_its_own_test(project: Path, agentgrpo: Command) -> None:

@@ -317,7 +317,7 @@ def test_showing_starts_without_torch() -> None:
     code = (
         "import sys, agentgrpo.cli.show; print(*{'torch', 'transformers', 'matplotlib', 'numpy'} & sys.modules.keys())"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert (done.stdout.split(), done.returncode) == ([], 0), done.stderr
 
 

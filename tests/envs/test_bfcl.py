@@ -183,5 +183,5 @@ def test_without_the_package_there_is_a_message() -> None:
         "try: resolve_env('bfcl')\n"
         "except EnvError as error: print(error)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert "pip install --no-deps bfcl-eval" in done.stdout, done.stderr

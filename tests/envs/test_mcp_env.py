@@ -152,7 +152,7 @@ async def test_a_server_that_cannot_be_reached_fails_the_reset(tiny_chat: Chat) 
 
 async def test_at_the_deadline_of_the_episode_nothing_of_it_stays(tiny_chat: Chat, pids: Path) -> None:
     engine = acting(tiny_chat, calls("fork"), calls("hang"))
-    made = source("deaf", call_seconds=4)  # a thread cannot be stopped: its call has to end first
+    made = source("deaf", call_seconds=3)  # after which its thread, which nothing stops, ends what is left
     playing = asyncio.create_task(play(tiny_chat, engine, source=made, row=TASK, episode_seconds=20))
     await asyncio.to_thread(wait_for, pids, 4)
     leap(20)
@@ -163,7 +163,7 @@ async def test_at_the_deadline_of_the_episode_nothing_of_it_stays(tiny_chat: Cha
 
 async def test_a_cancelled_episode_leaves_nothing(tiny_chat: Chat, pids: Path) -> None:
     engine = acting(tiny_chat, calls("fork"), calls("hang"))
-    playing = asyncio.create_task(play(tiny_chat, engine, source=source("deaf", call_seconds=4), row=TASK))
+    playing = asyncio.create_task(play(tiny_chat, engine, source=source("deaf", call_seconds=3), row=TASK))
     await asyncio.to_thread(wait_for, pids, 4)
     playing.cancel()
     await asyncio.gather(playing, return_exceptions=True)

@@ -366,6 +366,7 @@ class Blocking(Desk):
 async def test_an_inline_environment_that_blocks_is_named(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     activity = Activity(told.append)
+    monkeypatch.setattr(isolation, "BLOCKING_SECONDS", 1.0)
     monkeypatch.setattr(isolation, "time", SimpleNamespace(monotonic=lambda: Blocking.now))
     hosts = EnvHosts(resolve_env(Blocking), concurrency=2, seconds=60, activity=activity)
     host = hosts.make()

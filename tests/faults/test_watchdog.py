@@ -204,7 +204,7 @@ asyncio.run(main())
 def test_a_blocked_event_loop_is_named_and_the_program_ended(tmp_path: Path, ledger: Ledger, body: str) -> None:
     code = BLOCKED.replace("BODY", body)
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=100
+        [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 1
     first, last = done.stdout.splitlines()

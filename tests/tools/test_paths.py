@@ -134,7 +134,7 @@ def probed(count: int, folder: Path) -> dict[str, Any]:
     secret = folder / "secret.txt"
     secret.write_text("canary-7391")
     code = f"from tests.hostile_paths import probe; probe({count}, 1, {str(secret)!r}, 'canary-7391')"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     assert [path.name for path in folder.iterdir()] == ["secret.txt"]
     assert secret.read_text() == "canary-7391"
@@ -170,5 +170,5 @@ def test_the_probe_would_tell_of_a_command_that_opens_files(tmp_path: Path) -> N
         "FilesApp.cat = cat\n"
         "probe(400, 1, '/x', 'y')"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert any("/etc/passwd" in event for event in json.loads(done.stdout)["events"])

@@ -102,4 +102,4 @@ async def test_a_program_that_ends_leaves_no_session_open(use: str) -> None:
 
 def run_python(code: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-W", "default", "-W", "error::ResourceWarning", "-c", code]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)

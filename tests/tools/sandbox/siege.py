@@ -157,7 +157,7 @@ def unconfined(found: dict[str, Any]) -> dict[str, str]:
     """Return what becomes of each attack when nothing stops it but the user it runs as."""
     with tempfile.TemporaryDirectory() as folder:
         argv = [sys.executable, str(PROGRAM), json.dumps(found)]
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=100, cwd=folder, close_fds=False)
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=300, cwd=folder, close_fds=False)
     assert done.returncode == 0, done.stderr
     return seen_from_outside(json.loads(done.stdout), found)
 

@@ -96,7 +96,7 @@ def test_a_program_that_ends_takes_the_launcher_with_it() -> None:
         "print(client._running[0]._process.pid)"
     )
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert not is_alive(int(done.stdout))

@@ -175,7 +175,7 @@ def test_folders_that_are_deep_or_closed_are_deleted(monkeypatch: pytest.MonkeyP
         monkeypatch.setattr("tempfile.tempdir", "/dev/shm")
     folder = Folder(None)
     code = "import os\nfor _ in range(3000): os.mkdir('d'); os.chdir('d')\nopen('f', 'w')"
-    subprocess.run([sys.executable, "-c", code], cwd=work(folder), check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], cwd=work(folder), check=True, timeout=300)
     (work(folder) / "closed/inner").mkdir(parents=True)
     (work(folder) / "closed/inner").chmod(0)
     (work(folder) / "closed").chmod(0)
