@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +12,7 @@ from typer.testing import CliRunner
 from agentgrpo.cli.main import app
 from agentgrpo.endpoint import client
 from agentgrpo.endpoint.client import Endpoint
-from agentgrpo.endpoint.stub import Answer, Fault, StubEndpoint, calls, says
+from agentgrpo.endpoint.stub import Answer, StubEndpoint, calls, says
 from agentgrpo.endpoint.wire import action_to_wire
 from agentgrpo.errors import RunError, TaskError, UserError
 from agentgrpo.evaluate.endpoint import evaluate_endpoint
@@ -31,6 +27,7 @@ from agentgrpo.training import train
 from agentgrpo.types import Group, JsonObject, StopReason, Task, Trajectory
 from agentgrpo.warm_start.demonstrations import demonstrate
 from agentgrpo.warm_start.good_episodes import good_episodes
+from tests.endpoint.serving import serving
 
 SEED = 0
 OVERRIDES = ["env_args.turns=2", "eval.tasks=6", "rollout.retries=0"]
@@ -76,29 +73,13 @@ def play(
     return found, RunDirectory.open(folder), notes.lines
 
 
-@contextmanager
-def serve(answer: Answer, faults: Sequence[Fault] = (), **options: Any) -> Iterator[StubEndpoint]:
-    """Serve a stub from another thread: evaluations run an event loop of their own."""
-    loop, stub = asyncio.new_event_loop(), StubEndpoint(answer, faults=faults, **options)
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    asyncio.run_coroutine_threadsafe(stub.__aenter__(), loop).result()
-    try:
-        yield stub
-    finally:
-        asyncio.run_coroutine_threadsafe(stub.__aexit__(None, None, None), loop).result()
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
-
-
 def stored(run: RunDirectory) -> list[Trajectory]:
     with EpisodeReader(run.episodes) as reader:
         return [reader.get(row.id).trajectory for row in reader.list(order="id", descending=False)]
 
 
 def test_a_model_is_evaluated_and_its_episodes_are_kept(tmp_path: Path) -> None:
-    with serve(oracle_answers(spoil=2), faults=["500", "none", "429", "reset", "half"]) as stub:
+    with serving(oracle_answers(spoil=2), faults=["500", "none", "429", "reset", "half"]) as stub:
         found, run, lines = play(stub, tmp_path)
     assert (found.episodes, found.tasks, found.failed) == (6, 6, 0)
     assert found.success == pytest.approx(4 / 6)
@@ -115,14 +96,14 @@ def test_a_model_is_evaluated_and_its_episodes_are_kept(tmp_path: Path) -> None:
 
 
 def test_its_episodes_train_nothing_by_grpo(tmp_path: Path) -> None:
-    with serve(oracle_answers(spoil=2)) as stub:
+    with serving(oracle_answers(spoil=2)) as stub:
         _, run, _ = play(stub, tmp_path)
     group = Group(task=Task(id="t", row={}), trajectories=tuple(stored(run)))
     assert {d.reason for d in filter_groups([group])} == {FilterReason.NOTHING_SAMPLED}
 
 
 def test_show_opens_its_run(tmp_path: Path) -> None:
-    with serve(oracle_answers()) as stub:
+    with serving(oracle_answers()) as stub:
         _, run, _ = play(stub, tmp_path)
     listed = CliRunner().invoke(app, ["show", str(run.path)], env={"COLUMNS": "140"})
     assert (listed.exit_code, listed.stdout.count("answered")) == (0, 6)
@@ -138,7 +119,7 @@ def test_a_call_nobody_can_read_becomes_an_observation(tmp_path: Path) -> None:
     def answer(body: JsonObject) -> JsonObject:
         return dict(said[sum(m["role"] == "assistant" for m in body["messages"])])
 
-    with serve(answer) as stub:
+    with serving(answer) as stub:
         found, run, _ = play(stub, tmp_path, overrides=["eval.tasks=1", "env_args.turns=2"])
         last = stub.requests[-1]["messages"]
     assert found.success == 0.0
@@ -151,21 +132,24 @@ def test_a_call_nobody_can_read_becomes_an_observation(tmp_path: Path) -> None:
 
 
 def test_a_conversation_that_no_longer_fits_is_a_limit_and_not_a_failure(tmp_path: Path) -> None:
-    with serve(lambda body: calls("find", {}), faults=["none", "long"]) as stub:
+    with serving(lambda body: calls("find", {}), faults=["none", "long"]) as stub:
         found, run, _ = play(stub, tmp_path, overrides=["eval.tasks=1"])
     assert (found.failed, stored(run)[0].stop_reason) == (0, StopReason.CONTEXT_FULL)
 
 
 def test_limits_of_tokens_count_as_the_endpoint_counts(tmp_path: Path) -> None:
     overrides = ["eval.tasks=1", "rollout.max_tokens=8", "rollout.max_turn_tokens=6"]
-    with serve(lambda body: calls("find", {})) as stub:
+    with serving(lambda body: calls("find", {})) as stub:
         _, run, _ = play(stub, tmp_path, overrides=overrides)
         assert [request["max_tokens"] for request in stub.requests] == [6, 3]
     assert stored(run)[0].stop_reason is StopReason.MAX_TOKENS
 
 
 def test_an_outage_stops_the_run_and_says_why(tmp_path: Path) -> None:
-    with serve(lambda body: says("x"), faults=["refused"] * 99) as stub, pytest.raises(RunError, match="answered 400"):
+    with (
+        serving(lambda body: says("x"), faults=["refused"] * 99) as stub,
+        pytest.raises(RunError, match="answered 400"),
+    ):
         play(stub, tmp_path)
     record = RunDirectory.open(tmp_path).read_record()
     assert (record["status"], record["episodes"]["by_stop_reason"]["failed"]) == ("failed", 6)
@@ -173,7 +157,7 @@ def test_an_outage_stops_the_run_and_says_why(tmp_path: Path) -> None:
 
 def test_a_refused_key_ends_it_at_once_and_is_written_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_KEY", "secret-of-mine")
-    with serve(lambda body: says("x"), key="another") as stub:
+    with serving(lambda body: says("x"), key="another") as stub:
         with pytest.raises(UserError, match="answered 401"):
             play(stub, tmp_path, api_key_env="SOME_KEY")
         assert len(stub.requests) <= 8
@@ -182,7 +166,7 @@ def test_a_refused_key_ends_it_at_once_and_is_written_nowhere(tmp_path: Path, mo
 
 
 def test_its_run_is_no_training_and_says_how_to_repeat_it(tmp_path: Path) -> None:
-    with serve(oracle_answers()) as stub:
+    with serving(oracle_answers()) as stub:
         _, run, _ = play(stub, tmp_path)
         with pytest.raises(UserError, match="is an evaluation of stub/model 1: repeat it with agentgrpo eval"):
             evaluate_checkpoint(run.path, reporter=SilentReporter())
@@ -199,7 +183,7 @@ def test_tasks_that_are_not_there_are_named(tmp_path: Path) -> None:
 
 
 def test_good_episodes_are_those_that_succeeded_with_calls_that_could_be_read(tmp_path: Path) -> None:
-    with serve(oracle_answers(spoil=2)) as stub:
+    with serving(oracle_answers(spoil=2)) as stub:
         _, run, _ = play(stub, tmp_path)
     chosen = good_episodes(run, limit=100)
     assert (len(chosen.trajectories), chosen.total, chosen.unreadable) == (4, 6, 0)
@@ -208,14 +192,14 @@ def test_good_episodes_are_those_that_succeeded_with_calls_that_could_be_read(tm
 
 
 def test_a_run_without_good_episodes_teaches_nothing(tmp_path: Path) -> None:
-    with serve(lambda body: says("no idea")) as stub:
+    with serving(lambda body: says("no idea")) as stub:
         _, run, _ = play(stub, tmp_path)
     with pytest.raises(UserError, match="holds no good episode: 6 were played, 0 succeeded"):
         good_episodes(run, limit=10)
 
 
 def test_the_command_line_plays_and_fine_tunes(tmp_path: Path, tiny_folder: Path) -> None:
-    with serve(oracle_answers()) as stub:
+    with serving(oracle_answers()) as stub:
         options = ["--endpoint", stub.url, "--model", "stub", "--tasks", "4", "--concurrency", "2"]
         sets = ["--set", "env_args.turns=2", "--set", f"train.runs={tmp_path}"]
         done = CliRunner().invoke(app, ["eval", "lockbox", *options, *sets])

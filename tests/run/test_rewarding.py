@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import shutil
 import sys
-import threading
 import tomllib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +15,7 @@ import agentgrpo as ag
 from agentgrpo.config.run import load_config
 from agentgrpo.endpoint import client
 from agentgrpo.endpoint.client import Endpoint
-from agentgrpo.endpoint.stub import Answer, StubEndpoint, calls, says
+from agentgrpo.endpoint.stub import StubEndpoint, calls, says
 from agentgrpo.errors import ConfigError, RunError
 from agentgrpo.evaluate.endpoint import evaluate_endpoint
 from agentgrpo.evaluate.run import evaluate_checkpoint
@@ -31,6 +27,7 @@ from agentgrpo.store import EpisodeReader, EpisodeStore, RunDirectory
 from agentgrpo.store.run import read_metrics
 from agentgrpo.training import train
 from agentgrpo.types import Message, Trajectory
+from tests.endpoint.serving import serving
 from tests.small import small_model, small_run
 
 SILENT = SilentReporter()
@@ -66,22 +63,6 @@ def rewards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def few_turns(messages: list[Message]) -> float:
     """A judge's opinion: the fewer tool results the better."""
     return 1.0 / (1 + len([message for message in messages if message["role"] == "tool"]))
-
-
-@contextmanager
-def serving(answer: Answer, **options: Any) -> Iterator[StubEndpoint]:
-    """Serve a stub from another thread: a run has an event loop of its own."""
-    loop, stub = asyncio.new_event_loop(), StubEndpoint(answer, **options)
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    asyncio.run_coroutine_threadsafe(stub.__aenter__(), loop).result()
-    try:
-        yield stub
-    finally:
-        asyncio.run_coroutine_threadsafe(stub.__aexit__(None, None, None), loop).result()
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
 
 
 def stored(run: Path) -> list[Trajectory]:

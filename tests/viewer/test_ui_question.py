@@ -68,11 +68,17 @@ def test_the_episodes_before_are_a_click_away_too(seen: Watched) -> None:
     assert "state unchanged" not in turn.inner_text()
 
 
-def test_spans_are_widened_without_a_keyboard(seen: Watched) -> None:
+def at_the_drop(seen: Watched) -> Any:
+    """Go where success fell most, by what the screen says."""
     page = seen.page
     page.goto("/")
     page.click(".run-name a")
     page.click("text=Success fell most at step 10")
+    return page
+
+
+def test_spans_are_widened_without_a_keyboard(seen: Watched) -> None:
+    page = at_the_drop(seen)
     page.click(".shift >> text=narrower")
     page.wait_for_selector(".shift >> text=in steps 7\u20139")
     page.click(".shift >> text=wider")
@@ -80,10 +86,7 @@ def test_spans_are_widened_without_a_keyboard(seen: Watched) -> None:
 
 
 def test_no_column_of_what_changed_is_cut_off(seen: Watched) -> None:
-    page = seen.page
-    page.goto("/")
-    page.click(".run-name a")
-    page.click("text=Success fell most at step 10")
+    page = at_the_drop(seen)
     page.wait_for_selector(".shifts")
     assert page.evaluate("() => { const s = document.querySelector('#screen'); return s.scrollWidth <= s.clientWidth }")
 
