@@ -20,7 +20,7 @@ from agentgrpo.store.episodes import Item
 from agentgrpo.tasks import load_tasks
 from agentgrpo.types import JsonObject
 from agentgrpo.warm_start.demonstrations import demonstrate
-from tests.evaluate.test_endpoint import serve
+from tests.endpoint.serving import serving
 
 
 def make_run(folder: Path, items: Sequence[Item], **record: str) -> RunDirectory:
@@ -64,7 +64,7 @@ def play_shop(runs: Path, tasks: int) -> RunDirectory:
         question = next(m["content"] for m in messages if m["role"] == "user")
         return dict(known[question][sum(m["role"] == "assistant" for m in messages)])
 
-    with serve(answer) as stub:
+    with serving(answer) as stub:
         endpoint = Endpoint(stub.url, "oracle")
         overrides = [f"eval.tasks={tasks}", f"train.runs={runs}"]
         evaluate_endpoint("shop", endpoint, overrides=overrides, reporter=SilentReporter())

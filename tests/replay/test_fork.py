@@ -20,7 +20,7 @@ from agentgrpo.store import EpisodeFilter, EpisodeReader, RunDirectory
 from agentgrpo.store.lock import RunLock
 from agentgrpo.types import StopReason, Trajectory
 from agentgrpo.warm_start.good_episodes import good_episodes
-from tests.evaluate.test_endpoint import serve
+from tests.endpoint.serving import serving
 from tests.replay.runs import oracle_run
 
 ADDERS = "tests.replay.adders"
@@ -173,7 +173,7 @@ def test_a_chat_model_goes_on_and_its_forks_are_text(trained: RunDirectory) -> N
         assert len(assistants) >= 1  # what was taken over
         return said_call("press", {"digit": 1}) if len(assistants) == 1 else said("done")
 
-    with serve(answer) as stub:
+    with serving(answer) as stub:
         (row,) = fork(trained.path, parent.key, turn=2, policy=Endpoint(stub.url, "chatty"))
     forked = get(trained, row.id)
     assert (row.policy, row.turns, forked.is_text, forked.spans) == ("chatty", 3, True, ())
