@@ -46,6 +46,7 @@ ALLOWED |= {
     "replay": ALLOWED["training"] | {"replay"},
     "cli": ALLOWED["training"]
     | {"viewer", "tools", "envs", "cli", "agentgrpo", "doctor", "envstats", "exchange", "replay"},
+    "__main__": {"__main__", "cli"},
     "agentgrpo": ALLOWED["training"],  # the package itself: its public names, lazily
 }
 LAZY = {"torch", "transformers", "vllm", "matplotlib", "datasets", "wandb", "tensorboard", "trackio", "mcp", "ray"}
