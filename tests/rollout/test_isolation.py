@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from agentgrpo.activity import Activity
 from agentgrpo.core import StepResult
 from agentgrpo.envs.lockbox.env import Lockbox
 from agentgrpo.errors import EnvError, EnvFailure, RunError, ToolFailure
@@ -267,8 +268,9 @@ async def test_places_are_used_again_for_a_fresh_environment(kind: Isolation) ->
 
 
 async def test_cancelling_a_call_discards_the_environment(odd: EnvSource, tmp_path: Path) -> None:
-    bell = tmp_path / "bell"
+    bell, told = tmp_path / "bell", list[str]()
     async with hosting(odd, "thread") as hosts:
+        hosts.activity = Activity(told.append)
         host = hosts.make()
         await host.reset()
         with pytest.raises(TimeoutError):
@@ -278,6 +280,7 @@ async def test_cancelling_a_call_discards_the_environment(odd: EnvSource, tmp_pa
         with pytest.raises(EnvFailure, match="discarded"):
             await host.score()
         assert hosts.abandoned == 1
+        assert "step was cut off. Its thread cannot be stopped" in told[0]  # not: it hung
 
 
 class Meeting(Lockbox):
