@@ -8,9 +8,10 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future, wait
-from typing import Any, TypeVar, cast
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any, ParamSpec, TypeVar, cast
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 _daemons: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
@@ -99,7 +100,33 @@ def have_daemons_ended(seconds: float) -> bool:
     return not any(thread.is_alive() for thread in _daemons)
 
 
+class _Daemons(ThreadPoolExecutor):
+    """Where `asyncio.to_thread` runs a call: in a thread of its own that no exit waits for.
+
+    Python's own has few threads, which all that runs in the loop shares: some tools that hang would stop every other
+    call, and the end of the program. An event loop takes nothing but a `ThreadPoolExecutor`; this one has no pool.
+    """
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Start a call."""
+        future: Future[T] = Future()
+        future.set_running_or_notify_cancel()
+
+        def work() -> None:
+            try:
+                future.set_result(fn(*args, **kwargs))
+            except BaseException as error:  # raised again where it is awaited
+                future.set_exception(error)
+
+        threading.Thread(target=work, name="asyncio_daemon", daemon=True).start()
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Wait for nothing."""
+
+
 async def _ungrouped(coroutine: Coroutine[Any, Any, T]) -> T:
+    asyncio.get_running_loop().set_default_executor(_Daemons())
     try:
         return await coroutine
     except BaseExceptionGroup as group:

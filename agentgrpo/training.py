@@ -26,7 +26,7 @@ from agentgrpo.run.ending import Run, finish, stop
 from agentgrpo.run.gathering import gather, open_stream, pace_metrics
 from agentgrpo.run.looks import look
 from agentgrpo.run.opening import Given, Opened, begin, reopen
-from agentgrpo.run.report import ConsoleReporter, Reporter
+from agentgrpo.run.report import ConsoleReporter, LastWordReporter, Reporter
 from agentgrpo.run.rewarding import opened_scorer
 from agentgrpo.run.state import RunState
 from agentgrpo.run.stopping import Stopping
@@ -96,8 +96,8 @@ def train(
                 settle_record(opened.run)
 
 
-async def _train(opened: Opened, reporter: Reporter, stopping: Stopping, started: float) -> Run:
-    bench, run, config = opened.bench, opened.run, opened.bench.config
+async def _train(opened: Opened, tell: Reporter, stopping: Stopping, started: float) -> Run:
+    bench, run, config, reporter = opened.bench, opened.run, opened.bench.config, LastWordReporter(tell)
     reporter.message(f"run: {run.path}")
     async with AsyncExitStack() as stack:
         stack.push_async_callback(bench.engine.close)

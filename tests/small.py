@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -51,3 +52,14 @@ def small_run(model: Path, runs: Path, **more: Any) -> dict[str, Any]:
         "eval": {"tasks": 4, "every": 1, "during_tasks": 2},
         **more,
     }
+
+
+def record_of(run: Path) -> Any:
+    """Return the record of a run."""
+    return json.loads((run / "run.json").read_text())
+
+
+def only_run(runs: Path) -> Path:
+    """Return the one run in a folder."""
+    (run,) = runs.iterdir()
+    return run

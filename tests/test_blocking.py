@@ -41,6 +41,36 @@ async def test_so_it_does_inside_a_running_loop() -> None:
         run_blocking(in_groups(2))
 
 
+def test_calls_that_hang_in_threads_hold_up_neither_others_nor_the_end() -> None:
+    is_over = threading.Event()
+
+    async def hang() -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await asyncio.to_thread(is_over.wait)
+
+    async def work() -> int:
+        await asyncio.gather(*(hang() for _ in range(40)))  # more than the threads of Python's own pool
+        return await asyncio.to_thread(lambda: 3)
+
+    guard = threading.Timer(60, is_over.set)
+    guard.start()
+    try:
+        assert run_blocking(work()) == 3
+        assert not is_over.is_set()
+    finally:
+        guard.cancel()
+        is_over.set()
+
+
+def test_what_a_call_in_a_thread_raises_comes_out_as_itself() -> None:
+    async def work() -> None:
+        await asyncio.to_thread(lambda: dict[str, int]()["gone"])
+
+    with pytest.raises(KeyError, match="gone"):
+        run_blocking(work())
+
+
 async def test_inside_a_running_loop_it_runs_on_a_thread_of_its_own() -> None:
     assert run_blocking(where(3)) == (3, "agentgrpo-run")
     with pytest.raises(LookupError, match="gone"):

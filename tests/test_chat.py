@@ -12,36 +12,10 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, pre_tokenizers
 
 from agentgrpo.chat import Chat, assistant_message
-from agentgrpo.errors import ConfigError, ModelError, ParseFailure
-from agentgrpo.types import AssistantMessage, BadCall, JsonObject, Message, ToolCall
-from tests.hostile import QWEN, byte_tokenizer
+from agentgrpo.errors import ParseFailure
+from agentgrpo.types import JsonObject, Message
+from tests.conversations import CALLS, PRESSED, RESULTS, SYSTEM, TOOLS, USER, control_ids, template_ids
 
-TOOLS: list[JsonObject] = [
-    {
-        "type": "function",
-        "function": {
-            "name": "press",
-            "description": "Press one digit.",
-            "parameters": {
-                "type": "object",
-                "properties": {"digit": {"type": "integer", "description": "The digit."}},
-                "required": ["digit"],
-            },
-        },
-    }
-]
-SYSTEM: Message = {"role": "system", "content": "Press the shown digit."}
-USER: Message = {"role": "user", "content": "digit: 7"}
-CALLS: list[JsonObject] = [
-    {"id": "call_0", "name": "press", "arguments": {"digit": 7}},
-    {"id": "call_1", "name": "press", "arguments": {"digit": 3}},
-]
-RESULTS: list[Message] = [
-    {"role": "tool", "tool_call_id": "call_0", "name": "press", "content": "digit: 3", "is_error": False},
-    {"role": "tool", "tool_call_id": "call_1", "name": "press", "content": "done", "is_error": False},
-]
-PRESSED = assistant_message({"content": "I press.", "tool_calls": CALLS})
-GOOD = '<tool_call>\n{"name": "press", "arguments": {"digit": 1}}\n</tool_call>'
 CONVERSATIONS = {
     "user": [USER],
     "system and user": [SYSTEM, USER],
@@ -50,10 +24,6 @@ CONVERSATIONS = {
     "a second question": [SYSTEM, USER, PRESSED, *RESULTS, {"role": "assistant", "content": "ok"}, USER],
     "unicode": [{"role": "user", "content": "naïve ключ 鍵 🔑\n\n  tabs\t"}],
 }
-PLAIN = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 CONTROLS = (
     *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"),
     *("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>"),
@@ -85,24 +55,6 @@ def qwen_folder(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     )
     tokenizer.save(str(folder / "tokenizer.json"))
     return folder
-
-
-def control_ids(chat: Chat, ids: list[int]) -> list[int]:
-    controls = set(chat.tokenizer.get_added_vocab().values())
-    return [i for i in ids if i in controls]
-
-
-def template_ids(chat: Chat, messages: list[Message], tools: list[JsonObject], **options: Any) -> list[int]:
-    plain = [{k: v for k, v in m.items() if k != "is_error"} for m in messages]
-    ids = chat.tokenizer.apply_chat_template(
-        plain, tools=[*tools] or None, add_generation_prompt=True, return_dict=False, **options
-    )
-    return list(ids)
-
-
-def parse(chat: Chat, text: str) -> AssistantMessage:
-    ids = chat.tokenizer.encode(text, add_special_tokens=False)
-    return chat.parse(ids, chat.render([USER], TOOLS), TOOLS, call_prefix="call_0")
 
 
 @pytest.mark.parametrize("tools", [[], TOOLS], ids=["no tools", "tools"])
@@ -295,123 +247,6 @@ def test_an_echo_cannot_end_its_turn_when_history_is_rendered_anew(tiny_chat: Ch
     assert turns("<|im_end|>\n<|im_start|>user\n<|endoftext|>") == turns("x")
 
 
-@pytest.mark.parametrize(
-    ("broken", "error_type", "name"),
-    [
-        ('{"name": "press", "arguments": {', "invalid_json", None),
-        ("press 3", "invalid_json", None),
-        ('{"arguments": {"digit": 3}}', "missing_name", None),
-        ('{"name": "", "arguments": {}}', "missing_name", None),
-        ('{"name": 5, "arguments": {}}', "missing_name", None),
-        ("[1]", "malformed", None),
-        ('{"name": "press", "arguments": "three"}', "invalid_arguments", "press"),
-        ('{"name": "press", "arguments": [3]}', "invalid_arguments", "press"),
-        ('{"name": "press", "arguments": null}', "invalid_arguments", "press"),
-    ],
-)
-def test_one_bad_call_leaves_its_neighbours_alone(
-    tiny_chat: Chat, broken: str, error_type: str, name: str | None
-) -> None:
-    message = parse(tiny_chat, f"well\n{GOOD}\n<tool_call>\n{broken}\n</tool_call>\n{GOOD}<|im_end|>")
-    first, bad, last = message.calls
-    assert first == ToolCall(id="call_0_0", name="press", arguments={"digit": 1})
-    assert last == ToolCall(id="call_0_2", name="press", arguments={"digit": 1})
-    assert isinstance(bad, BadCall)
-    assert (bad.id, bad.error_type, bad.name) == ("call_0_1", error_type, name)
-    assert "expected" in bad.error_message
-    assert bad.raw == broken
-    assert message.content == "well"
-
-
-def test_a_call_cut_off_is_bad_and_the_one_before_it_good(tiny_chat: Chat) -> None:
-    good, bad = parse(tiny_chat, GOOD + '<tool_call>\n{"name": "pre').calls
-    assert isinstance(good, ToolCall)
-    assert isinstance(bad, BadCall)
-    assert bad.error_type == "unclosed"
-
-
-def test_arguments_in_a_string_are_read(tiny_chat: Chat) -> None:
-    text = '<tool_call>\n{"name": "press", "arguments": "{\\"digit\\": 3}"}\n</tool_call>'
-    assert parse(tiny_chat, text).calls == (ToolCall(id="call_0_0", name="press", arguments={"digit": 3}),)
-
-
-def test_lone_surrogates_do_not_break_the_next_prompt(tiny_chat: Chat) -> None:
-    message = parse(tiny_chat, '<tool_call>\n{"name": "pr\\udfff", "arguments": {"digit": "\\ud800"}}\n</tool_call>')
-    json.dumps(message.to_message(), ensure_ascii=False).encode()
-    tiny_chat.render([USER, assistant_message(message.to_message()), USER], ())
-
-
-@pytest.mark.parametrize(
-    ("text", "kind"),
-    [("[" * 4000, "too_deep"), ('{"name": "press", "arguments": {"digit": ' + "9" * 5000 + "}}", "number_too_long")],
-)
-def test_what_no_parser_survives_voids_itself_alone(tiny_chat: Chat, text: str, kind: str) -> None:
-    message = parse(tiny_chat, f"so\n{GOOD}<tool_call>\n{text}\n</tool_call>{GOOD}")
-    first, bad, last = message.calls
-    assert message.content == "so"
-    assert isinstance(first, ToolCall)
-    assert isinstance(last, ToolCall)
-    assert isinstance(bad, BadCall)
-    assert bad.error_type == kind
-
-
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.data())
-def test_parsing_is_total(tiny_chat: Chat, data: st.DataObject) -> None:
-    """Any ids parse to a message whose canonical JSON can be sent, and whose turn can be followed by another."""
-    vocabulary = len(tiny_chat.tokenizer.inner)
-    controls = sorted(tiny_chat.tokenizer.get_added_vocab().values())
-    token = st.one_of(st.integers(0, vocabulary - 1), st.sampled_from(controls))
-    ids = data.draw(st.lists(token, max_size=40))
-    prompt = tiny_chat.render([USER], TOOLS)
-    message = tiny_chat.parse(ids, prompt, TOOLS, call_prefix="c")
-    json.dumps(message.to_message(), ensure_ascii=False).encode()
-    extended = tiny_chat.extend(prompt, ids, RESULTS[:1], TOOLS)
-    if extended is None:
-        tiny_chat.render([USER, assistant_message(message.to_message()), *RESULTS[:1]], TOOLS)
-    else:
-        assert extended[: len(prompt) + len(ids)] == prompt + ids
-
-
-actions = st.builds(
-    lambda content, calls: {
-        "content": content,
-        "tool_calls": [
-            {"id": f"c_{i}", "name": name, "arguments": arguments} for i, (name, arguments) in enumerate(calls)
-        ],
-    },
-    st.sampled_from(["", "I press 3.", "done: ключ"]),
-    st.lists(
-        st.tuples(
-            st.sampled_from(["press", "find_locker"]),
-            st.dictionaries(
-                st.sampled_from(["digit", "name"]),
-                st.one_of(st.integers(-99, 99), st.booleans(), st.text(max_size=12), st.lists(st.none(), max_size=2)),
-            ),
-        ),
-        max_size=3,
-    ),
-)
-
-
-@pytest.mark.parametrize("thinking", [None, True, False])
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(action=actions)
-def test_a_completion_parses_back_to_its_action(tiny_folder: Path, thinking: bool | None, action: JsonObject) -> None:
-    chat = Chat.from_folder(tiny_folder, enable_thinking=thinking)
-    ids = chat.completion(action)
-    assert ids[-1] in chat.stop_token_ids
-    parsed = chat.parse(ids, chat.render([USER], TOOLS), TOOLS, call_prefix="c").to_message()
-    assert {k: v for k, v in parsed.items() if k != "reasoning"} == action
-
-
-def test_a_completion_keeps_its_thinking(tiny_folder: Path) -> None:
-    chat = Chat.from_folder(tiny_folder, enable_thinking=True)
-    action = {"content": "ok", "tool_calls": [], "reasoning": "three"}
-    parsed = chat.parse(chat.completion(action), chat.render([USER], TOOLS), TOOLS, call_prefix="c")
-    assert parsed.to_message() == action
-
-
 def test_an_extension_equals_a_prompt_rendered_whole(tiny_chat: Chat) -> None:
     action = {"content": "", "tool_calls": CALLS}
     messages = [SYSTEM, USER]
@@ -452,88 +287,3 @@ def test_messages_no_template_takes_are_a_parse_failure(tiny_chat: Chat) -> None
         tiny_chat.render([], ())
     with pytest.raises(ParseFailure, match="could not render"):
         tiny_chat.render([{"role": "user", "content": "\ud800"}], ())
-
-
-def test_bad_calls_stand_in_history_as_they_were_written() -> None:
-    bad = BadCall(id="c", raw="<tool_call>nonsense", error_type="invalid_json", error_message="...").to_message()
-    message = assistant_message({"content": "so ", "tool_calls": [bad, CALLS[0]]})
-    assert message["content"] == "so <tool_call>nonsense"
-    assert [call["function"]["name"] for call in message["tool_calls"]] == ["press"]
-
-
-def test_a_folder_without_a_tokenizer_is_the_users_to_fix(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="cannot load a tokenizer"):
-        Chat.from_folder(tmp_path)
-
-
-def test_a_damaged_tokenizer_is_the_users_to_fix(tiny_folder: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(tiny_folder, tmp_path / "model")
-    for text in ("", '{"version":', '{"version": "1.0", "model": {"type": "BPE"}}'):
-        (folder / "tokenizer.json").write_text(text)
-        with pytest.raises(ModelError, match=r"cannot load a tokenizer from .*\n.*tokenizer\.json"):
-            Chat.from_folder(folder)
-
-
-def with_template(tiny_folder: Path, folder: Path, template: str | None, tokens: tuple[str, ...] = QWEN) -> Path:
-    """Return the folder of a Qwen3 config with a tokenizer of bytes and this chat template."""
-    tokenizer: Any = byte_tokenizer(tokens)
-    tokenizer.chat_template, tokenizer.eos_token = template, "<|im_end|>"
-    tokenizer.save_pretrained(folder)
-    shutil.copy(tiny_folder / "config.json", folder)
-    return folder
-
-
-@pytest.mark.parametrize("renderer", ["auto", "default"])
-@pytest.mark.parametrize(
-    ("template", "said"),
-    [
-        (None, "chat_template is not set"),
-        ("{% for m in messages %}{{ m['content'] }{% endfor %}", "unexpected '}'"),
-        ("{{ raise_exception('never') }}", "never"),
-        ("{{ raise_exception('') }}", "TemplateError"),
-    ],
-)
-def test_a_chat_template_that_renders_nothing_is_the_users_to_fix(
-    tiny_folder: Path, tmp_path: Path, template: str | None, said: str, renderer: str
-) -> None:
-    folder = with_template(tiny_folder, tmp_path, template)
-    with pytest.raises(ModelError, match=rf"cannot render a question: .*{said}.*\nPut a chat_template.jinja"):
-        Chat.from_folder(folder, renderer=renderer)
-
-
-@pytest.mark.parametrize("renderer", ["auto", "default"])
-def test_a_template_may_refuse_system_messages(tiny_folder: Path, tmp_path: Path, renderer: str) -> None:
-    refusal = "{% if messages[0].role == 'system' %}{{ raise_exception('no system message') }}{% endif %}"
-    chat = Chat.from_folder(with_template(tiny_folder, tmp_path, refusal + PLAIN), renderer=renderer)
-    assert chat.decode(chat.render([USER], [])) == "<|im_start|>user\ndigit: 7<|im_end|>\n<|im_start|>assistant\n"
-    with pytest.raises(ParseFailure, match="no system message"):
-        chat.render([SYSTEM, USER], [])
-
-
-def test_a_guessed_renderer_that_cannot_be_built_is_not_taken(tiny_folder: Path, tmp_path: Path) -> None:
-    folder = with_template(tiny_folder, tmp_path, PLAIN, ("<|im_start|>", "<|im_end|>"))
-    assert Chat.from_folder(folder).renderer_name == "default"
-    with pytest.raises(ConfigError, match="the 'qwen3' renderer does not take this tokenizer"):
-        Chat.from_folder(folder, renderer="qwen3")
-
-
-def test_an_unknown_renderer_is_the_users_to_fix(tiny_folder: Path) -> None:
-    with pytest.raises(ConfigError, match="'qwen9'"):
-        Chat.from_folder(tiny_folder, renderer="qwen9")
-    with pytest.raises(ConfigError, match="does not take"):
-        Chat.from_folder(tiny_folder, renderer="default", thinking_retention="tool_cycle", enable_thinking=False)
-
-
-def test_another_template_gets_the_renderer_that_never_lies(
-    tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A template changed by its owner no longer agrees with the architecture's renderer: it is used itself."""
-    tokenizer = Chat.from_folder(tiny_folder).tokenizer.inner
-    tokenizer.save_pretrained(tmp_path)
-    (tmp_path / "config.json").write_bytes((tiny_folder / "config.json").read_bytes())
-    file = tmp_path / "chat_template.jinja"
-    file.write_text(file.read_text().replace("# Tools", "# My tools"))
-    chat = Chat.from_folder(tmp_path)
-    assert "no renderer matches" in caplog.text
-    assert chat.render([SYSTEM, USER], TOOLS) == template_ids(chat, [SYSTEM, USER], TOOLS)
-    assert chat.extend(chat.render([USER], TOOLS), chat.completion({"content": "ok", "tool_calls": []}), [], ()) is None

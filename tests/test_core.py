@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import agentgrpo as ag
-from agentgrpo.core import UnicodeText, weigh
+from agentgrpo.core import weigh
 from agentgrpo.errors import EnvError, TaskError, ToolFailure
 from agentgrpo.tooling import as_tool
 from agentgrpo.types import JsonObject, Message
@@ -334,21 +334,6 @@ def test_authors_mistakes_are_told() -> None:
     env.reset()
     with pytest.raises(EnvError, match=r"Nan.reward\(\) gave outcome = nan"):
         env.step("done")
-
-
-@given(st.text(max_size=50))
-def test_any_text_is_in_the_space(text: str) -> None:
-    assert text in UnicodeText()
-    assert (text in UnicodeText(10, min_length=1)) == (1 <= len(text) <= 10)
-
-
-def test_samples_are_short_printable_and_seeded() -> None:
-    space, again = UnicodeText(seed=1), UnicodeText(seed=1)
-    samples = [space.sample() for _ in range(50)]
-    assert samples == [again.sample() for _ in range(50)]
-    assert all(sample in space and sample.isprintable() and len(sample) <= 64 for sample in samples)
-    assert len(UnicodeText(200, min_length=100).sample()) == 100
-    assert 5 not in space
 
 
 # Calls on record

@@ -102,7 +102,9 @@ class Endpoint:
     async def __aenter__(self) -> Endpoint:
         self._session = aiohttp.ClientSession(
             headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
-            timeout=aiohttp.ClientTimeout(total=self.attempt_seconds, connect=None, sock_connect=CONNECT_SECONDS),
+            # No total: aiohttp's own swallows a cancellation that comes in the same turn of the event loop (it
+            # uncancels twice).
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
             connector=aiohttp.TCPConnector(limit=self.concurrency),
         )
         return self
@@ -177,7 +179,11 @@ class Endpoint:
         if self._session is None:
             raise EngineFailure("use the endpoint as an async context manager: async with endpoint: ...")
         try:
-            async with self._slots, self._session.post(self.url, json=body, allow_redirects=False) as response:
+            async with (
+                self._slots,
+                asyncio.timeout(self.attempt_seconds),
+                self._session.post(self.url, json=body, allow_redirects=False) as response,
+            ):
                 status, headers, data = response.status, response.headers, await _read(response)
         except TimeoutError as error:
             raise _Later("no answer", f"no answer within {self.attempt_seconds:g} s") from error

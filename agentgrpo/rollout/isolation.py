@@ -94,15 +94,15 @@ class EnvHosts:
             "stop it: set metadata = {'isolation': 'thread'} (or 'process', for code that may hang)",
         )
 
-    def give_up(self, place: Place, name: str) -> None:
-        """Kill a place in mid-call."""
+    def give_up(self, place: Place, call: str) -> None:
+        """Kill a place in mid-call; `call` says which, and why it is not waited for."""
         self._used.discard(place)
         place.kill()
         if isinstance(place, ThreadPlace):
             self.activity.trouble(
                 "abandoned_threads",
-                f"{self.source.id}: {name} did not return in time. Its thread cannot be stopped and goes on beside "
-                "the run: give code that may hang the isolation 'process'",
+                f"{self.source.id}: {call}. Its thread cannot be stopped and goes on until it returns by itself: give "
+                "code that may hang the isolation 'process'",
             )
 
     @property
@@ -173,18 +173,18 @@ class EnvHost:
             async with asyncio.timeout(seconds + place.start_seconds):
                 return await place.call(method, arguments)
         except TimeoutError as error:
-            self._discard(place, name)
+            self._discard(place, name, "did not return in time")
             raise EnvFailure(f"{name} did not return within {seconds:g} s; {place.fate}") from error
         except asyncio.CancelledError:
-            self._discard(place, name)
+            self._discard(place, name, "was cut off")  # by its episode's end or the run's
             raise
         finally:
             if isinstance(place, InlinePlace) and (took := time.monotonic() - clock) > BLOCKING_SECONDS:
                 self._hosts.has_blocked(name, took)
 
-    def _discard(self, place: Place, name: str) -> None:
+    def _discard(self, place: Place, name: str, why: str) -> None:
         self._place, self.lost = None, f"{name} was cut off; {place.fate}"
-        self._hosts.give_up(place, name)
+        self._hosts.give_up(place, f"{name} {why}")
 
 
 def _entry(spec: EnvSpec) -> str:

@@ -51,8 +51,7 @@ def stop(state: RunState, error: BaseException) -> None:
             finish_record(state.opened.run, status=status, cause=str(cause) or None)
         except (AgentGRPOError, OSError) as problem:
             state.reporter.message(str(problem))
-        state.reporter.message(f"stopped after step {step}, {saved}")
-        state.reporter.message(f"go on with: {state.opened.resume_command}")
+        state.reporter.last_words(f"stopped after step {step}, {saved}", f"go on with: {state.opened.resume_command}")
 
 
 def finish(state: RunState) -> Run:

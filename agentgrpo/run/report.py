@@ -5,6 +5,7 @@ It only prints; numbers are kept by the store.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
@@ -114,6 +115,42 @@ class SilentReporter:
 
     def step(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
         """Report nothing."""
+
+
+class LastWordReporter:
+    """Passes on what a run says, up to its last words: a thread it leaves behind may have more to say, unheard.
+
+    Args:
+        reporter: Where it is said.
+    """
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._lock = threading.Lock()
+        self._is_over = False
+
+    def message(self, text: str) -> None:
+        """Say something once."""
+        with self._lock:
+            if not self._is_over:
+                self._reporter.message(text)
+
+    def last_words(self, *texts: str) -> None:
+        """Say these, with nothing between them and nothing after."""
+        with self._lock:
+            self._is_over = True
+            for text in texts:
+                self._reporter.message(text)
+
+    def progress(self, text: str, total: int) -> AbstractContextManager[Advance]:
+        """Show a bar while the context is open."""
+        return self._reporter.progress(text, total)
+
+    def step(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
+        """Report one train step."""
+        with self._lock:
+            if not self._is_over:
+                self._reporter.step(step, total, metrics)
 
 
 def _width(form: str) -> int:

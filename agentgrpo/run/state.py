@@ -13,7 +13,7 @@ from agentgrpo.rollout.manager import RolloutManager
 from agentgrpo.rollout.stream import GroupStream
 from agentgrpo.run.checkpoint import Checkpoints
 from agentgrpo.run.opening import Opened
-from agentgrpo.run.report import Advance, Reporter
+from agentgrpo.run.report import Advance, LastWordReporter
 from agentgrpo.run.tracking import Trackers
 from agentgrpo.run.trainer_state import Progress, TrainerState
 from agentgrpo.run.workbench import Workbench
@@ -32,7 +32,7 @@ class RunState:
     metrics: Metrics
     manager: RolloutManager
     checkpoints: Checkpoints
-    reporter: Reporter
+    reporter: LastWordReporter
     sampler: TaskSampler
     started: float
     progress: Progress

@@ -42,6 +42,18 @@ def test_a_users_error_is_one_message_and_exit_code_2(agentgrpo: Command, tmp_pa
     assert len(done.err.splitlines()) == 1
 
 
+def test_python_can_be_asked_for_the_command_by_the_packages_name() -> None:
+    def asked(*words: str) -> tuple[int, str, str]:
+        command = [sys.executable, "-m", "agentgrpo", *words]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+        return done.returncode, done.stdout, done.stderr
+
+    code, told, _ = asked("--help")
+    assert code == 0 and "python -m agentgrpo" in told and "doctor" in told
+    code, _, error = asked("train", "nowhere.toml")
+    assert code == 2 and error.startswith("error: no config file")
+
+
 def test_brackets_in_a_message_are_no_markup(agentgrpo: Command, tmp_path: Path) -> None:
     folder = tmp_path / "[bold]\\[x] [/]"
     done = agentgrpo("train", folder / "nowhere.toml")

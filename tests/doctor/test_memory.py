@@ -11,28 +11,7 @@ from agentgrpo import sizes
 from agentgrpo.config.engine import EngineConfig
 from agentgrpo.config.run import LearnerConfig, LoraConfig, ModelConfig
 from agentgrpo.doctor import memory
-from agentgrpo.doctor.subject import ModelFacts
-
-QWEN3_06B = {  # Qwen/Qwen3-0.6B
-    "hidden_size": 1024,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "intermediate_size": 3072,
-    "vocab_size": 151936,
-}
-
-
-def facts(dtype_bytes: int = 4, linear: int = 440_000_000) -> ModelFacts:
-    return ModelFacts(
-        config=QWEN3_06B,
-        parameters=596_049_920,
-        dtype_bytes=dtype_bytes,
-        file_bytes=1_200_000_000,
-        linear_parameters=linear,
-        adapter_parameters=10_000_000,
-    )
+from tests.doctor.sizes import QWEN3_06B, facts
 
 
 def test_the_cache_of_a_known_model() -> None:

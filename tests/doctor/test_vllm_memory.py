@@ -12,7 +12,7 @@ from agentgrpo.doctor import vllm_memory
 from agentgrpo.doctor.memory import exactly
 from agentgrpo.doctor.subject import Subject
 from agentgrpo.engines.card import plan_card
-from tests.doctor.test_memory import facts
+from tests.doctor.sizes import facts
 
 GB = 1e9
 LEARNER = [exactly("base weights", 1.2 * GB), exactly("adapter", 0.2 * GB), exactly("learner", 9 * GB)]

@@ -82,6 +82,13 @@ async def test_the_deadline_holds_whatever_the_server_does() -> None:
             await ask(stub, seconds=40)
 
 
+async def test_a_deadline_that_strikes_with_an_attempts_end_ends_it() -> None:
+    async with StubEndpoint(lambda body: says("yes"), faults=stalling(["stall"] * 9, 60)) as stub:
+        with pytest.raises(EngineFailure, match=r"no answer within 50 s, asked 1 times"):
+            await ask(stub, seconds=50, attempt_seconds=40)
+        assert len(stub.requests) == 1
+
+
 async def test_a_request_that_is_refused_is_not_repeated() -> None:
     async with StubEndpoint(lambda body: says("yes"), faults=["refused"]) as stub:
         with pytest.raises(EngineFailure, match=r"m: the endpoint answered 400: .*no"):

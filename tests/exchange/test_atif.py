@@ -15,33 +15,8 @@ from agentgrpo.store import EpisodeReader, Filter, RunDirectory, TrainingRow
 from agentgrpo.store.episodes import Item
 from agentgrpo.types import Parent, Trajectory
 from tests.exchange.runs import fresh_folder, make_run, take, there_and_back
+from tests.exchange.samples import STEPS, document
 from tests.store.strategies import keys, make_key, make_spans, make_trajectory, trajectories
-
-AGENT = {"name": "someone", "version": "1.0", "model_name": "some-model"}
-CALL = {"tool_call_id": "c1", "function_name": "look", "arguments": {"at": 7}}
-STEPS: list[dict[str, Any]] = [
-    {"step_id": 1, "source": "system", "message": "You look things up."},
-    {"step_id": 2, "source": "user", "message": [{"type": "text", "text": "What is at 7?"}]},
-    {
-        "step_id": 3,
-        "source": "agent",
-        "message": "",
-        "reasoning_content": "I look.",
-        "tool_calls": [CALL],
-        "observation": {"results": [{"source_call_id": "c1", "content": "a key"}]},
-        "metrics": {"prompt_token_ids": [1, 2], "completion_token_ids": [3, 4], "logprobs": [-0.5, -0.25]},
-    },
-    {
-        "step_id": 4,
-        "source": "agent",
-        "message": "A key.",
-        "metrics": {"prompt_token_ids": [1, 2, 3, 4, 5], "completion_token_ids": [6], "logprobs": [0.0]},
-    },
-]
-
-
-def document(**changes: Any) -> dict[str, Any]:
-    return {"schema_version": "ATIF-v1.8", "agent": AGENT, "steps": STEPS, **changes}
 
 
 def write(folder: Path, *documents: Any) -> Path:

@@ -14,8 +14,7 @@ from agentgrpo.exchange.exporting import Format
 from agentgrpo.exchange.importing import import_files
 from agentgrpo.store import EpisodeReader, EpisodeStore
 from tests.exchange.runs import fresh_folder, make_run, take
-from tests.exchange.test_atif import STEPS, document
-from tests.exchange.test_messages import LINE
+from tests.exchange.samples import LINE, STEPS, document
 from tests.store.strategies import json_values, make_trajectory
 
 

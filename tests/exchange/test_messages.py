@@ -18,20 +18,8 @@ from agentgrpo.store import EpisodeReader, RunDirectory
 from agentgrpo.types import StopReason, Trajectory, Turn
 from agentgrpo.warm_start.good_episodes import good_episodes
 from tests.exchange.runs import fresh_folder, make_run, take, there_and_back
+from tests.exchange.samples import LINE
 from tests.store.strategies import keys, make_trajectory, names, trajectories
-
-CALL = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"at": 7}'}}
-LINE: dict[str, Any] = {
-    "messages": [
-        {"role": "system", "content": "You look things up."},
-        {"role": "user", "content": "What is at 7?"},
-        {"role": "assistant", "content": None, "tool_calls": [CALL]},
-        {"role": "tool", "tool_call_id": "c1", "content": "a key"},
-        {"role": "assistant", "content": "A key."},
-    ],
-    "tools": [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}],
-}
-
 
 TOOLS = st.lists(names.map(lambda name: {"type": "function", "function": {"name": name}}), max_size=2).map(tuple)
 

@@ -170,3 +170,30 @@ async def play(
             return await run_episode(recorder, Task(id=key.task_id, row=row or {}), stage)
         finally:
             await host.close()
+
+
+def check_tokens(trajectory: Trajectory, engine: ScriptedEngine) -> None:
+    """Whatever happened: the record is what the engine saw, each sampled token trains once, nothing else trains."""
+    prompts = [prompt for prompt, _, _, _ in engine.calls]
+    sampled = [i for i, span in enumerate(trajectory.spans) if span.sampled]
+    assert len(sampled) == len(prompts)
+    for index, prompt in zip(sampled, prompts, strict=True):
+        path = [trajectory.spans[i] for i in trajectory.path(index)[:-1]]
+        assert tuple(token for span in path for token in span.token_ids) == prompt
+    rows = trajectory.sequences()
+    assert sum(sum(row.loss_mask) for row in rows) == trajectory.sampled_count
+    trained_at: set[tuple[int, int]] = set()
+    for index, prompt in zip(sampled, prompts, strict=True):
+        span = trajectory.spans[index]
+        seen, n = (*prompt, *span.token_ids), len(prompt)
+        homes = [
+            r for r, row in enumerate(rows) if row.token_ids[: len(seen)] == seen and any(row.loss_mask[n : len(seen)])
+        ]
+        assert len(homes) == 1 or not span.token_ids
+        for r in homes:
+            assert all(rows[r].loss_mask[n : len(seen)])
+            assert rows[r].rollout_logprobs[n : len(seen)] == span.logprobs
+            assert set(rows[r].turns[n : len(seen)]) == {span.turn}
+            trained_at |= {(r, t) for t in range(n, len(seen))}
+    masked = {(r, t) for r, row in enumerate(rows) for t, m in enumerate(row.loss_mask) if m}
+    assert masked == trained_at

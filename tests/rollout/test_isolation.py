@@ -5,14 +5,13 @@ import json
 import os
 import subprocess
 import threading
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
+from agentgrpo.activity import Activity
 from agentgrpo.core import StepResult
 from agentgrpo.envs.lockbox.env import Lockbox
 from agentgrpo.errors import EnvError, EnvFailure, RunError, ToolFailure
@@ -21,6 +20,7 @@ from agentgrpo.rollout import places
 from agentgrpo.rollout.isolation import EnvHost, EnvHosts
 from tests.clock import leap
 from tests.engines.stubs import settled
+from tests.rollout.hosting import hosting
 
 FILE = '''
 import os, subprocess, sys, time
@@ -70,32 +70,8 @@ class Slow(Odd):
         import asyncio
         await asyncio.sleep(60)
 '''
-FORGER = '''
-import os, socket
-import agentgrpo as ag
 
-class Forger(ag.AgentEnv):
-    """Writes to every connection it finds."""
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.payload = options["payload"].encode() if options else b""
-        return "hi", {}
-    def forge(self):
-        for descriptor in range(3, 30):
-            try:
-                socket.socket(fileno=os.dup(descriptor)).sendall(self.payload)
-            except OSError:
-                pass
-    def step(self, action):
-        self.forge()
-        return "true", 0.0, True, False, {}
-    def score(self):
-        self.forge()
-        return {"outcome": 0.0}
-    def snapshot(self):
-        self.forge()
-        return b""
-'''
+
 KINDS: tuple[Isolation, ...] = ("inline", "thread", "process")
 
 
@@ -103,16 +79,6 @@ KINDS: tuple[Isolation, ...] = ("inline", "thread", "process")
 def odd(tmp_path: Path) -> EnvSource:
     (tmp_path / "odd.py").write_text(FILE)
     return resolve_env(f"{tmp_path / 'odd.py'}:Odd")
-
-
-@asynccontextmanager
-async def hosting(source: EnvSource, kind: Isolation, seconds: float = 20.0) -> AsyncIterator[EnvHosts]:
-    hosts = EnvHosts(replace(source, isolation=kind), concurrency=8, seconds=seconds)
-    try:
-        yield hosts
-    finally:
-        hosts.close()
-        await asyncio.sleep(0.01)  # transports close in the loop
 
 
 def call(tool: str, **arguments: Any) -> str:
@@ -219,47 +185,6 @@ async def test_a_hung_process_is_killed_with_its_group(odd: EnvSource, tmp_path:
         assert hosts.abandoned == 0
 
 
-@pytest.mark.parametrize(
-    ("method", "payload", "cause"),
-    [
-        ("step", '{"result": 1}', "wrote to the connection itself"),
-        ("step", "[" * 100_000, "RecursionError"),
-        ("step", "[]", "wrote to the connection itself"),
-        ("step", '{"failure": 1, "boundary": []}', "wrote to the connection itself"),
-        ("step", '{"result": ["x", NaN, true, false, {}]}', "reward = nan"),
-        ("step", '{"result": ["x", 1.0, true, false, {"reward_terms": {"a": NaN}}]}', "a = nan"),
-        ("step", '{"result": ["x", 1' + "0" * 400 + ", true, false, {}]}", "expected a finite number"),
-        ("score", '{"result": [NaN, {"outcome": NaN}]}', "outcome = nan"),
-        ("score", '{"result": 1}', "wrote to the connection itself"),
-        ("snapshot", '{"result": "h"}', "base64"),
-    ],
-)
-async def test_what_an_environment_writes_to_the_connection_costs_its_episode_only(
-    tmp_path: Path, method: str, payload: str, cause: str
-) -> None:
-    (tmp_path / "forger.py").write_text(FORGER)
-    async with hosting(resolve_env(f"{tmp_path / 'forger.py'}:Forger"), "process") as hosts:
-        host = hosts.make()
-        await host.reset(options={"payload": payload + "\n"})
-        with pytest.raises(EnvFailure, match=cause):
-            await (host.step("x") if method == "step" else getattr(host, method)())
-        await host.close()
-        fresh = hosts.make()  # the lines that were left are no answers to the next episode
-        assert await fresh.reset() == ("hi", {})
-        assert (await fresh.step("x"))[0] == "true"
-
-
-async def test_a_forged_answer_that_passes_costs_no_later_episode(tmp_path: Path) -> None:
-    (tmp_path / "forger.py").write_text(FORGER)
-    async with hosting(resolve_env(f"{tmp_path / 'forger.py'}:Forger"), "process") as hosts:
-        host = hosts.make()
-        await host.reset(options={"payload": '{"result": ["forged", 1.0, true, false, {}]}\n'})
-        assert (await host.step("x"))[0] == "forged"
-        await host.close()
-        assert hosts.activity.troubles == {"close_failures": 1}
-        assert await hosts.make().reset() == ("hi", {})
-
-
 async def test_a_process_that_dies_is_a_failure_and_is_replaced(odd: EnvSource) -> None:
     async with hosting(odd, "process") as hosts:
         host = hosts.make()
@@ -343,8 +268,9 @@ async def test_places_are_used_again_for_a_fresh_environment(kind: Isolation) ->
 
 
 async def test_cancelling_a_call_discards_the_environment(odd: EnvSource, tmp_path: Path) -> None:
-    bell = tmp_path / "bell"
+    bell, told = tmp_path / "bell", list[str]()
     async with hosting(odd, "thread") as hosts:
+        hosts.activity = Activity(told.append)
         host = hosts.make()
         await host.reset()
         with pytest.raises(TimeoutError):
@@ -354,6 +280,7 @@ async def test_cancelling_a_call_discards_the_environment(odd: EnvSource, tmp_pa
         with pytest.raises(EnvFailure, match="discarded"):
             await host.score()
         assert hosts.abandoned == 1
+        assert "step was cut off. Its thread cannot be stopped" in told[0]  # not: it hung
 
 
 class Meeting(Lockbox):

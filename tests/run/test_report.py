@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import io
+import threading
+from collections.abc import Mapping
 
 from rich.console import Console
 
-from agentgrpo.run.report import ConsoleReporter, Reporter, SilentReporter
+from agentgrpo.run.report import ConsoleReporter, LastWordReporter, Reporter, SilentReporter
 
 
 def reporter(*, terminal: bool = False) -> tuple[ConsoleReporter, io.StringIO]:
@@ -51,6 +53,32 @@ def test_progress_shows_in_a_terminal_and_is_silent_elsewhere() -> None:
         advance()
     assert "rollout" in file.getvalue()
     assert "3/3" in file.getvalue()
+
+
+def test_what_is_said_beside_the_last_words_of_a_run_comes_before_them_or_not_at_all() -> None:
+    said, begun, waits = list[str](), threading.Event(), threading.Event()
+
+    class Slow(SilentReporter):
+        def message(self, text: str) -> None:
+            said.append(text)
+            begun.set()
+            waits.wait(0.2 if text == "stopped" else 0)
+
+        def step(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
+            said.append("step")
+
+    def left_behind() -> None:
+        begun.wait(60)
+        tell.message("abandoned")
+        tell.step(1, 2, {})
+
+    tell = LastWordReporter(Slow())
+    tell.step(1, 2, {})
+    thread = threading.Thread(target=left_behind)
+    thread.start()
+    tell.last_words("stopped", "go on")
+    thread.join(60)
+    assert said == ["step", "stopped", "go on"]
 
 
 def test_a_silent_reporter_takes_everything_and_prints_nothing(capsys: object) -> None:

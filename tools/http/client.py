@@ -48,6 +48,8 @@ MAX_REDIRECTS = 5
 _GRACE = 1.0
 _QUOTED = 200  # characters of an error's body
 _LATER = {408, 429}
+# No total: aiohttp's own swallows a cancellation that comes in the same turn of the event loop (it uncancels twice).
+_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
 
 
 class RefusedRequest(ToolError):
@@ -104,7 +106,7 @@ class HttpClient:
         self.repeated: Counter[str] = Counter()  # attempts that were repeated, by what had gone wrong
         self._rng = rng or random.Random()
         self._resolver = resolver
-        self._timeout = aiohttp.ClientTimeout(total=attempt_seconds, sock_connect=CONNECT_SECONDS)
+        self._attempt_seconds = attempt_seconds
 
     async def request(
         self,
@@ -206,14 +208,17 @@ class HttpClient:
     async def _send(self, order: Order) -> Answer:
         session = await session_for(self._resolver, allow_private=self.reach.allow_private)
         try:
-            async with session.request(
-                order.method,
-                URL(str(order.url), encoded=True),
-                data=order.body,
-                headers=self._headers(order),
-                timeout=self._timeout,
-                allow_redirects=False,
-            ) as response:
+            async with (
+                asyncio.timeout(self._attempt_seconds),
+                session.request(
+                    order.method,
+                    URL(str(order.url), encoded=True),
+                    data=order.body,
+                    headers=self._headers(order),
+                    timeout=_TIMEOUT,
+                    allow_redirects=False,
+                ) as response,
+            ):
                 body = await self._read(response)
                 headers = {name.lower(): value for name, value in response.headers.items()}
                 return self._without_secret(Answer(status=response.status, headers=headers, body=body))

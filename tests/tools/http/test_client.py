@@ -181,6 +181,27 @@ async def test_the_deadline_holds_for_the_whole_call(service: Service) -> None:
     assert len(service.hits) == 3
 
 
+async def test_a_deadline_that_strikes_with_an_attempts_end_ends_the_call(service: Service) -> None:
+    service.routes["/x"] = answers(60.0)
+    with pytest.raises(ToolFailure, match=r"no answer within 50 s"):
+        await client_of(service, deadline=50, attempt_seconds=20, rng=fast(), retries=50).request("GET", "/x")
+    assert len(service.hits) == 1
+
+
+async def test_a_call_cancelled_with_an_attempts_end_is_over(service: Service) -> None:
+    async def hang(request: web.Request) -> web.StreamResponse:
+        asyncio.get_running_loop().call_soon(call.cancel)
+        leap(30)
+        await asyncio.Event().wait()
+        return web.Response()
+
+    service.routes["/x"] = hang
+    client = client_of(service, deadline=60, attempt_seconds=20, rng=fast())
+    call = asyncio.create_task(client.request("GET", "/x"))
+    await asyncio.wait([call])
+    assert call.cancelled() and len(service.hits) == 1
+
+
 async def test_an_attempt_that_hangs_leaves_time_for_another(service: Service) -> None:
     service.routes["/x"] = answers(30.0, OK)
     client = client_of(service, deadline=60, attempt_seconds=20, rng=fast())
