@@ -227,6 +227,30 @@ def set_attribute(targets: Targets) -> object:
     return True
 
 
+@attack(FILES, "change the mode of the user's file that it may read, while it is open", "landlock", "process")
+def chmod_open_file(targets: Targets) -> object:
+    os.fchmod(os.open(targets["shown"], os.O_RDONLY), 0o777)
+    return True
+
+
+@attack(FILES, "set an attribute of it likewise", "landlock", "process", may_fail_anyway=True)
+def set_attribute_of_open_file(targets: Targets) -> object:
+    os.setxattr(os.open(targets["shown"], os.O_RDONLY), "user.evil", b"1")
+    return True
+
+
+@attack(FILES, "take disk in no time, beyond the limit of a file (fallocate)", "landlock", may_fail_anyway=True)
+def take_disk(targets: Targets) -> object:
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    size = 2**20 + (0 if limit == resource.RLIM_INFINITY else limit)
+    descriptor = os.open("large", os.O_RDWR | os.O_CREAT)
+    try:
+        done(libc.fallocate(descriptor, 1, ctypes.c_long(0), ctypes.c_long(size)))  # 1: keeps the size it has
+        return os.fstat(descriptor).st_blocks * 512 >= size
+    finally:
+        Path("large").unlink()
+
+
 @attack(FILES, "leave a file in the machine's /tmp", "landlock")
 def write_tmp(targets: Targets) -> object:
     return Path("/tmp", targets["mark"]).write_text("evil")  # seen from outside?
