@@ -39,6 +39,7 @@ NUMBERS = {
     "bpf": (321, 280),
     "userfaultfd": (323, 282),
     "io_uring_setup": (425, 425),
+    "io_setup": (206, 0),
     "add_key": (248, 217),
     "keyctl": (250, 219),
     "inotify_init1": (294, 26),
@@ -585,6 +586,11 @@ def userfaultfd(targets: Targets) -> object:
 @attack(KERNEL, "set up io_uring", "landlock", may_fail_anyway=True)
 def io_uring(targets: Targets) -> object:
     return call("io_uring_setup", 4, ctypes.create_string_buffer(120))
+
+
+@attack(KERNEL, "take what the machine has for all of asynchronous I/O", "landlock", may_fail_anyway=True)
+def asynchronous_requests(targets: Targets) -> object:
+    return call("io_setup", 1000, ctypes.byref(ctypes.c_ulong(0))) == 0
 
 
 @attack(KERNEL, "use the kernel's keys", "landlock", may_fail_anyway=True)
