@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from numbers import Real
@@ -38,6 +38,7 @@ StepResult: TypeAlias = tuple[str, float, bool, bool, JsonObject]
 
 _PRINTABLE = "".join(map(chr, range(32, 127)))
 _SAMPLE_LENGTH = 64
+_OVER = "the episode was over before this call, which was not made"
 
 
 class UnicodeText(Text):
@@ -202,7 +203,7 @@ class ToolEnv(AgentEnv):
         """
         message = parse_action(action, first_id=len(self._call_log))
         if message.calls:
-            messages = [self._answer(call) for call in message.calls]
+            messages = list(self._answers(message.calls))
             terminated = self.is_done()
         else:
             messages = self._hear(encodable(message.content))
@@ -291,8 +292,14 @@ class ToolEnv(AgentEnv):
                 raise EnvError(f"{type(self).__name__} has no tool '{name}'; it has {known}.{nearest(name, tools)}")
         self.tools = tools if self._wanted is None else {name: tools[name] for name in self._wanted if name in tools}
 
-    def _answer(self, call: ToolCall | BadCall) -> Message:
-        result = self._run(call)
+    def _answers(self, calls: Sequence[ToolCall | BadCall]) -> Iterator[Message]:
+        """Answer calls in order; none is made after the end: else many guesses in one message would count as one."""
+        is_over = False
+        for index, call in enumerate(calls):
+            is_over = is_over or (index > 0 and self.is_done())
+            yield self._answer(call, error_result("tool_error", _OVER) if is_over else self._run(call))
+
+    def _answer(self, call: ToolCall | BadCall, result: ToolResult) -> Message:
         arguments = call.arguments if isinstance(call, ToolCall) else None
         error = error_type(result.content) if result.is_error else None
         record = CallRecord(name=call.name or "", arguments=arguments, result=result.content, error=error)

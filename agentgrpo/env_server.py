@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from aiohttp import WSMsgType, web
@@ -87,7 +88,7 @@ class EnvServer:
 
     async def _session(self, request: web.Request) -> web.StreamResponse:
         origin = request.headers.get("Origin")
-        if origin is not None and urlsplit(origin).netloc != request.host:  # a web page elsewhere, in a browser here
+        if origin is not None and not _is_own(origin, request.host):  # a web page elsewhere, in a browser here
             raise web.HTTPForbidden(text="a page of another origin may not connect")
         socket = web.WebSocketResponse(heartbeat=HEARTBEAT)
         await socket.prepare(request)
@@ -244,6 +245,18 @@ def _data(observation: JsonObject, reward: float | None = None, done: bool = Fal
 
 def _error(code: str, message: str, **more: Json) -> JsonObject:
     return {"type": "error", "data": {"message": message, "code": code, **more}}
+
+
+def _is_own(origin: str, host: str) -> bool:
+    """Return whether an origin is this server; a name is not enough, for a page can make its own lead here."""
+    try:
+        parts = urlsplit(origin)
+        if parts.netloc != host or parts.hostname == "localhost":
+            return parts.netloc == host
+        ip_address(parts.hostname or "")
+    except ValueError:
+        return False
+    return True
 
 
 def _about(source: EnvSource) -> str:

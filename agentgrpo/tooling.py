@@ -16,12 +16,13 @@ import typing
 from collections.abc import Callable, Coroutine, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeVar, overload
+from typing import Annotated, Any, NamedTuple, TypeVar, overload
 
 import docstring_parser
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.errors import PydanticUserError
-from pydantic_core import to_jsonable_python
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from agentgrpo.calls import flaw
 from agentgrpo.errors import AgentGRPOError, EnvError, ToolError, ToolFailure, nearest
@@ -87,7 +88,7 @@ class Tool:
             return error_result("invalid_arguments", _explain(error, self.parameters.get("properties", {})))
         try:
             value = self.function(**checked)
-            if self.is_async:
+            if self.is_async or inspect.iscoroutine(value):  # a decorator may hide that a function is async
                 value = wait_on_tool_loop(value, self.deadline)
             return ToolResult(_cap(_render(value), self.max_output))
         except ToolError as error:
@@ -212,7 +213,9 @@ def describe(error: BaseException) -> str:
 
 def _compile(function: Callable[..., Any]) -> Tool:
     options = getattr(function, "__agentgrpo_tool__", _Options())
-    name = options.name or function.__name__
+    name = options.name or getattr(function, "__name__", None)
+    if name is None:
+        raise EnvError(f"{one_line(repr(function), 80)} is no function: write a `def` or `async def` that calls it")
     doc = docstring_parser.parse(inspect.getdoc(function) or "")
     model = _arguments_model(function, name)
     fields = {str(field.alias): key for key, field in model.model_fields.items()}
@@ -220,6 +223,9 @@ def _compile(function: Callable[..., Any]) -> Tool:
 
     def validate(arguments: JsonObject) -> dict[str, Any]:
         checked = model.model_validate(arguments)
+        # What a text stood for ("inf", thousands of digits) is held to what a number is.
+        if (refused := flaw(checked.model_dump(exclude_unset=True, warnings=False))) is not None:
+            raise ValueError(f"in the arguments: {refused.message}")
         return {alias: getattr(checked, key) for alias, key in fields.items()}
 
     return Tool(
@@ -246,10 +252,12 @@ def _arguments_model(function: Callable[..., Any], name: str) -> type[BaseModel]
             raise EnvError(f"tool '{name}': parameter '{parameter}' cannot be passed by name; use plain parameters")
         if parameter.name not in hints:
             raise EnvError(f"tool '{name}': parameter '{parameter.name}' has no type; write {parameter.name}: str")
-        default = ... if parameter.default is parameter.empty else parameter.default
-        fields[f"argument_{len(fields)}"] = (hints[parameter.name], Field(default, alias=parameter.name))
+        hint, default = hints[parameter.name], ... if parameter.default is parameter.empty else parameter.default
+        if isinstance(default, FieldInfo):  # `= Field(3, ge=1)`, as in pydantic's own models
+            hint, default = Annotated[hint, default], PydanticUndefined
+        fields[f"argument_{len(fields)}"] = (hint, Field(default, alias=parameter.name))
     try:
-        return create_model(name, __config__=ConfigDict(extra="forbid"), **fields)
+        return create_model(name, __config__=ConfigDict(extra="forbid", allow_inf_nan=False), **fields)
     except PydanticUserError as error:
         raise EnvError(f"tool '{name}': {one_line(error.message)}; use types that have a JSON schema") from error
 
@@ -285,7 +293,7 @@ def _inline(schema: Json, defs: JsonObject, path: tuple[str, ...]) -> Json:
             flat[key] = {name: _inline(item, defs, path) for name, item in value.items()}
         elif key in ("default", "const", "enum", "examples"):
             flat[key] = value
-        elif key not in ("title", "$defs"):
+        elif key not in ("title", "$defs", "discriminator"):  # OpenAPI's: it maps to references
             flat[key] = _inline(value, defs, path)
     return flat
 
@@ -314,9 +322,6 @@ def _problem(item: JsonObject, known: Iterable[str]) -> str:
     return f"{place}: got {got}, {expected}"
 
 
-# Results
-
-
 def _render(value: object) -> str:
     if value is None:
         return "ok"
@@ -330,9 +335,6 @@ def _cap(text: str, limit: int) -> str:
         return text
     head, tail = (limit + 1) // 2, limit // 2
     return f"{text[:head]}\n[... {len(text) - limit} characters left out ...]\n{text[len(text) - tail :]}"
-
-
-# Async tools
 
 
 class _DeadlineExceeded(TimeoutError):

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, TypeAlias
 
 from agentgrpo.core import ToolEnv
 from agentgrpo.errors import EnvError
+from agentgrpo.rewards.answers import text_match
 from agentgrpo.tools.appstate import AppState, patch
 from agentgrpo.types import Json, JsonObject
 
@@ -81,7 +82,7 @@ class AppEnv(ToolEnv):
         """Return `outcome` (1 when exactly the wanted changes were made and the answer is right) and `side_effects`."""
         case = self.case
         changes = self.compare(case.start, self.app.state())
-        answered = case.answer is None or normalize(self.answer or "") == normalize(case.answer)
+        answered = 1.0 if case.answer is None else text_match(self.answer, case.answer)
         return {
             "outcome": float(changes == case.changes and answered),
             "side_effects": SIDE_EFFECTS if changes - case.changes else 0.0,
@@ -114,9 +115,3 @@ class AppEnv(ToolEnv):
         """Free the database."""
         self.app.close()
         super().close()
-
-
-def normalize(answer: str) -> str:
-    """Return an answer without case, punctuation and extra white space."""
-    kept = "".join(character if character.isalnum() else " " for character in answer.casefold())
-    return " ".join(kept.split())

@@ -225,8 +225,17 @@ async def test_a_page_of_another_origin_may_not_connect() -> None:
         with pytest.raises(aiohttp.WSServerHandshakeError, match="403"):
             async with client_of(url, origin="http://evil.example"):
                 pass
-        async with client_of(url, origin=url) as client:
-            assert (await client.ask("reset"))["type"] == "observation"
+        with pytest.raises(aiohttp.WSServerHandshakeError, match="403"):
+            async with client_of(url, origin="http://[evil"):
+                pass
+        # A name that its owner lets lead here (DNS rebinding): then the page's origin is this server's address.
+        rebound = url.replace("127.0.0.1", "evil.example")
+        with pytest.raises(aiohttp.WSServerHandshakeError, match="403"):
+            async with client_of(url, origin=rebound, headers={"Host": rebound.removeprefix("http://")}):
+                pass
+        for own in (url, url.replace("127.0.0.1", "localhost")):
+            async with client_of(url, origin=own, headers={"Host": own.removeprefix("http://")}) as client:
+                assert (await client.ask("reset"))["type"] == "observation"
 
 
 def test_the_command_serves_on_loopback_until_it_is_ended(tmp_path: Path) -> None:

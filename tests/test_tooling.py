@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import time
 from collections.abc import Callable
@@ -134,6 +135,64 @@ def test_what_no_tool_should_act_on_is_refused_before_it(note: Any, kind: str) -
     assert error_of(as_tool(order).call({"lines": [], "size": "s", "_note": note}).content)["type"] == kind
 
 
+class Weight(BaseModel):
+    kilos: float
+
+
+def weigh(kilos: float, count: int = 1, parts: list[float] | None = None, box: Weight | None = None) -> str:
+    return f"{kilos} {count} {parts} {box}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"kilos": "nan"}, "argument 'kilos': got 'nan', expected a finite number"),
+        ({"kilos": "-Infinity"}, "expected a finite number"),
+        ({"kilos": "1e999"}, "expected a finite number"),
+        ({"kilos": 1, "parts": [1, "inf"]}, "argument 'parts.1': got 'inf', expected a finite number"),
+        ({"kilos": 1, "box": {"kilos": "nan"}}, "got the number nan; expected a finite one"),
+        ({"kilos": 1, "count": "9" * 1001}, "got a number of more than 1000 digits"),
+    ],
+)
+def test_a_text_stands_for_no_number_that_would_be_refused(arguments: dict[str, Any], told: str) -> None:
+    error = error_of(as_tool(weigh).call(arguments).content)
+    assert error["type"] == "invalid_arguments"
+    assert told in error["message"]
+    assert as_tool(weigh).call({"kilos": "1.5", "count": "2", "box": {"kilos": "3"}}) == ("1.5 2 None kilos=3.0", False)
+
+
+def test_a_default_of_pydantics_says_what_it_says_in_a_model() -> None:
+    def wait(minutes: int = Field(3, ge=1, description="How long."), why: str = Field(alias="reason")) -> str:
+        return f"{minutes} {why}"
+
+    assert as_tool(wait).parameters == {
+        "type": "object",
+        "properties": {
+            "minutes": {"type": "integer", "default": 3, "minimum": 1, "description": "How long."},
+            "why": {"type": "string"},
+        },
+        "required": ["why"],
+    }
+    assert as_tool(wait).call({"why": "rain"}) == ("3 rain", False)
+    assert "greater than or equal to 1" in as_tool(wait).call({"why": "rain", "minutes": 0}).content
+
+
+class Cat(BaseModel):
+    kind: Literal["cat"]
+
+
+class Dog(BaseModel):
+    kind: Literal["dog"]
+
+
+def test_a_schema_refers_to_nothing() -> None:
+    def feed(pet: Annotated[Cat | Dog, Field(discriminator="kind")]) -> str:
+        return pet.kind
+
+    assert "$defs" not in json.dumps(as_tool(feed).parameters)
+    assert as_tool(feed).call({"pet": {"kind": "dog"}}).content == "dog"
+
+
 @pytest.mark.parametrize("name", ["", "<tool_call>", "a b", "a\n", "x" * 129, "<|im_end|>", "\ud800", "a'b"])
 def test_a_name_no_model_could_copy_is_refused(name: str) -> None:
     with pytest.raises(EnvError, match="expected at most 128 letters, digits or"):
@@ -254,6 +313,12 @@ def test_unusable_signatures_are_told() -> None:
         (opaque, "use types that have a JSON schema"),
         (recursive, "Node contains itself"),
     ]
+
+    class Adder:
+        def __call__(self, x: int) -> str:
+            return str(x)
+
+    cases += [(functools.partial(order, size="s"), "is no function"), (Adder(), "is no function")]
     for function, told in cases:
         with pytest.raises(EnvError, match=told):
             as_tool(function)
@@ -275,6 +340,17 @@ def test_async_tools_run_with_and_without_a_running_loop() -> None:
         return nap.call({"seconds": 0}).content
 
     assert asyncio.run(in_a_notebook()) == "slept"
+
+
+def test_an_async_function_behind_a_decorator_is_awaited() -> None:
+    def logged(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            return function(*args, **kwargs)
+
+        return wrapped
+
+    assert as_tool(logged(_sleep)).call({"seconds": 0}) == ("slept", False)
 
 
 def test_hung_async_tool_is_cancelled_at_its_deadline() -> None:

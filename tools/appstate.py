@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from functools import cache
 from typing import ClassVar, Self, TypeAlias
 
+from agentgrpo.errors import ToolError
 from agentgrpo.jsonpointer import below
 from agentgrpo.types import Json, JsonObject
 
@@ -22,6 +23,8 @@ _MASK = 2**64 - 1
 # Small pages: a table of a dozen rows fills one, so a whole app stays at a few kilobytes.
 _PAGE = "PRAGMA page_size=1024;"
 _CACHE = "PRAGMA cache_size=64"  # pages: they are copies of what is in memory anyway
+_TELLS_OF_REPLACED = "PRAGMA recursive_triggers=ON"  # else a row that REPLACE took away is in no log
+_TOO_LONG = "got a number of more than 64 bits; expected a smaller one"
 _MOST_FREE = 64  # pages that deleted rows and a long change log left: more are not copied with every snapshot
 _CARRIERS = ("user_version", "application_id")
 
@@ -40,6 +43,7 @@ class AppState:
         self._db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
         self._db.row_factory = _as_dict
         self._db.execute(_CACHE)
+        self._db.execute(_TELLS_OF_REPLACED)
         self._pending: dict[tuple[str, str], tuple[str | None, str | None]] = {}
         self._hash = 0
         if snapshot is None:
@@ -78,25 +82,37 @@ class AppState:
         self._db.close()
 
     def rows(self, sql: str, *parameters: str | int) -> list[Row]:
-        """Return the rows of a query; none when a parameter is text that no row can hold (a lone surrogate)."""
+        """Return the rows of a query; none when a parameter is text that no row can hold (a lone surrogate).
+
+        Raises:
+            ToolError: A number is larger than SQLite's: a model may have written it.
+        """
         try:
             return self._db.execute(sql, parameters).fetchall()
         except UnicodeEncodeError:
             return []
+        except OverflowError as error:
+            raise ToolError(_TOO_LONG) from error
 
     def row(self, sql: str, *parameters: str | int) -> Row | None:
         """Return the first row of a query, or None."""
         return next(iter(self.rows(sql, *parameters)), None)
 
     def change(self, sql: str, *parameters: str | int) -> None:
-        """Run one statement that changes the state."""
-        self._db.execute(sql, parameters)
+        """Run one statement that changes the state; a number that is too large is a ToolError, as in `rows`."""
+        try:
+            self._db.execute(sql, parameters)
+        except OverflowError as error:
+            raise ToolError(_TOO_LONG) from error
 
     def insert(self, table: str, rows: Iterable[Row]) -> None:
-        """Add rows to a table; each names all of its columns."""
+        """Add rows to a table; each names all of its columns. A number that is too large is a ToolError."""
         names = _tables(self.schema)[table]
         slots = ", ".join(f":{name}" for name in names)
-        self._db.executemany(f"INSERT INTO {table} VALUES ({slots})", rows)
+        try:
+            self._db.executemany(f"INSERT INTO {table} VALUES ({slots})", rows)
+        except OverflowError as error:
+            raise ToolError(_TOO_LONG) from error
 
     def state(self) -> JsonObject:
         """Return everything: `{table: {id: {column: value}}}`, ids in order."""
@@ -151,8 +167,15 @@ class AppState:
         for entry in log:
             table, before, after = entry["tbl"], entry["before"], entry["after"]
             self._hash = (self._hash - _row_hash(table, before) + _row_hash(table, after)) & _MASK
-            first = self._pending.get((table, entry["id"]), (before, None))[0]
-            self._pending[table, entry["id"]] = (first, after)
+            if entry["id"] is None:  # the row got another id: one is gone, one is new
+                self._note(table, json.loads(before)["id"], before, None)
+                self._note(table, json.loads(after)["id"], None, after)
+            else:
+                self._note(table, entry["id"], before, after)
+
+    def _note(self, table: str, key: str, before: str | None, after: str | None) -> None:
+        first = self._pending.get((table, key), (before, None))[0]
+        self._pending[table, key] = (first, after)
 
 
 def patch(before: JsonObject, after: JsonObject) -> list[JsonObject]:
@@ -218,7 +241,7 @@ def _change_log(schema: str) -> str:
         old, new = _row_json(names, "old."), _row_json(names, "new.")
         for event, key, before, after in (
             ("INSERT", "new.id", "NULL", new),
-            ("UPDATE", "new.id", old, new),
+            ("UPDATE", "iif(old.id IS new.id, new.id, NULL)", old, new),
             ("DELETE", "old.id", old, "NULL"),
         ):
             script.append(

@@ -134,7 +134,8 @@ class Workspace(TemplateEnv):
         changes = self.compare(case.start, self.app.state())
         unwanted = changes - case.changes
         met = [change in changes for change in case.changes] + self._right_fields(case)
-        terms = {"outcome": float(all(met) and not unwanted), "side_effects": SIDE_EFFECTS if unwanted else 0.0}
+        is_right = all(met) and not unwanted and not self._more_than_asked(case)
+        terms = {"outcome": float(is_right), "side_effects": SIDE_EFFECTS if unwanted else 0.0}
         if not self.progress:
             return terms
         share = 0.0 if terms["outcome"] or unwanted else sum(met) / len(met)
@@ -186,6 +187,13 @@ class Workspace(TemplateEnv):
 
     def _show_tools(self) -> None:
         self.tools = {tool.name: tool for tool in self.extra_tools()}
+
+    def _more_than_asked(self, case: Case) -> bool:
+        """Return whether a question's answer has fields that are neither asked for nor the instruction's own words."""
+        if not case.answer:
+            return False
+        given = {name: value for name, value in (self._fields or {}).items() if value and name not in case.answer}
+        return any(normalize(value) != normalize(self.task["goal"].get(name, "")) for name, value in given.items())
 
     def _right_fields(self, case: Case) -> list[bool]:
         given = self._fields or {}

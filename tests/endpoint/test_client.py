@@ -8,7 +8,7 @@ from email.utils import formatdate
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agentgrpo.endpoint import client
@@ -171,7 +171,8 @@ def test_a_key_in_place_of_its_variable_is_not_repeated() -> None:
     assert "secret" not in str(raised.value)
 
 
-@given(st.text(max_size=20))
+@given(st.text(max_size=20) | st.integers().map("01 Jan 2020 00:00:00 {:+}".format))
+@example("01 Jan 2020 00:00:00 +999999999999999")
 def test_any_retry_after_is_a_number_of_seconds(value: str) -> None:
     assert _retry_after({"Retry-After": value}) >= 0.0
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from agentgrpo.core import ToolEnv
-from agentgrpo.envs.app_env import AppEnv, Case, make_case, normalize
+from agentgrpo.envs.app_env import AppEnv, Case, make_case
 from agentgrpo.errors import EnvError
 from agentgrpo.tooling import tool
 from agentgrpo.tools.appstate import AppState
@@ -82,9 +82,31 @@ def test_a_snapshot_holds_task_answer_calls_and_state() -> None:
     assert other.state_hash() == env.state_hash()
 
 
-def test_an_answer_is_compared_without_case_punctuation_and_space() -> None:
-    assert normalize("  Owner: Ada! ") == "owner ada"
-    assert normalize("C17") == "c17"
+class Owing(Beans):
+    """Say how many beans there are."""
+
+    wanted = "-5"
+
+    def case_of(self, task: JsonObject) -> Case:
+        return make_case(Jar(), lambda: self.wanted)
+
+
+def says(wanted: str, answer: str) -> float:
+    env = Owing()
+    env.wanted = wanted
+    env.reset(seed=0)
+    return float(env.step(json.dumps(env.say(answer)))[1])
+
+
+def test_an_answer_is_compared_without_case_space_and_signs_around_words_but_not_without_those_in_them() -> None:
+    assert says("owner ada", "  Owner: Ada! ") == says("C17", "c17.") == says("-5", "-5") == 1.0
+    for wanted, answer in (("-5", "5"), ("1.5", "1 5"), ("1.5", "1/5"), ("a@b.example", "a b example")):
+        assert says(wanted, answer) == 0.0
+
+
+def test_an_answer_that_saying_nothing_would_give_is_refused() -> None:
+    with pytest.raises(EnvError, match="each needs a letter or a digit"):
+        says("+", "")
 
 
 def test_what_is_missing_is_said() -> None:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agentgrpo.errors import ToolError
 from agentgrpo.tools.appstate import AppState, patch
 
 
@@ -142,6 +143,54 @@ def test_fork_is_exact_and_independent() -> None:
     assert len(app.state()["pets"]) == 2
 
 
+def test_a_row_that_is_replaced_is_told_of() -> None:
+    for sql, told in (
+        ("REPLACE INTO pets VALUES ('a', 'Max', 3)", [("replace", "/pets/a/name")]),
+        ("REPLACE INTO tags VALUES ('t2', 'red')", [("remove", "/tags/t1"), ("add", "/tags/t2")]),  # UNIQUE
+        ("UPDATE OR REPLACE pets SET id = 'b' WHERE id = 'a'", None),
+    ):
+        app = Tagged()
+        app.insert("pets", [{"id": "a", "name": "Rex", "age": 3}, {"id": "b", "name": "Tom", "age": 5}])
+        app.insert("tags", [{"id": "t1", "colour": "red"}])
+        app = Tagged(app.snapshot())
+        before = app.state()
+        app.change(sql)
+        assert app.state_hash() == app.content_hash() == app.fork().content_hash()
+        operations = app.state_diff()
+        assert operations == patch(before, app.state()) != []
+        assert told is None or [(one["op"], one["path"]) for one in operations] == told
+
+
+class Tagged(AppState):
+    schema = Pets.schema + "CREATE TABLE tags (id TEXT PRIMARY KEY, colour TEXT NOT NULL UNIQUE);"
+
+
+def test_a_row_that_gets_another_id_is_one_gone_and_one_new() -> None:
+    app = pets()
+    before = app.state()
+    app.change("UPDATE pets SET id = 'z' WHERE id = 'a'")
+    assert app.state_hash() == app.content_hash()
+    assert app.state_diff() == patch(before, app.state())
+    assert [one["path"] for one in patch(before, app.state())] == ["/pets/a", "/pets/z"]
+    for key in ("a", "y", "z"):  # there and back
+        app.change("UPDATE pets SET id = ? WHERE name = 'Rex'", key)
+    assert app.state_diff() == []
+
+
+def test_a_number_no_row_can_hold_is_told_to_the_model() -> None:
+    app = pets()
+    for act in (
+        lambda: app.rows("SELECT * FROM pets WHERE age = ?", 2**63),
+        lambda: app.change("UPDATE pets SET age = ?", -(2**63) - 1),
+        lambda: app.insert("pets", [{"id": "c", "name": "Mia", "age": 10**30}]),
+    ):
+        with pytest.raises(ToolError, match="more than 64 bits"):
+            act()
+    assert app.state() == pets().state()
+    app.change("UPDATE pets SET age = ? WHERE id = 'a'", 2**63 - 1)
+    assert app.state_diff()[0]["value"] == 2**63 - 1
+
+
 def test_text_no_row_can_hold_finds_nothing() -> None:
     assert pets().rows("SELECT * FROM pets WHERE name = ?", "\ud800") == []
 
@@ -154,7 +203,10 @@ def test_close_frees_the_database() -> None:
 
 
 CHANGES = st.lists(
-    st.tuples(st.sampled_from(("put", "set", "drop", "look")), st.sampled_from("abcd"), st.integers(0, 3)), max_size=15
+    st.tuples(
+        st.sampled_from(("put", "set", "drop", "look", "replace", "rename")), st.sampled_from("abcd"), st.integers(0, 3)
+    ),
+    max_size=15,
 )
 
 
@@ -168,6 +220,10 @@ def test_incremental_hash_and_diff_equal_the_full_ones(changes: list[tuple[str, 
             app.change("INSERT OR IGNORE INTO pets VALUES (?, 'New', ?)", key, age)
         elif kind == "set":
             app.change("UPDATE pets SET age = ? WHERE id = ?", age, key)
+        elif kind == "replace":
+            app.change("REPLACE INTO pets VALUES (?, 'Other', ?)", key, age)
+        elif kind == "rename":
+            app.change("UPDATE OR REPLACE pets SET id = ? WHERE id = ?", key, "abcd"[age])
         elif kind == "drop":
             app.change("DELETE FROM pets WHERE id = ?", key)
         else:

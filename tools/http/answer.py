@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import aiohttp
 
-from agentgrpo.errors import ToolFailure
+from agentgrpo.errors import ToolError, ToolFailure
 from agentgrpo.tooling import describe
 from agentgrpo.types import Json
 
@@ -43,11 +43,13 @@ class Answer:
         status: HTTP status.
         headers: By name in lower case; of several with one name, the last.
         body: Decompressed.
+        is_open: Whether whoever asked chose the host, so that what is wrong with it is for them to read.
     """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
+    is_open: bool = False
 
     @property
     def content_type(self) -> str:
@@ -72,12 +74,13 @@ class Answer:
         """Return the body read as JSON.
 
         Raises:
-            ToolFailure: it is none.
+            ToolFailure: it is none; a ToolError where the model chose the host.
         """
         try:
             return json.loads(self.body)
         except (ValueError, RecursionError) as error:
-            raise ToolFailure(f"the service answered {self.status} with what is not JSON: {describe(error)}") from error
+            told = f"the service answered {self.status} with what is not JSON: {describe(error)}"
+            raise (ToolError if self.is_open else ToolFailure)(told) from error
 
     @property
     def readable(self) -> Json:

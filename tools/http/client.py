@@ -221,7 +221,8 @@ class HttpClient:
             ):
                 body = await self._read(response)
                 headers = {name.lower(): value for name, value in response.headers.items()}
-                return self._without_secret(Answer(status=response.status, headers=headers, body=body))
+                is_open = order.rule.is_open
+                return self._without_secret(Answer(status=response.status, headers=headers, body=body, is_open=is_open))
         except AddressRefused as error:
             if order.rule.is_open:
                 raise ToolError(str(error)) from error

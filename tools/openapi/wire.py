@@ -6,13 +6,16 @@ It expects checked arguments and does not send.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from urllib.parse import quote
 
 from agentgrpo.errors import ToolError
+from agentgrpo.tooling import one_line
 from agentgrpo.tools.openapi.operation import Operation, Parameter
 from agentgrpo.types import Json, JsonObject
 
+_SLASH = re.compile(r"[/\\]")
 _SEPARATORS = {"spaceDelimited": " ", "pipeDelimited": "|"}
 
 
@@ -47,10 +50,12 @@ def lay_out(operation: Operation, arguments: JsonObject) -> Layout:
 
 
 def _segment(parameter: Parameter, value: Json) -> str:
-    text = quote(_joined(parameter, value), safe="", errors="replace")
-    if text in ("", ".", ".."):
-        raise ToolError(f"argument '{parameter.argument}': got {text!r}, which cannot stand in a path")
-    return text
+    text = _joined(parameter, value)
+    # Encoded slashes keep a value in its place, but many a proxy decodes them before it looks for dots.
+    if not text or any(part in (".", "..") for part in _SLASH.split(text)):
+        told = f"got {one_line(text, 60)!r}, which cannot stand in a path"
+        raise ToolError(f"argument '{parameter.argument}': {told}")
+    return quote(text, safe="", errors="replace")
 
 
 def _joined(parameter: Parameter, value: Json) -> str:

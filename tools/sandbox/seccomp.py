@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from errno import ENOSYS, EPERM
+from errno import ENOSYS, EOPNOTSUPP, EPERM
 from functools import cache
 
 from agentgrpo.tools.sandbox.syscalls import CONDITIONS, HIGHEST, METADATA, NUMBERS, Test, number
@@ -25,6 +25,7 @@ _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16
 Instruction = tuple[int, int, int, int]  # code, jump if true, jump if false, operand
 _REFUSE: Instruction = (RETURN, 0, 0, ERRNO | EPERM)
 _UNKNOWN: Instruction = (RETURN, 0, 0, ERRNO | ENOSYS)  # programs know what to do without
+_UNSUPPORTED: Instruction = (RETURN, 0, 0, ERRNO | EOPNOTSUPP)  # as some file systems say: programs write instead
 
 
 @cache
@@ -61,6 +62,8 @@ def _body(name: str) -> list[Instruction]:
     """Return what is done with a call, once it is sure that it is this one."""
     if name == "clone3":  # its flags are behind a pointer; without it, programs use clone
         return [_UNKNOWN]
+    if name == "fallocate":
+        return [_UNSUPPORTED]
     tests = CONDITIONS.get(name)
     if tests is None:
         return [_REFUSE]

@@ -9,12 +9,14 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import math
 import os
 import selectors
 import signal
 import socket
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ _FIRST_LOOK, _LOOK_EVERY = 0.05, 0.1  # seconds
 _SPARE = 4  # processes of ours that wait for the command
 _CHUNK = 2**16
 _MOST_LEFT = 2**23  # bytes in pipes
+_LITTLE = 4096  # bytes of a file, once the disk is full
 _END_SECONDS = 5.0  # for the kernel to end what was killed
 
 _CONNECTION, _OUTPUT, _CHILD, _FAILURE = range(4)
@@ -74,6 +77,11 @@ def _file_of(data: bytes, path: str) -> int:
     return descriptor
 
 
+def _bounded(job: Job) -> Job:
+    """Return a job that can write next to nothing: else each would get a little further before it is stopped."""
+    return replace(job, limits=replace(job.limits, file_size=min(job.limits.file_size, _LITTLE)))
+
+
 class Supervisor:
     """Watches one command.
 
@@ -83,14 +91,14 @@ class Supervisor:
     """
 
     def __init__(self, job: Job, connection: socket.socket) -> None:
-        self.job = job
+        self._disk_at_start = usage.disk_of(job.folder)
+        self.job = _bounded(job) if self._disk_at_start > job.limits.disk else job
         self.output = Output(job.limits.output)
         self._failure = bytearray()
         self._status: int | None = None
         self._command = 0
         self._selector = selectors.DefaultSelector()
         self._selector.register(connection, selectors.EVENT_READ, _CONNECTION)
-        self._disk_at_start = usage.disk_of(job.folder)
         self._start = time.monotonic()
 
     def run(self) -> dict[str, Any]:
@@ -201,8 +209,9 @@ class Supervisor:
 
     @property
     def _disk_allowed(self) -> float:
-        # Over it already: then it may tidy up, but not grow.
-        return max(float(self.job.limits.disk), self._disk_at_start)
+        # Over it already: then it may tidy up, but not grow. What could not be counted allows nothing: it has no end.
+        start = self._disk_at_start if math.isfinite(self._disk_at_start) else 0.0
+        return max(float(self.job.limits.disk), start)
 
     def _end_all(self) -> None:
         """Kill until nothing of the command is left."""

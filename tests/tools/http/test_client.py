@@ -328,6 +328,10 @@ async def test_where_the_model_chose_the_host_its_being_down_is_an_observation(
             await client.request("GET", url)
     with pytest.raises(ToolFailure, match="no connection"):
         await client.request("GET", "http://named.example/")
+    service.routes["/broken"] = answers(web.Response(text="<html>", headers={"Content-Type": "application/json"}))
+    answer = await client.request("GET", f"http://{PUBLIC}:{service.port}/broken")
+    with pytest.raises(ToolError, match="what is not JSON"):
+        _ = answer.readable
 
 
 async def test_cookies_are_not_kept_so_episodes_share_nothing(service: Service) -> None:

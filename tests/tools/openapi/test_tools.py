@@ -177,6 +177,14 @@ async def test_no_value_leaves_its_place_in_the_path(value: str) -> None:
         assert len(service.hits) == (0 if result.is_error else 1)
 
 
+@pytest.mark.parametrize("value", ["..", ".", "../admin", "a/../../admin", "..\\admin", "1/.", ""])
+async def test_a_value_does_not_climb_in_the_path_even_where_slashes_are_decoded(service: Service, value: str) -> None:
+    result = await call(service, "removeBook", id=value)
+    assert "cannot stand in a path" in result.content
+    assert service.hits == []
+    assert (await call(service, "removeBook", id="a/..b/c...")).content == "hit"
+
+
 async def test_a_broken_service_fails_the_episode_and_idempotent_calls_are_repeated(service: Service) -> None:
     async def down(request: web.Request) -> web.StreamResponse:
         return web.Response(status=503)

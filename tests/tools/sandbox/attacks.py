@@ -39,6 +39,7 @@ NUMBERS = {
     "bpf": (321, 280),
     "userfaultfd": (323, 282),
     "io_uring_setup": (425, 425),
+    "io_setup": (206, 0),
     "add_key": (248, 217),
     "keyctl": (250, 219),
     "inotify_init1": (294, 26),
@@ -225,6 +226,30 @@ def set_times(targets: Targets) -> object:
 def set_attribute(targets: Targets) -> object:
     os.setxattr(targets["bashrc"], "user.evil", b"1")
     return True
+
+
+@attack(FILES, "change the mode of the user's file that it may read, while it is open", "landlock", "process")
+def chmod_open_file(targets: Targets) -> object:
+    os.fchmod(os.open(targets["shown"], os.O_RDONLY), 0o777)
+    return True
+
+
+@attack(FILES, "set an attribute of it likewise", "landlock", "process", may_fail_anyway=True)
+def set_attribute_of_open_file(targets: Targets) -> object:
+    os.setxattr(os.open(targets["shown"], os.O_RDONLY), "user.evil", b"1")
+    return True
+
+
+@attack(FILES, "take disk in no time, beyond the limit of a file (fallocate)", "landlock", may_fail_anyway=True)
+def take_disk(targets: Targets) -> object:
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    size = 2**20 + (0 if limit == resource.RLIM_INFINITY else limit)
+    descriptor = os.open("large", os.O_RDWR | os.O_CREAT)
+    try:
+        done(libc.fallocate(descriptor, 1, ctypes.c_long(0), ctypes.c_long(size)))  # 1: keeps the size it has
+        return os.fstat(descriptor).st_blocks * 512 >= size
+    finally:
+        Path("large").unlink()
 
 
 @attack(FILES, "leave a file in the machine's /tmp", "landlock")
@@ -561,6 +586,11 @@ def userfaultfd(targets: Targets) -> object:
 @attack(KERNEL, "set up io_uring", "landlock", may_fail_anyway=True)
 def io_uring(targets: Targets) -> object:
     return call("io_uring_setup", 4, ctypes.create_string_buffer(120))
+
+
+@attack(KERNEL, "take what the machine has for all of asynchronous I/O", "landlock", may_fail_anyway=True)
+def asynchronous_requests(targets: Targets) -> object:
+    return call("io_setup", 1000, ctypes.byref(ctypes.c_ulong(0))) == 0
 
 
 @attack(KERNEL, "use the kernel's keys", "landlock", may_fail_anyway=True)

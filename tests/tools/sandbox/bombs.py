@@ -25,6 +25,7 @@ class Bomb:
     code: str
     ends: tuple[str, ...] = ("deadline",)  # any of these
     limits: Limits = LIMITS
+    first: str = ""  # a command before it
 
 
 _START = "import os, signal, subprocess, sys, threading, time\n"
@@ -106,6 +107,12 @@ BOMBS: dict[str, Bomb] = {
     "closed_folder": Bomb(
         "os.mkdir('d'); open('d/f', 'w'); os.chmod('d', 0); time.sleep(600)", ("deadline", "disk", "exit")
     ),
+    "files_beside_a_closed_folder": Bomb(  # which an ordinary user cannot look into: nobody knows how much there is
+        "n = 0\nwhile True:\n    open(str(n), 'wb').write(b'x' * 2**20); n += 1",
+        ("disk",),
+        Limits(seconds=LATE.seconds, disk=32 * MB),
+        first="os.mkdir('d', 0)",
+    ),
     "descriptors": Bomb("fs = []\nwhile True: fs.append(os.open('/dev/null', 0))", ("exit",), LATE),
     "threads": Bomb(
         "while True: threading.Thread(target=time.sleep, args=(600,)).start()", ("exit", "memory", "deadline")
@@ -125,6 +132,8 @@ def set_off(tier: str, names: list[str]) -> dict[str, dict[str, object]]:
         bomb = BOMBS[name]
         token = f"agentgrpo-bomb-{tier}-{name}"
         with Sandbox(minimum="process", tier=tier, limits=bomb.limits) as sandbox:
+            if bomb.first:
+                sandbox.run_sync([sandbox.python_path, "-c", _START + bomb.first])
             start = time.monotonic()
             outcome = sandbox.run_sync([sandbox.python_path, "-c", _START + bomb.code, token])
             took = time.monotonic() - start

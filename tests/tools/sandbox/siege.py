@@ -45,7 +45,7 @@ def targets(set_user_id: str = "") -> Iterator[dict[str, Any]]:
         folder = Path(tempfile.mkdtemp(prefix="agentgrpo-siege-", dir="/var/tmp"))
         stack.callback(shutil.rmtree, folder)
         found = {**_files(folder), "mark": folder.name, "environment_mark": MARK, "set_user_id": set_user_id}
-        found |= _sockets(stack, folder) | _victim(stack)
+        found |= _sockets(stack, folder) | _victim(stack) | _library(stack)
         os.environ["AGENT_API_KEY"] = MARK
         inherited = stack.enter_context(Path(found["secret"]).open())
         os.set_inheritable(inherited.fileno(), True)
@@ -66,6 +66,15 @@ def _files(folder: Path) -> dict[str, Any]:
         (folder / "open" / name).write_text("harmless")
     names = {"secret": "secret", "bashrc": ".bashrc", "open_file": "open_file", "open_folder": "open"}
     return {key: str(folder / name) for key, name in names.items()}
+
+
+def _library(stack: ExitStack) -> dict[str, Any]:
+    """Make a folder that sandboxes may read, not beside what they must not."""
+    library = Path(tempfile.mkdtemp(prefix="agentgrpo-siege-library-", dir="/var/tmp"))
+    stack.callback(shutil.rmtree, library)
+    library.chmod(0o755)
+    (library / "module").write_text("harmless")
+    return {"library": str(library), "shown": str(library / "module")}
 
 
 def _victim(stack: ExitStack) -> dict[str, Any]:
@@ -122,7 +131,7 @@ def _answer_datagrams(server: socket.socket) -> None:
 
 def besiege(tier: str, found: dict[str, Any]) -> dict[str, str]:
     """Return what became of each attack in a tier."""
-    with Sandbox(minimum="process", tier=tier, limits=LIMITS) as sandbox:
+    with Sandbox(minimum="process", tier=tier, limits=LIMITS, readable=[found["library"]]) as sandbox:
         sandbox.write("attacks.py", PROGRAM.read_bytes())
         outcome = sandbox.run_sync([sandbox.python_path, "attacks.py", json.dumps(found)])
         assert outcome.is_success, outcome

@@ -13,6 +13,7 @@ from tests.tools.sandbox.users import ordinary
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs Linux")
 QUICK = ["daemon", "undead_daemon", "fork_and_vanish_many", "flood_1_gb", "many_files", "descriptors", "deleted_files"]
+QUICK += ["files_beside_a_closed_folder"]
 MARGIN = 60.0  # seconds after the deadline, on a busy machine; by itself none of them ends
 SPARE = 100  # characters of the mark where output was left out
 

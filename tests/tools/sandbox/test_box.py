@@ -15,6 +15,7 @@ from agentgrpo.core import ToolEnv
 from agentgrpo.errors import EnvError, ToolError
 from agentgrpo.tools.sandbox import TIERS, Limits, Sandbox, examine, python_tool
 from agentgrpo.tools.sandbox.tiers import Tier
+from agentgrpo.tools.sandbox.usage import disk_of
 from agentgrpo.tools.sandbox.user import is_open_to_others
 from tests.tools.sandbox.bombs import running
 
@@ -95,6 +96,17 @@ def test_a_full_sandbox_can_be_tidied_up() -> None:
         assert "take more than 1 MB; delete some" in asyncio.run(sandbox.python(fill))
         assert asyncio.run(sandbox.shell("rm 1 2; ls")) == "0\n"
         assert "delete some" in asyncio.run(sandbox.python(fill))
+
+
+def test_a_full_sandbox_does_not_grow_from_call_to_call(tier: Tier) -> None:
+    with Sandbox(minimum="process", tier=tier, limits=Limits(disk=2**20)) as sandbox:
+        fill = "import os\nfor i in range(3): open(os.urandom(4).hex(), 'wb').write(b'x' * 2**20)"
+        sizes = []
+        for _ in range(4):
+            assert "take more than 1 MB; delete some" in asyncio.run(sandbox.python(fill))
+            sizes.append(disk_of(sandbox._folder.path))
+        assert sizes[0] > 2**20
+        assert max(sizes) <= sizes[0] + 3 * 3 * 4096  # three calls, three files that are next to empty
 
 
 def test_a_snapshot_goes_to_another_sandbox(sandbox: Sandbox) -> None:
