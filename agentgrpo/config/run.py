@@ -285,6 +285,18 @@ class Config(Section):
                 f"rollout.min_survivors = {rollout.min_survivors} can never be met by "
                 f"rollout.group_size = {rollout.group_size}"
             )
+        # Dropout alone would move it away from 1.
+        is_one = learner.old_logprobs == "learner" and learner.minibatches == 1 and not self.model.lora.dropout
+        if is_one and (learner.epsilon, learner.epsilon_high) != (None, None):
+            raise ValueError(
+                'learner.epsilon and epsilon_high have no effect with old_logprobs = "learner" and minibatches = 1: '
+                'the ratio of the one optimizer step is 1; remove them, raise minibatches, or take "engine"'
+            )
+        if learner.minibatches > rollout.tasks_per_step:
+            raise ValueError(
+                f"learner.minibatches = {learner.minibatches} has no effect above rollout.tasks_per_step = "
+                f"{rollout.tasks_per_step}: no group is split between optimizer steps"
+            )
         if self._has_idle_concurrency() and "concurrency" in rollout.model_fields_set:
             raise ValueError(
                 f"rollout.concurrency = {rollout.concurrency} has no effect above engine.max_sequences = "
