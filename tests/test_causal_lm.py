@@ -45,8 +45,15 @@ def test_a_folder_without_a_model_is_the_users_to_fix(tmp_path: Path) -> None:
 
 def test_a_model_that_scales_its_logits_is_refused(tmp_path: Path) -> None:
     """Granite divides them: its temperature would be another one."""
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
-    GraniteForCausalLM(GraniteConfig(vocab_size=100, logits_scaling=8.0, **sizes)).save_pretrained(tmp_path)
+    config = GraniteConfig(
+        vocab_size=100,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        logits_scaling=8.0,
+    )
+    GraniteForCausalLM(config).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="type 'granite' changes its logits after the output layer"):
         causal_lm.load_model(tmp_path, device=CPU, dtype=torch.float32)
 

@@ -66,7 +66,7 @@ def test_small_shares_of_the_loss_keep_their_gradient_in_float16(model: PreTrain
     """The weight of a token is 1 / (8 * 10**6) here: below all numbers of float16."""
 
     def direction(dtype: torch.dtype) -> torch.Tensor:
-        made = policy(copy.deepcopy(model).to(dtype))
+        made = policy(copy.deepcopy(model).to(dtype))  # type: ignore[arg-type]  # a decorator of transformers hides `self`
         config = LearnerConfig(aggregation="constant", learning_rate=1.0, max_grad_norm=1e9)
         trained = Learner(made, config, total_steps=1, max_episode_tokens=10**6)
         gradients: list[torch.Tensor] = []
