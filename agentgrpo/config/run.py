@@ -274,17 +274,8 @@ class Config(Section):
         return arguments
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def _optimizer_steps_fit(self) -> Self:
         rollout, learner = self.rollout, self.learner
-        if rollout.group_size == 1 and self.train.steps:
-            raise ValueError(
-                "rollout.group_size = 1 gives every advantage 0: a group baseline needs at least 2 episodes"
-            )
-        if rollout.min_survivors > rollout.group_size:
-            raise ValueError(
-                f"rollout.min_survivors = {rollout.min_survivors} can never be met by "
-                f"rollout.group_size = {rollout.group_size}"
-            )
         # Dropout alone would move it away from 1.
         is_one = learner.old_logprobs == "learner" and learner.minibatches == 1 and not self.model.lora.dropout
         if is_one and (learner.epsilon, learner.epsilon_high) != (None, None):
@@ -296,6 +287,20 @@ class Config(Section):
             raise ValueError(
                 f"learner.minibatches = {learner.minibatches} has no effect above rollout.tasks_per_step = "
                 f"{rollout.tasks_per_step}: no group is split between optimizer steps"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        rollout, learner = self.rollout, self.learner
+        if rollout.group_size == 1 and self.train.steps:
+            raise ValueError(
+                "rollout.group_size = 1 gives every advantage 0: a group baseline needs at least 2 episodes"
+            )
+        if rollout.min_survivors > rollout.group_size:
+            raise ValueError(
+                f"rollout.min_survivors = {rollout.min_survivors} can never be met by "
+                f"rollout.group_size = {rollout.group_size}"
             )
         if self._has_idle_concurrency() and "concurrency" in rollout.model_fields_set:
             raise ValueError(
