@@ -69,7 +69,8 @@ def load_model(path: str | Path, *, device: torch.device, dtype: torch.dtype) ->
     """Load a model folder or hub name, frozen and in evaluation mode.
 
     Raises:
-        ModelError: the folder or name cannot be loaded as a causal language model.
+        ModelError: the folder or name cannot be loaded as a causal language model, or its logits are made another way
+            than `logits` makes them.
     """
     try:
         with quiet_transformers():
@@ -83,7 +84,22 @@ def load_model(path: str | Path, *, device: torch.device, dtype: torch.dtype) ->
     if not getattr(model, "is_quantized", False):  # those are where they belong, and refuse to move
         model = model.to(device)  # type: ignore[arg-type]  # a decorator of transformers hides `self`
     model.requires_grad_(False).eval()
+    _check_head(model)
     return model
+
+
+@torch.no_grad()
+def _check_head(model: PreTrainedModel) -> None:
+    """Refuse models that do more to their logits than `logits` does: all that is computed here would be another's."""
+    ids = (torch.arange(1, 9, device=model.device) % model.config.vocab_size)[None]
+    own = model(input_ids=ids, use_cache=False).logits.float()
+    found = logits(model, hidden_states(model, ids, use_cache=False))
+    tolerance = 1e-3 if model.dtype == torch.float32 else 0.1
+    if (own - found).abs().max() > tolerance * own.abs().max():
+        raise ModelError(
+            f"a model of type '{model.config.model_type}' changes its logits after the output layer (Granite and "
+            "Cohere scale them), which is not supported: take one that does not, such as Qwen3 or Llama 3"
+        )
 
 
 def share_weights(model: PreTrainedModel) -> PreTrainedModel:

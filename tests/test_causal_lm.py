@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import GraniteConfig, GraniteForCausalLM, PreTrainedModel
 
 from agentgrpo import causal_lm
 from agentgrpo.errors import ConfigError, ModelError
@@ -40,6 +40,21 @@ def test_a_loaded_model_is_frozen(tiny_folder: Path) -> None:
 
 def test_a_folder_without_a_model_is_the_users_to_fix(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"cannot load a causal language model from .*\n.*config\.json"):
+        causal_lm.load_model(tmp_path, device=CPU, dtype=torch.float32)
+
+
+def test_a_model_that_scales_its_logits_is_refused(tmp_path: Path) -> None:
+    """Granite divides them: its temperature would be another one."""
+    config = GraniteConfig(
+        vocab_size=100,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        logits_scaling=8.0,
+    )
+    GraniteForCausalLM(config).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="type 'granite' changes its logits after the output layer"):
         causal_lm.load_model(tmp_path, device=CPU, dtype=torch.float32)
 
 

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 
 import agentgrpo as ag
 from agentgrpo.config.run import load_config
+from agentgrpo.envs.lockbox.env import Lockbox
 from agentgrpo.errors import EnvError, TaskError, UserError
 from agentgrpo.evaluate.run import evaluate_checkpoint
 from agentgrpo.run.report import SilentReporter
@@ -26,6 +27,15 @@ from agentgrpo.training import train
 from tests.small import EXAMPLE, ROOT, only_run, record_of, small_model, small_run
 
 SILENT = SilentReporter()
+
+
+class EasyAtFirst(Lockbox):
+    """Two tasks are always solved, the others never."""
+
+    def reward(self) -> dict[str, float]:
+        return {"outcome": float(self.task["seed"] < 2)}
+
+
 SUMMARY = {
     *("heldout_success_before", "heldout_success_after", "heldout_interval_before", "heldout_interval_after"),
     *("heldout_tasks", "wall_seconds", "train_steps", "episodes", "sampled_tokens", "episodes_per_second"),
@@ -118,6 +128,15 @@ def test_the_best_adapter_loads_in_plain_peft_and_is_the_recorded_one(finished: 
     assert not torch.equal(plain, adapted)
     last = finished.path / "checkpoints" / "last" / "trainer.json"
     assert json.loads(last.read_text())["adapter_sha256"] == record_of(finished.path)["adapter"]
+
+
+def test_the_best_adapter_is_that_of_the_tasks_every_evaluation_played(lockbox: Path, tmp_path: Path) -> None:
+    """The last look plays more tasks than those before it, here harder ones: that says nothing of the adapter."""
+    config = small_run(lockbox, tmp_path, eval={"every": 1, "during_tasks": 2})
+    run = train(config, env=EasyAtFirst, heldout=[{"seed": seed} for seed in range(5)], reporter=SILENT)
+    looks = [line["eval/success"] for line in read_metrics(run.path / "metrics.jsonl")]
+    assert looks == [0.4, 1.0, 0.4]
+    assert run.adapter.name == "step-000002"  # on the first two tasks it is as good as the one before
 
 
 def test_the_same_config_and_seed_make_the_same_adapter(lockbox: Path, tmp_path: Path) -> None:

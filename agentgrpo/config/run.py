@@ -274,6 +274,23 @@ class Config(Section):
         return arguments
 
     @model_validator(mode="after")
+    def _optimizer_steps_fit(self) -> Self:
+        rollout, learner = self.rollout, self.learner
+        # Dropout alone would move it away from 1.
+        is_one = learner.old_logprobs == "learner" and learner.minibatches == 1 and not self.model.lora.dropout
+        if is_one and (learner.epsilon, learner.epsilon_high) != (None, None):
+            raise ValueError(
+                'learner.epsilon and epsilon_high have no effect with old_logprobs = "learner" and minibatches = 1: '
+                'the ratio of the one optimizer step is 1; remove them, raise minibatches, or take "engine"'
+            )
+        if learner.minibatches > rollout.tasks_per_step:
+            raise ValueError(
+                f"learner.minibatches = {learner.minibatches} has no effect above rollout.tasks_per_step = "
+                f"{rollout.tasks_per_step}: no group is split between optimizer steps"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _fits_together(self) -> Self:
         rollout, learner = self.rollout, self.learner
         if rollout.group_size == 1 and self.train.steps:

@@ -92,8 +92,9 @@ def logprobs_of(bench: Workbench, sequences: Sequence[TokenSequence]) -> tuple[l
     rows = [Row(sequence=sequence, advantage=0.0, episode=index) for index, sequence in enumerate(sequences)]
     engine: list[float] = []
     learner: list[float] = []
+    budget, is_shared = bench.config.learner.tokens_per_microbatch, bench.policy.shares_prefix
     with torch.no_grad():
-        for batch in pack(rows, token_budget=bench.config.learner.tokens_per_microbatch) if rows else ():
+        for batch in pack(rows, token_budget=budget, share_prefix=is_shared) if rows else ():
             here = batch.to(bench.policy.device)
             engine += batch.behaviour_N.tolist()
             learner += bench.policy.logprobs(here, temperature=bench.learner.temperature)[0].tolist()

@@ -54,7 +54,7 @@ def measure_step(subject: Subject) -> StepCost:
     run_blocking(_publish(bench))
     publish_seconds = watch.seconds
     trained = {d.key for d in learned.decisions if d.trains}
-    largest = _largest_batch(subject, groups, trained)
+    largest = _largest_batch(bench, groups, trained)
     return StepCost(
         episodes=len(trajectories),
         rollout_seconds=rollout.seconds,
@@ -160,12 +160,13 @@ async def _publish(bench: Workbench) -> None:
     await bench.engine.retire(Policy())
 
 
-def _largest_batch(subject: Subject, groups: Sequence[Group], trained: set[EpisodeKey]) -> tuple[int, int]:
+def _largest_batch(bench: Workbench, groups: Sequence[Group], trained: set[EpisodeKey]) -> tuple[int, int]:
     """Return the tokens the largest microbatch computes, and those it trains."""
     rows = [
         Row(sequence=sequence, advantage=0.0, episode=index)
         for index, trajectory in enumerate(t for g in groups for t in g.trajectories if t.key in trained)
         for sequence in trajectory.sequences()
     ]
-    batches = pack(rows, token_budget=subject.config.learner.tokens_per_microbatch) if rows else []
+    budget, is_shared = bench.config.learner.tokens_per_microbatch, bench.policy.shares_prefix
+    batches = pack(rows, token_budget=budget, share_prefix=is_shared) if rows else []
     return max(((batch.token_count, len(batch.target_N)) for batch in batches), default=(0, 0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agentgrpo.config.run import EvalConfig
@@ -24,6 +24,7 @@ class Evaluation:
     reward: float | None
     mean_turns: float | None
     environments: Mapping[str, float] = field(default_factory=dict)  # success in each, where there are several
+    common: float | None = None  # success on the tasks that all evaluations of a run play, by which they compare
 
     def metrics(self) -> dict[str, float]:
         """Return what is known as flat metrics."""
@@ -57,13 +58,16 @@ def wilson(successes: int, total: int, z: float = 1.959964) -> tuple[float, floa
     return max(0.0, (centre - margin) / scale), min(1.0, (centre + margin) / scale)
 
 
-def summarize(trajectories: Sequence[Trajectory], tasks: int, env_id: str | None = None) -> Evaluation:
+def summarize(
+    trajectories: Sequence[Trajectory], tasks: int, env_id: str | None = None, *, common: Collection[str] | None = None
+) -> Evaluation:
     """Return the success rate and means over scored episodes; failed ones are counted, not scored.
 
     Args:
         trajectories: All episodes.
         tasks: How many tasks they are of.
         env_id: The run's environment; what was played in one of its parts is told apart. None: nothing is.
+        common: Ids of the tasks that all evaluations of a run play; None: all of these.
     """
     scored = [t for t in trajectories if t.is_scored]
     failed = sum(not t.is_scored for t in trajectories)
@@ -73,6 +77,7 @@ def summarize(trajectories: Sequence[Trajectory], tasks: int, env_id: str | None
         )
     wins = sum(bool(t.success) for t in scored)
     low, high = wilson(wins, len(scored))
+    shared = [bool(t.success) for t in scored if common is None or t.key.task_id in common]
     return Evaluation(
         tasks=tasks,
         episodes=len(scored),
@@ -85,6 +90,7 @@ def summarize(trajectories: Sequence[Trajectory], tasks: int, env_id: str | None
         environments={
             name: sum(bool(t.success) for t in part) / len(part) for name, part in by_part(scored, env_id).items()
         },
+        common=sum(shared) / len(shared) if shared else None,
     )
 
 
@@ -106,8 +112,12 @@ async def evaluate(
     step: int,
     on_episode: OnEpisode | None = None,
     finished: Mapping[EpisodeKey, Trajectory] | None = None,
+    common: int | None = None,
 ) -> Evaluation:
-    """Run `config.samples` episodes of each task under a published policy; see `Rollouts.rollout`."""
+    """Run `config.samples` episodes of each task under a published policy; see `Rollouts.rollout`.
+
+    Of the tasks the first `common` are those that all evaluations of a run play; None: all.
+    """
     sampling = Sampling(max_tokens=1, temperature=config.temperature, top_p=config.top_p, top_k=config.top_k)
     results = await manager.rollout(
         tasks,
@@ -119,4 +129,5 @@ async def evaluate(
         on_episode=on_episode,
         finished=finished,
     )
-    return summarize([t for r in results for t in r.trajectories], len(tasks), manager.source.id)
+    ids = {task.id for task in tasks[:common]}
+    return summarize([t for r in results for t in r.trajectories], len(tasks), manager.source.id, common=ids)

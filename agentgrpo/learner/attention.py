@@ -16,12 +16,10 @@ from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from agentgrpo import causal_lm
-from agentgrpo.learner.batch import Microbatch
-from agentgrpo.learner.forward import suffix_hidden
+from agentgrpo.learner.forward import is_close, probe
 
 _NAME = "agentgrpo_causal"
 _QUERIES = 128  # at a time
-_PREFIX, _SUFFIX = 16, 4  # tokens of what a model is tried with
 
 
 def causal_attention(
@@ -67,39 +65,14 @@ def use_causal_attention(model: PreTrainedModel) -> None:
     """Let a model on the CPU attend this way, if its attention is of the plain kind; no other number changes."""
     if model.device.type != "cpu" or not causal_lm.has_plain_attention(model):
         return
-    own, expected = model.config._attn_implementation, _probe(model)
+    own, expected = model.config._attn_implementation, probe(model)
     try:
         model.set_attn_implementation(_NAME)
-        found = _probe(model)
+        found = probe(model)
     except (AttributeError, RuntimeError, TypeError, ValueError):  # attention of its own, which cannot be replaced
         found = torch.full_like(expected, torch.nan)
-    tolerance = 1e-4 if model.dtype == torch.float32 else 0.05
-    if not (found - expected).abs().max() <= tolerance * expected.abs().max():  # NaN included
+    if not is_close(found, expected, model.dtype):
         model.set_attn_implementation(own)
-
-
-@torch.no_grad()
-def _probe(model: PreTrainedModel) -> Tensor:
-    """Return the hidden states of two short sequences that begin alike."""
-    ids, none = torch.arange(_PREFIX + 2 * _SUFFIX) % model.config.vocab_size, torch.zeros(0)
-    empty = none.long()
-    batch = Microbatch(
-        prefix_ids=ids[:_PREFIX],
-        suffix_ids=ids[_PREFIX:].view(2, _SUFFIX),
-        row_N=empty,
-        column_N=empty,
-        target_N=empty,
-        behaviour_N=none,
-        old_N=none,
-        advantage_N=none,
-        episode_N=empty,
-        turn_N=empty,
-    )
-    is_training = model.training
-    model.eval()
-    hidden = suffix_hidden(model, batch)
-    model.train(is_training)
-    return hidden.float()
 
 
 ALL_ATTENTION_FUNCTIONS.register(_NAME, causal_attention)

@@ -71,16 +71,17 @@ def shared_prefix(rows: Sequence[Row]) -> int:
     return shared if shared >= _MIN_PREFIX else 0
 
 
-def pack(rows: Sequence[Row], *, token_budget: int) -> list[Microbatch]:
+def pack(rows: Sequence[Row], *, token_budget: int, share_prefix: bool = True) -> list[Microbatch]:
     """Pack rows into microbatches; see `cut`."""
-    return [collate(batch) for batch in cut(rows, token_budget=token_budget)]
+    batches = cut(rows, token_budget=token_budget, share_prefix=share_prefix)
+    return [collate(batch, share_prefix=share_prefix) for batch in batches]
 
 
-def cut(rows: Sequence[Row], *, token_budget: int) -> list[list[Row]]:
+def cut(rows: Sequence[Row], *, token_budget: int, share_prefix: bool = True) -> list[list[Row]]:
     """Cut rows into batches of at most `token_budget` computed tokens (a longer episode gets its own).
 
     Rows of an episode stay together, so that turn and sequence ratios see all of it. Episodes are ordered by length:
-    the order, like the packing, is a function of the rows alone.
+    the order, like the packing, is a function of the rows alone. Where prefixes are not shared, each row costs its own.
     """
     episodes: dict[int, list[Row]] = {}
     for row in rows:
@@ -89,21 +90,21 @@ def cut(rows: Sequence[Row], *, token_budget: int) -> list[list[Row]]:
     batches: list[list[Row]] = []
     for episode in ordered:
         candidate = [*batches[-1], *episode] if batches else episode
-        if batches and _cost(candidate) <= token_budget:
+        if batches and _cost(candidate, share_prefix=share_prefix) <= token_budget:
             batches[-1] = candidate
         else:
             batches.append(episode)
     return batches
 
 
-def _cost(rows: Sequence[Row]) -> int:
-    prefix = shared_prefix(rows) if len(rows) > 1 else 0
+def _cost(rows: Sequence[Row], *, share_prefix: bool) -> int:
+    prefix = shared_prefix(rows) if share_prefix and len(rows) > 1 else 0
     return prefix + len(rows) * (max(len(r.sequence.token_ids) for r in rows) - prefix)
 
 
-def collate(rows: Sequence[Row]) -> Microbatch:
+def collate(rows: Sequence[Row], *, share_prefix: bool = True) -> Microbatch:
     """Build a microbatch. Every row must train at least one token, and never its first."""
-    prefix = shared_prefix(rows) if len(rows) > 1 else 0
+    prefix = shared_prefix(rows) if share_prefix and len(rows) > 1 else 0
     suffixes = [row.sequence.token_ids[prefix:] for row in rows]
     width = max(map(len, suffixes))
     padded = torch.tensor([[*ids, *([0] * (width - len(ids)))] for ids in suffixes])

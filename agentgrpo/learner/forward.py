@@ -16,6 +16,8 @@ from agentgrpo import causal_lm
 from agentgrpo.learner.batch import Microbatch
 from agentgrpo.learner.logprobs import selected_logprobs
 
+_PREFIX, _SUFFIX = 16, 4  # tokens of what a model is tried with
+
 
 def trained_logprobs(
     model: PreTrainedModel, batch: Microbatch, *, temperature: float = 1.0, share_prefix: bool = True
@@ -44,6 +46,46 @@ def suffix_hidden(model: PreTrainedModel, batch: Microbatch, *, share_prefix: bo
     return causal_lm.hidden_states(
         model, batch.suffix_ids, position_ids=positions, past_key_values=cache, use_cache=cache is not None
     )
+
+
+def can_share_prefix(model: PreTrainedModel) -> bool:
+    """Whether keys and values are all that a model keeps of a prefix. It is tried: recurrent layers keep more."""
+    try:
+        shared = probe(model)
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):  # no cache of this kind
+        return False
+    return is_close(shared, probe(model, share_prefix=False), model.dtype)
+
+
+@torch.no_grad()
+def probe(model: PreTrainedModel, *, share_prefix: bool = True) -> Tensor:
+    """Return the hidden states of two short sequences that begin alike."""
+    ids, none = torch.arange(_PREFIX + 2 * _SUFFIX, device=model.device) % model.config.vocab_size, torch.zeros(0)
+    empty = none.long()
+    batch = Microbatch(
+        prefix_ids=ids[:_PREFIX],
+        suffix_ids=ids[_PREFIX:].view(2, _SUFFIX),
+        row_N=empty,
+        column_N=empty,
+        target_N=empty,
+        behaviour_N=none,
+        old_N=none,
+        advantage_N=none,
+        episode_N=empty,
+        turn_N=empty,
+    )
+    is_training = model.training
+    model.eval()
+    try:
+        return suffix_hidden(model, batch, share_prefix=share_prefix).float()
+    finally:
+        model.train(is_training)
+
+
+def is_close(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
+    """Whether two computations of hidden states differ by no more than rounding; numbers that are none never do."""
+    tolerance = 1e-4 if dtype == torch.float32 else 0.05
+    return bool((found - expected).abs().max() <= tolerance * expected.abs().max())
 
 
 def _prefix_cache(model: PreTrainedModel, batch: Microbatch) -> DynamicCache:

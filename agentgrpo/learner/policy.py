@@ -12,6 +12,8 @@ from pathlib import Path
 
 import peft
 import torch
+from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -24,7 +26,7 @@ from agentgrpo.engines.proof import Canary
 from agentgrpo.errors import ModelError
 from agentgrpo.learner.attention import use_causal_attention
 from agentgrpo.learner.batch import Microbatch, Row, collate
-from agentgrpo.learner.forward import trained_logprobs
+from agentgrpo.learner.forward import can_share_prefix, trained_logprobs
 from agentgrpo.types import Adapter, Sequence
 
 _CANARY_TOKENS = 48
@@ -65,12 +67,25 @@ class LoraPolicy:
         for parameter in self.parameters():
             parameter.data = parameter.data.float()  # the adapter's master weights are float32, whatever the base is
         self.causal_lm: PreTrainedModel = self.model.get_base_model()  # type: ignore[assignment]
-        self.model.train(mode=lora.dropout > 0)
+        if isinstance(self.causal_lm.get_output_embeddings(), BaseTunerLayer):
+            raise ModelError(
+                f"[model.lora] targets = {lora.targets!r} has the output layer in it, whose adapter would never be "
+                'trained: leave it out, or take "all-linear", which does'
+            )
         self._named = self._find_names()
-        self._shares_prefix = not gradient_checkpointing
+        self.shares_prefix = not gradient_checkpointing and can_share_prefix(self.causal_lm)
         if gradient_checkpointing:
             self.causal_lm.gradient_checkpointing_enable({"use_reentrant": False})
-            self.model.train()
+        self._train()
+
+    def _train(self) -> None:
+        """Let the adapter drop out, nothing else: what the base would drop makes it another model than was sampled."""
+        self.model.eval()
+        for module in self.model.modules():
+            if isinstance(module, LoraLayer):
+                module.lora_dropout.train()
+            elif getattr(module, "gradient_checkpointing", False):
+                module.training = True  # its own mark alone: without it nothing is checkpointed
 
     def _find_names(self) -> dict[str, torch.nn.Parameter]:
         """Return the adapter's weights by peft's names, in their order. Found once: peft walks the whole model."""
@@ -88,17 +103,16 @@ class LoraPolicy:
 
     def logprobs(self, batch: Microbatch, *, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """Return logprobs [N] of the trained tokens and, without gradient, entropies [N] where they were sampled."""
-        return trained_logprobs(self.causal_lm, batch, temperature=temperature, share_prefix=self._shares_prefix)
+        return trained_logprobs(self.causal_lm, batch, temperature=temperature, share_prefix=self.shares_prefix)
 
     @torch.no_grad()
     def frozen_logprobs(self, batch: Microbatch, *, temperature: float = 1.0) -> Tensor:
         """Return the logprobs [N] of the policy as it is, without dropout: as an engine samples."""
-        is_training = self.model.training
         self.model.eval()
         try:
             return self.logprobs(batch, temperature=temperature)[0]
         finally:
-            self.model.train(is_training)
+            self._train()
 
     @torch.no_grad()
     def reference_logprobs(self, batch: Microbatch, *, temperature: float = 1.0) -> Tensor:
@@ -123,7 +137,6 @@ class LoraPolicy:
         generator, config = torch.Generator().manual_seed(0), self.causal_lm.config
         start = config.bos_token_id if config.bos_token_id is not None else config.eos_token_id
         ids = [start[0] if isinstance(start, list) else start or 0]
-        is_training = self.model.training
         self.model.eval()
         with self.model.disable_adapter():
             while len(ids) < _CANARY_TOKENS:
@@ -132,7 +145,7 @@ class LoraPolicy:
                 )
                 shares = causal_lm.logits(self.causal_lm, hidden[0, -1]).softmax(-1)
                 ids.append(int(torch.multinomial(shares.cpu(), 1, generator=generator)))
-        self.model.train(is_training)
+        self._train()
         return tuple(ids)
 
     def adapter(self) -> Adapter:

@@ -6,7 +6,7 @@ import math
 import threading
 from array import array
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from agentgrpo.config.run import LearnerConfig
 from agentgrpo.errors import RunError
 from agentgrpo.learner.advantage import advantages
-from agentgrpo.learner.aggregation import token_weights
+from agentgrpo.learner.aggregation import gradient_scale, token_weights
 from agentgrpo.learner.batch import Microbatch, Row, collate, cut, trained_count
 from agentgrpo.learner.filters import Decision, count_reasons, filter_groups, no_signal
 from agentgrpo.learner.loss import kl_penalty, token_loss
@@ -77,6 +77,7 @@ class _Totals:
     tokens: int
     episodes: int
     per_episode: Tensor
+    scale: float  # of the loss while its gradient is computed
 
 
 class Learner:
@@ -243,18 +244,22 @@ class Learner:
             for chunk in chunks
         ]
 
+    def _microbatches(self, rows: Sequence[Row], stop: threading.Event) -> Iterator[tuple[list[Row], Microbatch]]:
+        budget, is_shared = self.config.tokens_per_microbatch, self.policy.shares_prefix
+        for chunk in cut(rows, token_budget=budget, share_prefix=is_shared):
+            if stop.is_set():
+                raise Stopped
+            yield chunk, collate(chunk, share_prefix=is_shared).to(self.policy.device)
+            self.on_microbatch()
+
     def _with_old_logprobs(self, rows: Sequence[Row], stop: threading.Event) -> list[Row]:
         """Return the rows with the logprobs of the policy as it is before the update."""
         known = []
-        for chunk in cut(rows, token_budget=self.config.tokens_per_microbatch):
-            if stop.is_set():
-                raise Stopped
-            batch = collate(chunk).to(self.policy.device)
+        for chunk, batch in self._microbatches(rows, stop):
             values = iter(self.policy.frozen_logprobs(batch, temperature=self.temperature).tolist())
             for row in chunk:
                 old = tuple(next(values) if m else 0.0 for m in row.sequence.loss_mask)
                 known.append(replace(row, old_logprobs=old))
-            self.on_microbatch()
         return known
 
     def _optimize(
@@ -262,18 +267,15 @@ class Learner:
     ) -> dict[str, float]:
         """Accumulate the gradient of all rows and make one optimizer step; note in `tokens` what it trained."""
         self.optimizer.zero_grad(set_to_none=True)
-        per_episode = torch.zeros(max(row.episode for row in rows) + 1, dtype=torch.long)
-        for row in rows:
-            per_episode[row.episode] += trained_count(row)
-        totals = _Totals(tokens=int(per_episode.sum()), episodes=len(per_episode), per_episode=per_episode)
+        totals = self._totals(rows)
         sums: Counter[str] = Counter()
-        for chunk in cut(rows, token_budget=self.config.tokens_per_microbatch):
-            if stop.is_set():
-                raise Stopped
-            told, logprobs, entropy = self._backward(collate(chunk).to(self.policy.device), totals)
+        for chunk, batch in self._microbatches(rows, stop):
+            told, logprobs, entropy = self._backward(batch, totals)
             sums.update(told)
             _note_tokens(tokens, chunk, logprobs, entropy)
-            self.on_microbatch()
+        for parameter in self.policy.parameters() if totals.scale != 1 else ():
+            if parameter.grad is not None:
+                parameter.grad /= totals.scale
         norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_grad_norm)
         is_finite = bool(torch.isfinite(norm)) and math.isfinite(sums["loss"])
         if is_finite:
@@ -286,6 +288,15 @@ class Learner:
         means = {name: value if name == "loss" else value / totals.tokens for name, value in sums.items()}
         counts = {"tokens": totals.tokens, "episodes": totals.episodes}
         return {**means, **counts, "grad_norm": float(norm), "effective_sample_size": ratios}
+
+    def _totals(self, rows: Sequence[Row]) -> _Totals:
+        per_episode = torch.zeros(max(row.episode for row in rows) + 1, dtype=torch.long)
+        for row in rows:
+            per_episode[row.episode] += trained_count(row)
+        tokens, episodes = int(per_episode.sum()), len(per_episode)
+        denominator = episodes * (self.max_episode_tokens or 1) if self.axes["aggregation"] == "constant" else tokens
+        scale = gradient_scale(self.policy.causal_lm.dtype, denominator)
+        return _Totals(tokens=tokens, episodes=episodes, per_episode=per_episode, scale=scale)
 
     def _backward(self, batch: Microbatch, totals: _Totals) -> tuple[dict[str, float], Tensor, Tensor]:
         """Backpropagate a microbatch's share of the loss.
@@ -307,7 +318,8 @@ class Learner:
         loss, told = correct(loss, batch, self.config)
         if axes["beta"]:
             reference = self.policy.reference_logprobs(batch, temperature=self.temperature)
-            loss = loss + axes["beta"] * kl_penalty(logprobs, reference, self.config.kl_estimator)
+            penalty = kl_penalty(logprobs, reference, self.config.kl_estimator)
+            loss, told = loss + axes["beta"] * penalty, {**told, "reference_kl": float(penalty.detach().sum())}
         weights = token_weights(
             batch.episode_N,
             kind=axes["aggregation"],
@@ -317,7 +329,7 @@ class Learner:
             max_tokens=self.max_episode_tokens,
         )
         total = (loss * weights).sum()
-        total.backward()
+        (total * totals.scale).backward()
         count = len(logprobs)
         ratios, squares = ratio_sums(logprobs, batch.behaviour_N)
         sums = {
@@ -345,8 +357,9 @@ class Learner:
             "trained_episodes": sum(s["episodes"] for s in stats),
             **{f"filtered_{reason}": float(count) for reason, count in reasons.items()},
         }
-        for name in ("loss", "grad_norm", "entropy", "kl", "clip_fraction", "effective_sample_size"):
-            if stats:
+        names = ("loss", "grad_norm", "entropy", "kl", "reference_kl", "clip_fraction", "effective_sample_size")
+        for name in names if stats else ():
+            if name in stats[0]:
                 metrics[name] = sum(s[name] for s in stats) / len(stats)
         return metrics
 

@@ -46,6 +46,7 @@ async def _evaluate(state: RunState, limit: int | None, when: str) -> Evaluation
             step=state.step,
             on_episode=keeper(state, advance),
             finished=state.finished,
+            common=min(config.during_tasks, config.tasks or config.during_tasks) if config.every else None,
         )
     state.reporter.message(f"held-out success {when}: {found}")
     state.write(found.metrics())
@@ -72,8 +73,8 @@ def write_checkpoint(state: RunState) -> None:
 
 
 def _judge(state: RunState) -> None:
-    """Let the checkpoint that was evaluated be the best one, if it is."""
-    success = state.latest.success if state.latest is not None else None
+    """Let the checkpoint that was evaluated be the best one, if it is: on the tasks that every evaluation plays."""
+    success = state.latest.common if state.latest is not None else None
     if success is not None and success >= (state.progress.best or 0.0):
         state.progress.best = success
         state.checkpoints.mark_best(state.step)

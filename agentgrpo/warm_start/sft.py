@@ -16,7 +16,7 @@ from agentgrpo.config.run import SftConfig
 from agentgrpo.errors import RunError, UserError
 from agentgrpo.learner.attention import use_causal_attention
 from agentgrpo.learner.batch import Row, collate
-from agentgrpo.learner.forward import trained_logprobs
+from agentgrpo.learner.forward import can_share_prefix, trained_logprobs
 from agentgrpo.learner.schedule import learning_rate
 from agentgrpo.seeds import derive_seed
 from agentgrpo.types import Sequence as TokenSequence
@@ -48,6 +48,7 @@ def fine_tune(
     total = sum(steps for steps, _ in phases)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
     use_causal_attention(model)
+    share_prefix = can_share_prefix(model)
     model.requires_grad_(True).train()
     done = 0
     for number, (steps, sequences) in enumerate(phases):
@@ -57,7 +58,7 @@ def fine_tune(
                 group["lr"] = learning_rate(
                     done, peak=config.learning_rate, kind="cosine", warmup_steps=total // 20, total_steps=total
                 )
-            loss = _step(model, optimizer, next(batches))
+            loss = _step(model, optimizer, next(batches), share_prefix=share_prefix)
             done += 1
             on_step(done, loss)
     model.requires_grad_(False).eval()
@@ -73,10 +74,16 @@ def _batches(sequences: Sequence[TokenSequence], size: int, rng: random.Random) 
         yield from batches
 
 
-def _step(model: PreTrainedModel, optimizer: torch.optim.Optimizer, sequences: Sequence[TokenSequence]) -> float:
+def _step(
+    model: PreTrainedModel,
+    optimizer: torch.optim.Optimizer,
+    sequences: Sequence[TokenSequence],
+    *,
+    share_prefix: bool,
+) -> float:
     rows = [Row(sequence=s, advantage=0.0, episode=i) for i, s in enumerate(sequences)]
     optimizer.zero_grad(set_to_none=True)
-    logprobs, _ = trained_logprobs(model, collate(rows).to(model.device))
+    logprobs, _ = trained_logprobs(model, collate(rows, share_prefix=share_prefix).to(model.device))
     loss = -logprobs.mean()
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

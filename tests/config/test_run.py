@@ -114,6 +114,14 @@ def test_a_set_that_cannot_be_used_says_why(override: str, said: str) -> None:
             {"learner": {"loss_type": "reinforce"}, "train": {"max_staleness": 1}},
             "nothing corrects for episodes that train.max_staleness = 1 lets grow old",
         ),
+        (
+            {"learner": {"old_logprobs": "learner", "epsilon_high": 0.3}},
+            'epsilon and epsilon_high have no effect with old_logprobs = "learner" and minibatches = 1',
+        ),
+        (
+            {"learner": {"minibatches": 5}, "rollout": {"tasks_per_step": 4}},
+            "minibatches = 5 has no effect above rollout.tasks_per_step = 4",
+        ),
         ({"learner": {"kl_estimator": "k2"}}, "kl_estimator has no effect while beta is 0: set beta or remove"),
         ({"learner": {"kl_estimator": "k1", "beta": 0.1}}, "its expected gradient is 0"),
         ({"learner": {"algorithm": "grpo", "kl_estimator": "k1"}}, "its expected gradient is 0"),

@@ -47,6 +47,14 @@ def test_failed_episodes_are_counted_not_scored() -> None:
     assert str(found) == "0.500 (95 % interval 0.150-0.850, 4 episodes of 5 tasks)"
 
 
+def test_evaluations_compare_by_the_tasks_they_have_in_common() -> None:
+    played = [make_trajectory(make_key(0, f"t{i}", 0), reward=r) for i, r in enumerate([0.0, 1.0, 1.0, None])]
+    found = summarize(played, tasks=4, common={"t0", "t1"})
+    assert (found.success, found.common) == (2 / 3, 0.5)
+    assert summarize(played, tasks=4).common == found.success
+    assert summarize(played, tasks=4, common={"t3"}).common is None  # unknown: it failed
+
+
 def test_nothing_scored_is_unknown_not_zero() -> None:
     found = summarize([make_trajectory(make_key(0, "t", 0), reward=None)], tasks=1)
     assert found.success is found.low is found.high is found.reward is found.mean_turns is None

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentgrpo.learner.aggregation import Aggregation, token_weights
+from agentgrpo.learner.aggregation import Aggregation, gradient_scale, token_weights
 
 KINDS: tuple[Aggregation, ...] = ("token_mean", "sequence_mean", "constant")
 
@@ -89,3 +89,8 @@ def test_a_missing_denominator_says_which(changes: dict[str, object], message: s
     arguments = {"total_tokens": 1, "total_episodes": 1, "tokens_per_episode": torch.tensor([1])} | changes
     with pytest.raises(ValueError, match=message):
         token_weights(torch.tensor([0]), **arguments)  # type: ignore[arg-type]
+
+
+def test_only_float16_needs_its_gradients_scaled_and_by_a_power_of_two() -> None:
+    assert [gradient_scale(torch.float16, n) for n in (1, 2, 100_000)] == [1.0, 2.0, 65536.0]
+    assert {gradient_scale(dtype, 100_000) for dtype in (torch.float32, torch.bfloat16, torch.float64)} == {1.0}

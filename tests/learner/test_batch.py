@@ -65,16 +65,19 @@ def given_to_learner(batches: Sequence[Microbatch]) -> Counter[Trained]:
     return found
 
 
-@given(steps(), st.sampled_from([1, 30, 120, 10**6]))
-def test_every_trained_token_is_predicted_once_from_all_that_came_before(rows: list[Row], budget: int) -> None:
-    batches = pack(rows, token_budget=budget)
+@given(steps(), st.sampled_from([1, 30, 120, 10**6]), st.booleans())
+def test_every_trained_token_is_predicted_once_from_all_that_came_before(
+    rows: list[Row], budget: int, is_shared: bool
+) -> None:
+    batches = pack(rows, token_budget=budget, share_prefix=is_shared)
     assert given_to_learner(batches) == wanted(rows)
     assert sum(len(b.target_N) for b in batches) == sum(map(trained_count, rows))
 
 
-@given(steps(), st.sampled_from([1, 30, 120, 10**6]))
-def test_the_budget_holds_and_episodes_stay_whole(rows: list[Row], budget: int) -> None:
-    batches = pack(rows, token_budget=budget)
+@given(steps(), st.sampled_from([1, 30, 120, 10**6]), st.booleans())
+def test_the_budget_holds_and_episodes_stay_whole(rows: list[Row], budget: int, is_shared: bool) -> None:
+    batches = pack(rows, token_budget=budget, share_prefix=is_shared)
+    assert is_shared or not any(len(batch.prefix_ids) for batch in batches)
     homes: dict[int, set[int]] = {}
     for i, batch in enumerate(batches):
         episodes = set(batch.episode_N.tolist())
@@ -82,7 +85,7 @@ def test_the_budget_holds_and_episodes_stay_whole(rows: list[Row], budget: int) 
         for episode in episodes:
             homes.setdefault(episode, set()).add(i)
     assert all(len(home) == 1 for home in homes.values())
-    again = pack(rows, token_budget=budget)
+    again = pack(rows, token_budget=budget, share_prefix=is_shared)
     assert [b.suffix_ids.tolist() for b in again] == [b.suffix_ids.tolist() for b in batches]
 
 

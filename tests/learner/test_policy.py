@@ -9,7 +9,7 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, Qwen3_5ForCausalLM, Qwen3_5TextConfig
 
 from agentgrpo.chat import Chat
 from agentgrpo.config.run import LoraConfig, RolloutConfig
@@ -133,7 +133,8 @@ def test_a_canary_is_what_the_policy_says_of_likely_text(model: PreTrainedModel)
     after = made.canary()
     assert after.token_ids == before.token_ids
     assert max(abs(a - b) for a, b in zip(after.logprobs, before.logprobs, strict=True)) > 0.1
-    assert made.model.training and torch.equal(drawn, torch.random.get_rng_state())
+    assert torch.equal(drawn, torch.random.get_rng_state())
+    assert all(module.training for module in made.model.modules() if isinstance(module, torch.nn.Dropout))
 
 
 def test_an_adapter_is_a_copy_that_comes_back_bit_by_bit(model: PreTrainedModel, tmp_path: Path) -> None:
@@ -185,6 +186,54 @@ def test_checkpointing_changes_memory_and_not_numbers(model: PreTrainedModel) ->
         gradients.append([p.grad for p in made.parameters()])
     for plain, checkpointed in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, checkpointed, rtol=1e-3, atol=1e-4)
+
+
+def test_the_output_layer_is_no_target(model: PreTrainedModel) -> None:
+    with pytest.raises(ModelError, match="never be trained: leave it out"):
+        policy(model, targets=["q_proj", "lm_head"])
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5], ids=["checkpointed", "dropout"])
+def test_nothing_but_the_adapter_drops_out_while_it_trains(model: PreTrainedModel, dropout: float) -> None:
+    """The base's attention would drop half of what it sees: no engine samples from that."""
+    base = copy.deepcopy(model)
+    attention = [module for module in base.modules() if hasattr(module, "attention_dropout")]
+    for module in attention:
+        module.attention_dropout = 0.5  # type: ignore[assignment]
+    made = LoraPolicy(base, LoraConfig(rank=4, dropout=dropout), seed=0, gradient_checkpointing=not dropout)
+    randomize(made, 1)
+    (batch,) = pack(rows(groups()[0].trajectories), token_budget=10**6, share_prefix=made.shares_prefix)
+    frozen = made.frozen_logprobs(batch)
+    with torch.no_grad():
+        differs = not torch.allclose(made.logprobs(batch)[0], frozen, atol=1e-4)
+        is_base = torch.equal(made.reference_logprobs(batch), made.reference_logprobs(batch))
+    assert attention
+    assert is_base
+    assert differs == bool(dropout)  # the adapter's own, and after `frozen_logprobs` once more
+
+
+def test_a_prefix_is_shared_only_where_keys_and_values_are_all_a_model_keeps_of_it(model: PreTrainedModel) -> None:
+    """Qwen3.5 has layers with a state of their own."""
+    config = Qwen3_5TextConfig(
+        vocab_size=500,
+        hidden_size=32,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        intermediate_size=64,
+        linear_num_value_heads=4,
+        linear_num_key_heads=2,
+        linear_key_head_dim=8,
+        linear_value_head_dim=8,
+    )
+    recurrent = policy(Qwen3_5ForCausalLM(config).requires_grad_(False).eval())
+    assert policy(model).shares_prefix
+    assert not recurrent.shares_prefix
+    made = rows(groups()[0].trajectories)
+    together, _ = recurrent.logprobs(pack(made, token_budget=10**6, share_prefix=False)[0])
+    alone = [recurrent.logprobs(pack([row], token_budget=1)[0])[0] for row in made]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=1e-4)
 
 
 def test_the_config_of_an_adapter_is_plain_data(model: PreTrainedModel) -> None:

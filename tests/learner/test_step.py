@@ -9,9 +9,11 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from agentgrpo.config.run import LearnerConfig, LoraConfig
 from agentgrpo.learner.batch import Row, pack
 from agentgrpo.learner.filters import FilterReason
 from agentgrpo.learner.policy import LoraPolicy
+from agentgrpo.learner.step import Learner
 from agentgrpo.types import Group, Span, StopReason
 from tests.learner.episodes import group, groups, learner, policy, weights
 
@@ -27,7 +29,7 @@ def gradient(
 ) -> tuple[torch.Tensor, float]:
     """Return the gradient of one train step in float64, read off a plain gradient step, and the loss."""
     made = double(model)
-    made._shares_prefix = share_prefix
+    made.shares_prefix = share_prefix
     trained = learner(made, learning_rate=1.0, max_grad_norm=1e9, **config)
     trained.optimizer = torch.optim.SGD(made.parameters(), lr=1.0)  # type: ignore[assignment]
     before = weights(made)
@@ -58,6 +60,35 @@ def test_the_gradient_does_not_depend_on_how_a_step_is_cut_up(
     # Not closer: norms and rotations are computed in float32 whatever the model is.
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-7)
     assert its_loss == pytest.approx(loss, abs=1e-7)
+
+
+def test_small_shares_of_the_loss_keep_their_gradient_in_float16(model: PreTrainedModel) -> None:
+    """The weight of a token is 1 / (8 * 10**6) here: below all numbers of float16."""
+
+    def direction(dtype: torch.dtype) -> torch.Tensor:
+        made = policy(copy.deepcopy(model).to(dtype))  # type: ignore[arg-type]  # a decorator of transformers hides `self`
+        config = LearnerConfig(aggregation="constant", learning_rate=1.0, max_grad_norm=1e9)
+        trained = Learner(made, config, total_steps=1, max_episode_tokens=10**6)
+        gradients: list[torch.Tensor] = []
+        trained.optimizer.register_step_pre_hook(
+            lambda *_: gradients.extend(p.grad.flatten() for p in made.parameters() if p.grad is not None)
+        )
+        trained.step(groups())
+        return torch.cat(gradients)
+
+    exact, half = direction(torch.float32), direction(torch.float16)
+    assert float(torch.nn.functional.cosine_similarity(half, exact, dim=0)) > 0.99
+    assert float(half.norm() / exact.norm()) == pytest.approx(1.0, rel=0.05)
+
+
+def test_a_microbatch_holds_its_budget_where_prefixes_are_computed_in_every_row(model: PreTrainedModel) -> None:
+    made = LoraPolicy(copy.deepcopy(model), LoraConfig(rank=4), seed=0, gradient_checkpointing=True)
+    trained, sizes = learner(made, tokens_per_microbatch=200), []
+    computed = made.model.get_input_embeddings().register_forward_hook(lambda _, ids, __: sizes.append(ids[0].numel()))
+    trained.step(groups())
+    computed.remove()
+    longest = max(sum(len(s.token_ids) for s in t.sequences()) for g in groups() for t in g.trajectories)
+    assert max(sizes) <= max(200, longest)
 
 
 def test_the_gradient_is_that_of_the_formula(model: PreTrainedModel) -> None:
@@ -227,7 +258,9 @@ def test_beta_adds_the_divergence_from_the_base_model(model: PreTrainedModel, es
         delta = made.reference_logprobs(batch) - made.logprobs(batch)[0]
     expected = {"k2": delta**2 / 2, "k3": delta.exp() - 1 - delta}[estimator].mean()
     before = weights(made)
-    assert trained.step(flat).metrics["loss"] == pytest.approx(0.3 * float(expected), rel=1e-5)
+    metrics = trained.step(flat).metrics
+    assert metrics["loss"] == pytest.approx(0.3 * float(expected), rel=1e-5)
+    assert metrics["reference_kl"] == pytest.approx(float(expected), rel=1e-5)
     assert not torch.equal(weights(made), before)
 
 
