@@ -94,9 +94,17 @@ def test_terms_are_means_where_known_and_what_has_no_score_is_counted_by_what_fa
 
 
 def kind(value: str, successes: int, scored: int = 30) -> FacetRow:
-    sums = {"reward": 0.0, "calls": 0, "errors": 0}
     return FacetRow(
-        phase="eval", step=60, facet="family", value=value, episodes=scored, scored=scored, successes=successes, **sums
+        phase="eval",
+        step=60,
+        facet="family",
+        value=value,
+        episodes=scored,
+        scored=scored,
+        reward=float(successes),
+        successes=successes,
+        calls=0,
+        errors=0,
     )
 
 
