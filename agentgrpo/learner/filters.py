@@ -84,9 +84,11 @@ def no_signal(groups: Sequence[Group], decisions: Sequence[Decision], in_a_row: 
     """Return why a train step trained nothing; every few such steps in a row also what to do about it."""
     left_out = ", ".join(f"{count} {_WORDS[reason]}" for reason, count in count_reasons(decisions).items() if count)
     text = f"nothing to learn from: of {len(decisions)} scored episodes {left_out or 'none was left'}"
+    successes = [bool(t.success) for group in groups for t in group.trajectories]
+    if successes and (all(successes) or not any(successes)):
+        text = f"{text}; {'all' if successes[0] else 'none'} succeeded"
     if in_a_row == 0 or in_a_row % ADVISE_EVERY:
         return text
-    successes = [bool(t.success) for group in groups for t in group.trajectories]
     rate = sum(successes) / max(1, len(successes))
     return f"{text}. That makes {in_a_row} train steps in a row; success is {rate:.0%}. {_advice(rate)}"
 

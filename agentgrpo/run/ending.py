@@ -15,6 +15,7 @@ from agentgrpo.run.opening import program
 from agentgrpo.run.state import RunState
 from agentgrpo.run.summary import farewell, run_summary
 from agentgrpo.store.curve import draw_curve
+from agentgrpo.store.reader import EpisodeReader
 from agentgrpo.store.record import finish_record
 from agentgrpo.store.run import write_json
 
@@ -75,7 +76,9 @@ def finish(state: RunState) -> Run:
     draw_curve(run.metrics, run.curve)
     finish_record(run, status="finished", adapter=state.kept.adapter.sha256)
     state.is_ended = True
+    with EpisodeReader(run.episodes) as reader:
+        facets = reader.facets("eval", progress.step, progress.step)
     names = {"renderer": state.bench.chat.renderer_name, "program": program()}
-    for line in farewell(run.path, config, before, after, summary, **names):
+    for line in farewell(run.path, config, before, after, summary, facets=facets, **names):
         state.reporter.message(line)
     return Run(path=run.path, summary=summary)

@@ -17,9 +17,11 @@ from agentgrpo.learner.filters import Decision
 from agentgrpo.learner.step import LearnResult
 from agentgrpo.rollout.group import GroupResult
 from agentgrpo.store.episodes import TrainingRow
+from agentgrpo.store.rows import FacetRow
 from agentgrpo.types import Boundary, Group, StopReason, Trajectory, Turn
 
 _ERROR_KIND = re.compile(r'\{"error": \{"type": "(\w+)"')  # as `tooling.error_result` writes it
+_MOST_KINDS = 24  # of tasks; where there are more, their ids name no kinds
 _VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 _VLLM_TOOL_PARSERS = {"qwen3": "hermes"}  # by renderer
 
@@ -147,23 +149,42 @@ def farewell(
     summary: Mapping[str, Any],
     *,
     renderer: str,
+    facets: Sequence[FacetRow] = (),
     program: str = "agentgrpo",
 ) -> list[str]:
-    """Return the lines a run ends with: what came of it, and what to type next (`program` is how we are called)."""
+    """Return the lines a run ends with: what came of it, and what to type next (`program` is how we are called).
+
+    `facets` are the sums of the last evaluation, by which kinds of task are told apart.
+    """
     results = []
     if before is not None and after is not None:
         results = [f"held-out success before  {before}", f"held-out success after   {after}"]
     speed = f"{summary['episodes_per_second']} episodes/s, {summary['sampled_tokens_per_second']} sampled tokens/s"
     minutes = summary["wall_seconds"] / 60
+    misses = missed(facets)
     return [
         "",
         *results,
         f"{summary['train_steps']} train steps, {summary['episodes']} episodes in {minutes:.1f} min ({speed})",
         f"run      {path}   (curve.png, metrics.jsonl, summary.json)",
         f"look     {program} show {path}",
+        *([f"missed   {program} show {path} {misses}"] if misses else []),
         f"again    {program} eval {path}",
         f"serve    {serve_command(path, config, renderer)}",
     ]
+
+
+def missed(facets: Sequence[FacetRow]) -> str:
+    """Return what lists the episodes of an evaluation that did not succeed, and the kinds of task they are most of."""
+    kinds = [row for row in facets if row.facet == "family" and row.scored]
+    lost = sorted((row for row in kinds if row.successes < row.scored), key=lambda r: (r.successes - r.scored, r.value))
+    if not lost:
+        return ""
+    told = [f"{row.value} {row.scored - row.successes} of {row.scored}" for row in lost[:3]]
+    more = [f"{len(lost) - 3} more kinds"] if len(lost) > 3 else []
+    has_names = 1 < len(kinds) <= _MOST_KINDS and all(row.value.isprintable() for row in lost)
+    names = f"   ({', '.join(told + more)})" if has_names else ""
+    return f"--filter 'phase:eval step:{lost[0].step} success:no'{names}"
 
 
 def no_survivors(results: Sequence[GroupResult]) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agentgrpo.learner.advantage import group_advantages
-from agentgrpo.learner.filters import Decision, FilterReason, count_reasons, filter_groups
+from agentgrpo.learner.filters import Decision, FilterReason, count_reasons, filter_groups, no_signal
 from agentgrpo.types import EpisodeKey, Group, Policy, Span, StopReason, Task, Trajectory
 
 
@@ -117,3 +118,15 @@ def test_zero_variance_is_exactly_a_group_whose_advantages_are_all_zero(rewards:
     decisions = filter_groups([rewarded(rewards)], min_survivors=0)
     has_signal = bool(group_advantages(torch.tensor(rewards)).any())
     assert any(decision.trains for decision in decisions) == has_signal
+
+
+@pytest.mark.parametrize(
+    ("rewards", "end"),
+    [((1.0, 1.0), "; all succeeded"), ((0.0, 0.5), "; none succeeded"), ((1.0, 0.0), "rewards are all equal")],
+)
+def test_a_step_without_signal_says_whether_all_went_well(rewards: tuple[float, float], end: str) -> None:
+    groups = [rewarded([reward] * 4) for reward in rewards]
+    decisions = filter_groups(groups, drop_zero_variance=True, mask_truncated=True, min_survivors=2)
+    note = no_signal(groups, decisions, 1)
+    assert note.startswith("nothing to learn from: of 8 scored episodes 8 ")
+    assert note.endswith(end)

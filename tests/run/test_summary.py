@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from agentgrpo.learner.step import LearnResult
 from agentgrpo.rollout.group import GroupResult
-from agentgrpo.run.summary import cut_metrics, no_survivors, score_metrics, staleness_metrics, train_metrics
+from agentgrpo.run.summary import cut_metrics, missed, no_survivors, score_metrics, staleness_metrics, train_metrics
+from agentgrpo.store.rows import FacetRow
 from agentgrpo.tooling import error_result
 from agentgrpo.types import Boundary, Failure, Group, Message, Policy, StopReason, Task, Trajectory, Turn
 from tests.learner.episodes import episode
@@ -90,3 +91,39 @@ def test_terms_are_means_where_known_and_what_has_no_score_is_counted_by_what_fa
         "train/unscored/reward": 1.0,
         "train/unscored/judge": 2.0,
     }
+
+
+def kind(value: str, successes: int, scored: int = 30) -> FacetRow:
+    return FacetRow(
+        phase="eval",
+        step=60,
+        facet="family",
+        value=value,
+        episodes=scored,
+        scored=scored,
+        reward=float(successes),
+        successes=successes,
+        calls=0,
+        errors=0,
+    )
+
+
+def test_a_run_that_missed_nothing_names_no_command_for_it() -> None:
+    assert missed([kind("paid", 30), kind("status", 30)]) == ""
+    assert missed([]) == ""
+
+
+def test_what_was_missed_is_told_by_kind_of_task_and_can_be_listed() -> None:
+    listing = "--filter 'phase:eval step:60 success:no'"
+    assert missed([kind("paid", 26), kind("cancel", 30), kind("status", 19)]) == (
+        f"{listing}   (status 11 of 30, paid 4 of 30)"
+    )
+    many = [kind(name, 29) for name in "abcde"]
+    assert missed(many) == f"{listing}   (a 1 of 30, b 1 of 30, c 1 of 30, 2 more kinds)"
+
+
+def test_task_ids_that_name_no_kinds_are_left_out() -> None:
+    listing = "--filter 'phase:eval step:60 success:no'"
+    assert missed([kind("lockers", 26)]) == listing
+    assert missed([kind(f"task-{number}x", 0, 1) for number in range(25)]) == listing
+    assert missed([kind("paid\x1b[2J", 26), kind("status", 30)]) == listing

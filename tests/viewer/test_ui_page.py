@@ -97,6 +97,24 @@ def test_the_list_is_filtered_sorted_and_searched(seen: Watched, place: Callable
     assert shown == sorted(shown)
 
 
+def test_held_out_success_stands_by_kind_of_task_and_leads_to_its_episodes(
+    seen: Watched, run: RunDirectory, place: Callable[[str], str]
+) -> None:
+    page = seen.page
+    page.goto(place("steps"))
+    grid = page.locator(".facets", has_text="Held-out success by kind of task")
+    grid.wait_for()
+    with EpisodeReader(run.episodes) as reader:
+        rows = [row for row in reader.facets("eval") if row.facet == "family"]
+        kinds = {row.value: sum(r.episodes for r in rows if r.value == row.value) for row in rows}
+    assert len(kinds) > 1
+    assert sorted(grid.locator(".facet-row a").all_inner_texts()) == sorted(kinds)
+    name, count = next(iter(kinds.items()))
+    grid.get_by_text(name, exact=True).click()
+    page.wait_for_selector(".list-row")
+    assert page.locator(".filter-note").inner_text().startswith(f"{count} of ")
+
+
 def test_a_mistake_in_the_filter_is_underlined_where_it_is(seen: Watched, place: Callable[[str], str]) -> None:
     page = seen.page
     page.goto(place("episodes"))

@@ -8,8 +8,8 @@ import { to } from "./router.js";
 
 const MOST_CELLS = 120;
 
-/** Return a grid for each kind of sum that has something to show. */
-export function facetGrids(run, facets, cursor) {
+/** Return a grid for each kind of sum that has something to show; `heldout` are those of the evaluations. */
+export function facetGrids(run, { train: facets, eval: heldout }, cursor) {
   if (!facets) return [];
   const share = (rows) => {
     const totals = new Map();
@@ -25,6 +25,7 @@ export function facetGrids(run, facets, cursor) {
     grid(run, { title: "Tool calls that failed", about: "share of the tool's calls", rows: rate(facets.tool || [], "errors", "calls"), colour: "bad", filter: (value) => `error:${quote(value)}`, cursor }),
     (facets.env || []).length > 1 ? grid(run, { title: "Success by environment", about: "", rows: rate(facets.env, "successes", "scored"), colour: "good", filter: (value) => `env:${quote(value)}`, cursor }) : null,
     (facets.family || []).length > 1 ? grid(run, { title: "Success by kind of task", about: "tasks that differ by a number only", rows: rate(facets.family, "successes", "scored"), colour: "good", filter: (value) => `task:${quote(`${value}*`)}`, cursor }) : null,
+    (heldout?.family || []).length > 1 ? grid(run, { title: "Held-out success by kind of task", about: "at each evaluation", rows: rate(heldout.family, "successes", "scored"), colour: "good", filter: (value) => `phase:eval task:${quote(`${value}*`)}`, cursor }) : null,
     (facets.tool || []).length ? grid(run, { title: "Success of episodes that called a tool", about: "", rows: rate(facets.tool, "successes", "scored"), colour: "good", filter: (value) => `tool:${quote(value)}`, cursor }) : null,
   ];
 }

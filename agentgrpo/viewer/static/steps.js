@@ -85,7 +85,7 @@ export async function openSteps({ run, query, go, signal, remember }) {
   const small = SMALL.map(([source, title, format]) => [source, new Chart({ title, series: seriesOf(data, source), cursor, height: 96, format: format || num, domain: domain(data) })]).filter(([, chart]) => chart.series[0].points.length || chart.close());
   charts = [large, reward, ...small.map(([, chart]) => chart)];
   const grids = h("div", {});
-  fill(grids, facetGrids(run, data.facets.train, cursor));
+  fill(grids, facetGrids(run, data.facets, cursor));
 
   const node = h("div", { class: "page steps" },
     h("div", { class: "heading" }, h("h1", {}, "Steps"), h("p", { class: "quiet" }, headline(data))),
@@ -106,7 +106,7 @@ export async function openSteps({ run, query, go, signal, remember }) {
       large.update(successSeries(data));
       reward.update([{ name: "train", colour: 2, points: pairs(data.train.steps, data.train.reward) }]);
       for (const [source, chart] of small) chart.update(seriesOf(data, source));
-      fill(grids, facetGrids(run, data.facets.train, cursor));
+      fill(grids, facetGrids(run, data.facets, cursor));
     },
     keys: [
       { keys: ["h", "ArrowLeft"], about: "the step before", act: () => move(-1) },
