@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
 from agentgrpo.engines import round_logprob
 from agentgrpo.engines.adapters import AdapterFolders
 from agentgrpo.engines.guard import Guard
@@ -185,6 +187,7 @@ class VllmEngine:
         try:
             yield
         finally:
+            torch.cuda.empty_cache()  # what the learner's pass took: torch would keep it from every other process
             with _failures("wake up"):
                 await self._there(self._llm.wake_up(), "wake up", seconds=_SLEEP_SECONDS)
 

@@ -61,6 +61,8 @@ def engine_options(
         "max_cpu_loras": live_versions + SPARE_VERSIONS,
         "max_lora_rank": _lora_rank(vllm.max_lora_rank, lora_rank),
         "enable_prefix_caching": True,
+        # As the learner: logits rounded to half precision would move logprobs by hundredths.
+        "hf_overrides": {"head_dtype": "float32"},
         "logprobs_mode": "processed_logprobs",  # of the distribution sampled from, which the learner can match
         "skip_tokenizer_init": True,  # token ids in, token ids out
         "use_tqdm_on_load": False,
@@ -142,7 +144,7 @@ def _on_cpu(engine: EngineConfig, context_length: int) -> dict[str, Any]:
 def _on_card(engine: EngineConfig, device: str, plan: CardPlan | None) -> dict[str, Any]:
     vllm = engine.vllm
     _, _, index = device.partition(":")
-    options: dict[str, Any] = {"device_ids": [int(index)]} if index else {}
+    options: dict[str, Any] = {"device_ids": _cards(int(index), vllm.tensor_parallel_size)} if index else {}
     if vllm.max_num_batched_tokens is not None:
         options["max_num_batched_tokens"] = vllm.max_num_batched_tokens
     if vllm.kv_cache_gib is not None:
@@ -152,6 +154,11 @@ def _on_card(engine: EngineConfig, device: str, plan: CardPlan | None) -> dict[s
     elif plan is not None:
         options["gpu_memory_utilization"] = plan.utilization
     return options | ({"enable_sleep_mode": True} if plan is not None and plan.mode == "sleep" else {})
+
+
+def _cards(own: int, count: int) -> list[int]:
+    """Return the learner's card and, where tensors are cut over several, the lowest others."""
+    return [own, *(card for card in range(count) if card != own)][:count]
 
 
 def _lora_rank(asked: int | None, rank: int) -> int:

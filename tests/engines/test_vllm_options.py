@@ -42,7 +42,7 @@ def test_what_is_said_is_passed_on() -> None:
     assert made["tensor_parallel_size"] == 2
     assert made["quantization"] == "fp8"
     assert made["enforce_eager"]
-    assert made["device_ids"] == [1]
+    assert made["device_ids"] == [1, 0]
     assert options("cuda", gpu_memory_utilization=0.4)["gpu_memory_utilization"] == 0.4
     assert options("cuda", kv_cache_gib=2)["kv_cache_memory_bytes"] == 2 * GIB
     assert options(engine={"max_sequences": 7})["max_num_seqs"] == 7 + PROOF_PLACES
@@ -53,7 +53,16 @@ def test_what_is_not_said_follows_from_the_rest() -> None:
     assert (made["dtype"], made["max_model_len"]) == ("float32", 4096)
     assert made["max_cpu_loras"] >= made["max_loras"] + 2
     assert made["logprobs_mode"] == "processed_logprobs"
+    assert made["hf_overrides"] == {"head_dtype": "float32"}
     assert "gpu_memory_utilization" not in options("cuda")
+
+
+@pytest.mark.parametrize(
+    ("device", "count", "cards"),
+    [("cuda:0", 1, [0]), ("cuda:3", 1, [3]), ("cuda:0", 2, [0, 1]), ("cuda:1", 2, [1, 0]), ("cuda:5", 4, [5, 0, 1, 2])],
+)
+def test_vllm_has_as_many_cards_as_it_cuts_its_tensors_in(device: str, count: int, cards: list[int]) -> None:
+    assert options(device, tensor_parallel_size=count)["device_ids"] == cards
 
 
 @pytest.mark.parametrize("mode", ["both", "sleep"])
