@@ -61,12 +61,13 @@ def engine_options(
         "max_cpu_loras": live_versions + SPARE_VERSIONS,
         "max_lora_rank": _lora_rank(vllm.max_lora_rank, lora_rank),
         "enable_prefix_caching": True,
-        # As the learner: logits rounded to half precision would move logprobs by hundredths.
-        "hf_overrides": {"head_dtype": "float32"},
         "logprobs_mode": "processed_logprobs",  # of the distribution sampled from, which the learner can match
         "skip_tokenizer_init": True,  # token ids in, token ids out
         "use_tqdm_on_load": False,
         "generation_config": "vllm",  # the model folder's own sampling defaults would be applied unseen
+        "hf_overrides": {
+            "head_dtype": "float32"
+        },  # as the learner: in bfloat16 logprobs would move by hundredths
     }
     return options | (_on_cpu(engine, context_length) if device == "cpu" else _on_card(engine, device, plan))
 
