@@ -7,9 +7,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from pydantic import ValidationError
+
 from agentgrpo.config.engine import EngineConfig
 from agentgrpo.engines.card import CardPlan
-from agentgrpo.errors import ConfigError, ModelError
+from agentgrpo.errors import ConfigError, ModelError, first_line
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those vLLM has kernels for
 PROOF_PLACES = 8  # sequences beside those of sessions: a version is proved while every session generates
@@ -65,9 +67,7 @@ def engine_options(
         "skip_tokenizer_init": True,  # token ids in, token ids out
         "use_tqdm_on_load": False,
         "generation_config": "vllm",  # the model folder's own sampling defaults would be applied unseen
-        "hf_overrides": {
-            "head_dtype": "float32"
-        },  # as the learner: in bfloat16 logprobs would move by hundredths
+        "hf_overrides": {"head_dtype": "float32"},  # as the learner: in bfloat16 logprobs would move by hundredths
     }
     return options | (_on_cpu(engine, context_length) if device == "cpu" else _on_card(engine, device, plan))
 
@@ -97,6 +97,13 @@ def more_environment(more: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(name)
             else:
                 os.environ[name] = value
+
+
+def said_of(error: Exception) -> str:
+    """Return what an error says in one line: of vLLM's checked options, the first line only counts the errors."""
+    if not isinstance(error, ValidationError):
+        return first_line(error)
+    return "; ".join(" ".join(one["msg"].removeprefix("Value error, ").split()) for one in error.errors())
 
 
 def cpu_cache_bytes(engine: EngineConfig) -> int:

@@ -5,11 +5,19 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import pytest
+from pydantic import BaseModel, ValidationError, field_validator
 
 from agentgrpo.config.engine import EngineConfig
 from agentgrpo.config.run import load_config
 from agentgrpo.engines.card import CardPlan
-from agentgrpo.engines.vllm_options import LORA_RANKS, PROOF_PLACES, check_heads, engine_environment, engine_options
+from agentgrpo.engines.vllm_options import (
+    LORA_RANKS,
+    PROOF_PLACES,
+    check_heads,
+    engine_environment,
+    engine_options,
+    said_of,
+)
 from agentgrpo.errors import ConfigError, ModelError
 
 GIB = 1 << 30
@@ -63,6 +71,21 @@ def test_what_is_not_said_follows_from_the_rest() -> None:
 )
 def test_vllm_has_as_many_cards_as_it_cuts_its_tensors_in(device: str, count: int, cards: list[int]) -> None:
     assert options(device, tensor_parallel_size=count)["device_ids"] == cards
+
+
+def test_an_option_vllm_checked_is_told_with_its_reason() -> None:
+    class Checked(BaseModel):
+        quantization: str
+
+        @field_validator("quantization")
+        @classmethod
+        def _is_known(cls, quantization: str) -> str:
+            raise ValueError(f"Unknown quantization method: {quantization}.\nMust be another")
+
+    with pytest.raises(ValidationError) as found:
+        Checked(quantization="bitsandbytes")
+    assert said_of(found.value) == "Unknown quantization method: bitsandbytes. Must be another"
+    assert said_of(RuntimeError("out of memory\nand more")) == "out of memory"
 
 
 @pytest.mark.parametrize("mode", ["both", "sleep"])
