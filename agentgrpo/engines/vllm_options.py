@@ -157,10 +157,10 @@ def _on_card(engine: EngineConfig, device: str, plan: CardPlan | None) -> dict[s
         options["max_num_batched_tokens"] = vllm.max_num_batched_tokens
     if vllm.kv_cache_gib is not None:
         options["kv_cache_memory_bytes"] = int(vllm.kv_cache_gib * GIB)
-    elif vllm.gpu_memory_utilization is not None:
-        options["gpu_memory_utilization"] = vllm.gpu_memory_utilization
-    elif plan is not None:
-        options["gpu_memory_utilization"] = plan.utilization
+    # Beside a cache of a given size too: before it starts, vLLM wants its share of the card to be free.
+    share = vllm.gpu_memory_utilization or (plan.utilization if plan is not None else None)
+    if share is not None:
+        options["gpu_memory_utilization"] = share
     return options | ({"enable_sleep_mode": True} if plan is not None and plan.mode == "sleep" else {})
 
 
