@@ -33,7 +33,7 @@ def deep() -> PreTrainedModel:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = Qwen3ForCausalLM(config).eval().requires_grad_(False)
+        model: PreTrainedModel = Qwen3ForCausalLM(config).eval().requires_grad_(False)
     model.model.norm.weight.data.fill_(DEVIATION / (config.initializer_range * config.hidden_size**0.5))
     return model
 
@@ -55,7 +55,7 @@ def one_by_one(policy: LoraPolicy, canary: Canary) -> list[float]:
     ("dtype", "least"), [("bfloat16", 0.01), pytest.param("float16", 1e-3, marks=pytest.mark.slow)]
 )
 def test_no_version_is_refused_for_its_rounding(deep: PreTrainedModel, dtype: str, least: float) -> None:
-    base = copy.deepcopy(deep).to(getattr(torch, dtype))  # type: ignore[arg-type]  # as in `load_model`
+    base = copy.deepcopy(deep).to(getattr(torch, dtype))
     policy = LoraPolicy(base, LoraConfig(rank=4), seed=0)
     canary = policy.canary()
     measured = one_by_one(policy, canary)

@@ -330,8 +330,13 @@ def test_a_warm_start_leaves_a_complete_folder_twice_the_same(tmp_path: Path) ->
 
 
 def test_a_warm_start_runs_where_the_model_is_to_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, pick = [], causal_lm.pick_device
-    monkeypatch.setattr(causal_lm, "pick_device", lambda name="auto": asked.append(name) or pick(name))
+    asked, pick = list[str](), causal_lm.pick_device
+
+    def noted(name: str = "auto") -> torch.device:
+        asked.append(name)
+        return pick(name)
+
+    monkeypatch.setattr(causal_lm, "pick_device", noted)
     lockbox_warm_start(tmp_path / "model", device="cpu")
     assert asked == ["cpu"]
 
