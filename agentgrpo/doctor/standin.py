@@ -95,7 +95,7 @@ def _play(subject: Subject, count: int, quality: float) -> list[Demonstration]:
 
 def _supervise(folder: Path, rows: Sequence[TokenSequence], sft: SftConfig, config: Config) -> float:
     """Return the seconds of a supervised step. The weights are left as they are: nothing learned here is of use."""
-    model = causal_lm.load_model(folder, device=causal_lm.pick_device(), dtype=torch.float32)
+    model = causal_lm.load_model(folder, device=causal_lm.pick_device(config.model.device), dtype=torch.float32)
     steps = min(_STEPS, sft.steps)
     first = min(_UNSTEADY, steps - 1)
     watches = [machine.Stopwatch()]

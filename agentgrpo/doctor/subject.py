@@ -57,7 +57,7 @@ class StepCost:
     publish_seconds: float
     shape: Shape
     longest: int  # tokens of the longest episode
-    learn_bytes: int | None  # added by the learner while it learned
+    learn_bytes: int | None  # added by the learner while it learned, where the model is
     disk_bytes: float  # per episode
     sampled: int
     is_whole: bool  # all groups of a step were run, at their concurrency

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
 from agentgrpo.blocking import run_blocking
 from agentgrpo.doctor import machine
 from agentgrpo.doctor.environment import need_source
@@ -15,6 +17,7 @@ from agentgrpo.doctor.subject import Shape, StepCost, Subject
 from agentgrpo.engines import Engine
 from agentgrpo.errors import EnvError
 from agentgrpo.learner.batch import Row, pack
+from agentgrpo.learner.step import LearnResult
 from agentgrpo.rollout.group import GroupResult
 from agentgrpo.rollout.manager import RolloutManager
 from agentgrpo.run.workbench import Workbench
@@ -47,9 +50,7 @@ def measure_step(subject: Subject) -> StepCost:
     groups = [r.group for r in rollout.results if len(r.group.trajectories) >= 2]
     need(groups or None, "needs groups of at least two scored episodes")
     with machine.watch_peak() as peak:
-        watch = machine.Stopwatch()
-        learned = bench.learner.step(groups)
-        learn_seconds = watch.seconds
+        learned, learn_seconds, card_bytes = run_blocking(_learn(bench, groups))
     watch = machine.Stopwatch()
     run_blocking(_publish(bench))
     publish_seconds = watch.seconds
@@ -63,7 +64,7 @@ def measure_step(subject: Subject) -> StepCost:
         publish_seconds=publish_seconds,
         shape=shape(trajectories),
         longest=max(t.token_count for t in trajectories),
-        learn_bytes=peak.added if peak.is_own else None,
+        learn_bytes=(peak.added if peak.is_own else None) if card_bytes is None else card_bytes,
         disk_bytes=rollout.disk_bytes / len(trajectories),
         sampled=sum(t.sampled_count for t in trajectories),
         is_whole=len(tasks) == subject.config.rollout.tasks_per_step,
@@ -139,6 +140,23 @@ async def _roll_out(subject: Subject, bench: Workbench, engine: Engine, tasks: S
     finally:
         store.close()
     return _Rollout(results, seconds, wall, store.path.stat().st_size)
+
+
+async def _learn(bench: Workbench, groups: Sequence[Group]) -> tuple[LearnResult, float, int | None]:
+    """Make the train step as a run does, with the memory an engine beside it gives back for it.
+
+    Returns:
+        What it did, its seconds, and the most bytes it added on its card; None where it has none.
+    """
+    device = bench.policy.device
+    async with bench.engine.stand_by():
+        before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        watch = machine.Stopwatch()
+        learned = bench.learner.step(groups)
+        seconds = watch.seconds
+        return learned, seconds, torch.cuda.max_memory_allocated(device) - before if device.type == "cuda" else None
 
 
 async def say_something(bench: Workbench, prompt_ids: Sequence[int]) -> TokenSequence:

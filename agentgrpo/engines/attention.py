@@ -36,9 +36,10 @@ class _Part:
     """R runs of queries padded to one size T, for a fused kernel."""
 
     tokens: Tensor  # [R, T]: which token of the pass; the last one's again where a run has no more
-    is_token: Tensor  # [R, T]
+    targets: Tensor  # [N]: the tokens there are, each once
+    sources: Tensor  # [N]: where each is, of R * T
     blocks: Tensor  # [R, most]
-    bias: Tensor  # [R, 1, T, most * BLOCK]: 0 where a key may be seen, else minus infinity
+    bias: Tensor  # [R, 1, groups * T, most * BLOCK]: 0 where a key may be seen, else minus infinity
 
 
 class Feed:
@@ -94,12 +95,14 @@ def _part(cache: SlotCache, runs: Ints) -> _Part:
     ahead = np.arange(counts.max())
     columns = np.arange(blocks_for(int((positions + counts).max())))
     is_hidden = np.arange(len(columns) * BLOCK) > (positions + ahead)[..., None]
-    bias = np.where(is_hidden, np.float32("-inf"), np.float32(0))[:, None]
+    bias = np.where(is_hidden, np.float32("-inf"), np.float32(0))
+    tokens, is_token = first + np.minimum(ahead, counts - 1), ahead < counts
     return _Part(
-        tokens=_on(cache, first + np.minimum(ahead, counts - 1)),
-        is_token=_on(cache, ahead < counts),
+        tokens=_on(cache, tokens),
+        targets=_on(cache, tokens[is_token]),
+        sources=_on(cache, np.flatnonzero(is_token)),
         blocks=_on(cache, np.maximum(cache.table[slots, columns], 0)),
-        bias=_on(cache, bias).to(cache.dtype),
+        bias=_on(cache, bias).to(cache.dtype)[:, None].expand(-1, cache.groups, -1, -1).flatten(1, 2)[:, None],
     )
 
 
@@ -166,8 +169,11 @@ def attend_fused(feed: Feed, layer: int, query: Tensor, key: Tensor, value: Tens
         k = keys[part.blocks].permute(0, 2, 1, 4, 3).flatten(2, 3)  # [R, K, most * BLOCK, D]
         v = values[part.blocks].transpose(1, 2).flatten(2, 3)
         q = query[part.tokens].transpose(1, 2)
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=part.bias, scale=scaling, enable_gqa=True)
-        out[part.tokens[part.is_token]] = attended.transpose(1, 2)[part.is_token]
+        # Heads that share keys as one: of groups and a mask together no fused kernel of CUDA knows, and what torch
+        # takes in its place copies keys and values for every head, in float32.
+        together = q.reshape(len(q), cache.kv_heads, -1, cache.head_dim)
+        attended = F.scaled_dot_product_attention(together, k, v, attn_mask=part.bias, scale=scaling).reshape(q.shape)
+        out[part.targets] = attended.transpose(1, 2).flatten(0, 1)[part.sources]
     return out
 
 

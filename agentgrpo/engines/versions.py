@@ -37,7 +37,7 @@ class VersionedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer of the version in use to [..., in]."""
-        out = F.linear(x, self.weight, self.base.bias)
+        out = self.base(x) if self.merged is None else F.linear(x, self.merged, self.base.bias)
         if self.low_rank is not None:
             down, up = self.low_rank
             out = out + F.linear(F.linear(x, down), up)
@@ -66,7 +66,7 @@ class PolicyVersions:
         for name in deltas.keys() - self._linears.keys():
             self._linears[name] = self._wrap(name)
             self._in_use = None
-        placed = {n: (a.to(self._weight(n)), b.to(self._weight(n))) for n, (a, b) in deltas.items()}
+        placed = {n: (self._beside(n, a), self._beside(n, b)) for n, (a, b) in deltas.items()}
         size = sum(self._weight(n).numel() * self._weight(n).itemsize for n in placed)
         # In half precision a merge would round the adapter away: an update of 1e-5 on a weight of 0.03 is lost.
         is_exact = all(self._weight(n).dtype == torch.float32 for n in placed)
@@ -99,6 +99,11 @@ class PolicyVersions:
 
     def _weight(self, name: str) -> Tensor:
         return self._linears[name].base.weight
+
+    def _beside(self, name: str, factor: Tensor) -> Tensor:
+        weight = self._weight(name)
+        # Quantized weights are integers; what their layer takes and gives has the model's dtype.
+        return factor.to(weight.device, weight.dtype if weight.is_floating_point() else self._model.dtype)
 
     def _wrap(self, name: str) -> VersionedLinear:
         try:

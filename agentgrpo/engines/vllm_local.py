@@ -17,12 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
 from agentgrpo.engines import round_logprob
 from agentgrpo.engines.adapters import AdapterFolders
 from agentgrpo.engines.guard import Guard
 from agentgrpo.engines.loop_thread import LoopThread
 from agentgrpo.engines.proof import Canary, Proof, prove
-from agentgrpo.engines.vllm_options import PROOF_PLACES, more_environment
+from agentgrpo.engines.vllm_options import PROOF_PLACES, more_environment, said_of
 from agentgrpo.errors import ConfigError, EngineFailure, ModelError, first_line
 from agentgrpo.tolerances import Tolerance
 from agentgrpo.types import Adapter, FinishReason, Generation, Policy, Sampling
@@ -185,6 +187,7 @@ class VllmEngine:
         try:
             yield
         finally:
+            torch.cuda.empty_cache()  # what the learner's pass took: torch would keep it from every other process
             with _failures("wake up"):
                 await self._there(self._llm.wake_up(), "wake up", seconds=_SLEEP_SECONDS)
 
@@ -234,12 +237,12 @@ class VllmEngine:
         try:
             arguments = AsyncEngineArgs(disable_log_stats=True, **options)
         except (ValueError, TypeError) as error:
-            raise ConfigError(f"vLLM refuses [engine.vllm]: {first_line(error)}") from error
+            raise ConfigError(f"vLLM refuses [engine.vllm]: {said_of(error)}") from error
         try:
             return AsyncLLM.from_engine_args(arguments, stat_loggers=[_Preemptions])
         except Exception as error:  # vLLM's many kinds; what it wrote before says more
             raise ModelError(
-                f"vLLM cannot start with the model in '{options['model']}': {first_line(error)}\n"
+                f"vLLM cannot start with the model in '{options['model']}': {said_of(error)}\n"
                 "Its messages above say why; take fewer max_sequences, a shorter context_length or less memory "
                 "([engine.vllm]), or the embedded engine."
             ) from error

@@ -7,9 +7,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from pydantic import ValidationError
+
 from agentgrpo.config.engine import EngineConfig
 from agentgrpo.engines.card import CardPlan
-from agentgrpo.errors import ConfigError, ModelError
+from agentgrpo.errors import ConfigError, ModelError, first_line
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those vLLM has kernels for
 PROOF_PLACES = 8  # sequences beside those of sessions: a version is proved while every session generates
@@ -65,6 +67,7 @@ def engine_options(
         "skip_tokenizer_init": True,  # token ids in, token ids out
         "use_tqdm_on_load": False,
         "generation_config": "vllm",  # the model folder's own sampling defaults would be applied unseen
+        "hf_overrides": {"head_dtype": "float32"},  # as the learner: in bfloat16 logprobs would move by hundredths
     }
     return options | (_on_cpu(engine, context_length) if device == "cpu" else _on_card(engine, device, plan))
 
@@ -94,6 +97,13 @@ def more_environment(more: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(name)
             else:
                 os.environ[name] = value
+
+
+def said_of(error: Exception) -> str:
+    """Return what an error says in one line: of vLLM's checked options, the first line only counts the errors."""
+    if not isinstance(error, ValidationError):
+        return first_line(error)
+    return "; ".join(" ".join(one["msg"].removeprefix("Value error, ").split()) for one in error.errors())
 
 
 def cpu_cache_bytes(engine: EngineConfig) -> int:
@@ -142,16 +152,21 @@ def _on_cpu(engine: EngineConfig, context_length: int) -> dict[str, Any]:
 def _on_card(engine: EngineConfig, device: str, plan: CardPlan | None) -> dict[str, Any]:
     vllm = engine.vllm
     _, _, index = device.partition(":")
-    options: dict[str, Any] = {"device_ids": [int(index)]} if index else {}
+    options: dict[str, Any] = {"device_ids": _cards(int(index), vllm.tensor_parallel_size)} if index else {}
     if vllm.max_num_batched_tokens is not None:
         options["max_num_batched_tokens"] = vllm.max_num_batched_tokens
     if vllm.kv_cache_gib is not None:
         options["kv_cache_memory_bytes"] = int(vllm.kv_cache_gib * GIB)
-    elif vllm.gpu_memory_utilization is not None:
-        options["gpu_memory_utilization"] = vllm.gpu_memory_utilization
-    elif plan is not None:
-        options["gpu_memory_utilization"] = plan.utilization
+    # Beside a cache of a given size too: before it starts, vLLM wants its share of the card to be free.
+    share = vllm.gpu_memory_utilization or (plan.utilization if plan is not None else None)
+    if share is not None:
+        options["gpu_memory_utilization"] = share
     return options | ({"enable_sleep_mode": True} if plan is not None and plan.mode == "sleep" else {})
+
+
+def _cards(own: int, count: int) -> list[int]:
+    """Return the learner's card and, where tensors are cut over several, the lowest others."""
+    return [own, *(card for card in range(count) if card != own)][:count]
 
 
 def _lora_rank(asked: int | None, rank: int) -> int:

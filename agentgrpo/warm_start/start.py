@@ -43,7 +43,8 @@ def warm_start(
         make_tiny(working, perfect, settings.tiny, seed=derive_seed(seed, "tiny"))
         reporter.message(f"made {describe(working)}; {sft.steps} steps of supervised warm start follow")
         chat = Chat.from_folder(working, enable_thinking=config.model.enable_thinking)
-        run_sft(working, _phases(source, tasks, perfect, chat, sft, seed, reporter), sft, seed=seed, reporter=reporter)
+        phases = _phases(source, tasks, perfect, chat, sft, seed, reporter)
+        run_sft(working, phases, sft, seed=seed, reporter=reporter, device=config.model.device)
         (working / _RECORD).write_text(
             json.dumps({"seed": seed, "env": source.id, **settings.model_dump()}, indent=1), encoding="utf-8"
         )

@@ -41,7 +41,7 @@ def test_the_flags_are_those_a_pool_needs(
         f"--max-num-seqs {32 + PROOF_PLACES}",
         "--enable-lora --max-loras 2 --max-cpu-loras 4 --max-lora-rank 8",
         "--enable-prefix-caching --logprobs-mode processed_logprobs",
-        "--generation-config vllm",
+        '--generation-config vllm --hf-overrides {"head_dtype": "float32"}',
         "--seed 3",
     ):
         assert part in flags

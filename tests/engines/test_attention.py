@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from agentgrpo import causal_lm
@@ -43,6 +46,23 @@ def test_the_fused_kernel_of_other_devices_gives_the_same(
     monkeypatch.setattr(attention, "_SCORES", 1 << 13)
     got = a_pass(ready(model), SlotCache(model, slots=4, max_length=128))
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_a_fused_kernel_is_asked_for_one_query_head_per_key_head(
+    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, plain = [], F.scaled_dot_product_attention
+
+    def spy(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **more: Any) -> torch.Tensor:
+        asked.append((query.shape[1], key.shape[1], more.get("enable_gqa", False)))
+        return plain(query, key, value, **more)
+
+    monkeypatch.setattr(attention, "attend", attention.attend_fused)
+    monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
+    cache = SlotCache(model, slots=4, max_length=128)
+    a_pass(ready(model), cache)
+    assert cache.groups > 1 and set(asked) == {(cache.kv_heads, cache.kv_heads, False)}
 
 
 @torch.inference_mode()

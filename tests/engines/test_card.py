@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,6 +38,22 @@ GIB = 1 << 30
 def test_sizes_decide(total: float, learner: float, step: float, engine: float, wanted: float, mode: str) -> None:
     plan = plan_card(CardNeeds(learner=learner, step=step, engine=engine, wanted=wanted, least=1), total)
     assert (plan.mode if plan else None) == mode
+
+
+def test_the_example_for_24_gb_fits_such_a_card_whole() -> None:
+    config = load_config(Path(__file__).parents[2] / "examples" / "qwen3_1_7b_24gb.toml")
+    assert config.engine.context_length is not None
+    needs = card_needs(
+        config,
+        QWEN3_17B,
+        weights=1.72e9 * 2,
+        adapter_parameters=17_432_576,
+        dtype_bytes=2,
+        context_length=config.engine.context_length,
+        versions=4,
+    )
+    plan = plan_card(needs, 0.98 * 24 * GIB)
+    assert plan is not None and (plan.mode, plan.cache) == ("both", needs.wanted)
 
 
 def test_asynchronous_training_takes_less_cache_rather_than_turns() -> None:

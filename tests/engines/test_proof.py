@@ -59,7 +59,7 @@ def test_too_few_numbers_fail() -> None:
 
 
 def test_half_precision_may_differ_more_on_a_token_than_on_average() -> None:
-    half = LOGPROB_TOLERANCE["bfloat16"]
+    half = LOGPROB_TOLERANCE["float16"]
     text = Canary(tuple(range(11)), (-1.0,) * 10)
     assert judge((-1.04, *(-1.0,) * 9), text, None, half).difference == pytest.approx(0.04)
     with pytest.raises(EngineFailure, match=r"0\.04 on average"):

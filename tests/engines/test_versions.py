@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from agentgrpo import causal_lm
@@ -15,6 +17,23 @@ from agentgrpo.types import Adapter, Policy
 from tests.engines.models import merged, random_adapter
 
 PROMPT = torch.tensor([[5, 9, 300, 41, 7]])
+
+
+class Packed(nn.Linear):
+    """A linear layer as quantized models have them: its weight is a column of integers."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__(linear.in_features, linear.out_features, bias=False)
+        self.scale = linear.weight.abs().max() / 127
+        packed = (linear.weight / self.scale).round().to(torch.int8).view(-1, 1)
+        self.weight = nn.Parameter(packed, requires_grad=False)
+
+    @property
+    def unpacked(self) -> Tensor:
+        return self.weight.view(self.out_features, self.in_features) * self.scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.unpacked.to(x.dtype))
 
 
 def hidden(model: PreTrainedModel) -> torch.Tensor:
@@ -53,6 +72,22 @@ def test_an_adapter_of_some_layers_leaves_the_others_at_the_base(
     live.add(Policy(version=2), part)
     with live.use(Policy(version=1)), live.use(Policy(version=2)) as current:
         torch.testing.assert_close(hidden(current), hidden(merged(model, part)), rtol=0, atol=2e-4)
+
+
+def test_quantized_layers_compute_as_they_do_and_get_the_adapter_beside(model: PreTrainedModel) -> None:
+    rounded, packed = copy.deepcopy(model), causal_lm.share_weights(model)
+    adapter = random_adapter(model, 1)
+    for name in low_rank_pairs(adapter):
+        parent, _, leaf = name.rpartition(".")
+        layer = Packed(packed.get_submodule(name))  # type: ignore[arg-type]  # all that adapters target are linear
+        setattr(packed.get_submodule(parent), leaf, layer)
+        rounded.get_submodule(name).weight = nn.Parameter(layer.unpacked, requires_grad=False)
+    live = PolicyVersions(packed)
+    for version, one in enumerate((None, adapter)):
+        live.add(Policy(version=version), one)
+    for version, one in ((1, adapter), (0, None)):
+        with live.use(Policy(version=version)) as current:
+            torch.testing.assert_close(hidden(current), hidden(merged(rounded, one)), rtol=0, atol=2e-4)
 
 
 def test_versions_come_and_go(model: PreTrainedModel) -> None:

@@ -14,6 +14,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from agentgrpo.engines import adapters, guard
 from agentgrpo.engines.vllm_options import PROOF_PLACES
@@ -43,6 +44,7 @@ class FakeLlm:
         self.hung: set[str] = set()
         self.hangs = asyncio.Event()  # something that never ends has begun
         self.loaded: set[int] = set()
+        self.done: list[str] = []
         self.process = subprocess.Popen(["sleep", "60"])
         manager = SimpleNamespace(processes=[self.process])
         self.engine_core = SimpleNamespace(resources=SimpleNamespace(engine_manager=manager))
@@ -53,6 +55,7 @@ class FakeLlm:
         if name in self.hung:
             self.hangs.set()
             await asyncio.Event().wait()
+        self.done.append(name)
 
     async def add_lora(self, lora: FakeLora) -> None:
         await self._do("add_lora")
@@ -167,6 +170,16 @@ async def test_a_version_that_is_not_forgotten_is_told(engine: Any) -> None:
     engine._llm.hung.add("remove_lora")
     with pytest.raises(EngineFailure, match=r"vLLM did not forget policy-v1 within 120 s"):
         await late(engine, engine.retire(V1))
+
+
+async def test_vllm_wakes_once_the_learner_has_given_the_card_back(
+    engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = engine._llm.done
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: done.append("the learner's cache is emptied"))
+    async with engine.stand_by():
+        done.append("the learner works")
+    assert done == ["sleep", "the learner works", "the learner's cache is emptied", "wake_up"]
 
 
 @pytest.mark.parametrize(("name", "what"), [("sleep", "sleep"), ("wake_up", "wake up")])

@@ -5,11 +5,19 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import pytest
+from pydantic import BaseModel, ValidationError, field_validator
 
 from agentgrpo.config.engine import EngineConfig
 from agentgrpo.config.run import load_config
 from agentgrpo.engines.card import CardPlan
-from agentgrpo.engines.vllm_options import LORA_RANKS, PROOF_PLACES, check_heads, engine_environment, engine_options
+from agentgrpo.engines.vllm_options import (
+    LORA_RANKS,
+    PROOF_PLACES,
+    check_heads,
+    engine_environment,
+    engine_options,
+    said_of,
+)
 from agentgrpo.errors import ConfigError, ModelError
 
 GIB = 1 << 30
@@ -42,7 +50,7 @@ def test_what_is_said_is_passed_on() -> None:
     assert made["tensor_parallel_size"] == 2
     assert made["quantization"] == "fp8"
     assert made["enforce_eager"]
-    assert made["device_ids"] == [1]
+    assert made["device_ids"] == [1, 0]
     assert options("cuda", gpu_memory_utilization=0.4)["gpu_memory_utilization"] == 0.4
     assert options("cuda", kv_cache_gib=2)["kv_cache_memory_bytes"] == 2 * GIB
     assert options(engine={"max_sequences": 7})["max_num_seqs"] == 7 + PROOF_PLACES
@@ -53,7 +61,31 @@ def test_what_is_not_said_follows_from_the_rest() -> None:
     assert (made["dtype"], made["max_model_len"]) == ("float32", 4096)
     assert made["max_cpu_loras"] >= made["max_loras"] + 2
     assert made["logprobs_mode"] == "processed_logprobs"
+    assert made["hf_overrides"] == {"head_dtype": "float32"}
     assert "gpu_memory_utilization" not in options("cuda")
+
+
+@pytest.mark.parametrize(
+    ("device", "count", "cards"),
+    [("cuda:0", 1, [0]), ("cuda:3", 1, [3]), ("cuda:0", 2, [0, 1]), ("cuda:1", 2, [1, 0]), ("cuda:5", 4, [5, 0, 1, 2])],
+)
+def test_vllm_has_as_many_cards_as_it_cuts_its_tensors_in(device: str, count: int, cards: list[int]) -> None:
+    assert options(device, tensor_parallel_size=count)["device_ids"] == cards
+
+
+def test_an_option_vllm_checked_is_told_with_its_reason() -> None:
+    class Checked(BaseModel):
+        quantization: str
+
+        @field_validator("quantization")
+        @classmethod
+        def _is_known(cls, quantization: str) -> str:
+            raise ValueError(f"Unknown quantization method: {quantization}.\nMust be another")
+
+    with pytest.raises(ValidationError) as found:
+        Checked(quantization="bitsandbytes")
+    assert said_of(found.value) == "Unknown quantization method: bitsandbytes. Must be another"
+    assert said_of(RuntimeError("out of memory\nand more")) == "out of memory"
 
 
 @pytest.mark.parametrize("mode", ["both", "sleep"])
@@ -63,7 +95,8 @@ def test_the_plan_of_the_card_is_followed(mode: Literal["both", "sleep"]) -> Non
     assert made["gpu_memory_utilization"] == 0.37
     assert made.get("enable_sleep_mode", False) == (mode == "sleep")
     assert options("cuda", plan=plan, gpu_memory_utilization=0.2)["gpu_memory_utilization"] == 0.2
-    assert "gpu_memory_utilization" not in options("cuda", plan=plan, kv_cache_gib=2.0)
+    given = options("cuda", plan=plan, kv_cache_gib=2.0)  # vLLM's own share, nine tenths, is not free beside a learner
+    assert (given["gpu_memory_utilization"], given["kv_cache_memory_bytes"]) == (0.37, 2 * GIB)
 
 
 def test_on_the_cpu_no_prompt_is_cut_in_pieces() -> None:

@@ -312,9 +312,9 @@ def test_phases_follow_each_other_under_one_count(lockbox: list[Demonstration], 
 # The whole
 
 
-def lockbox_warm_start(folder: Path, reporter: Any = None) -> None:
+def lockbox_warm_start(folder: Path, reporter: Any = None, **model: Any) -> None:
     source, tasks = source_and_tasks("lockbox")
-    config = load_config({"model": {"enable_thinking": False}})
+    config = load_config({"model": {"enable_thinking": False, **model}})
     settings = WarmStartConfig(tiny=TINY, sft=SFT.model_copy(update={"steps": 4}))
     warm_start(config, settings, source, tasks, folder, reporter or SilentReporter())
 
@@ -327,6 +327,18 @@ def test_a_warm_start_leaves_a_complete_folder_twice_the_same(tmp_path: Path) ->
     assert weights[0] == weights[1]
     said = json.loads((tmp_path / "b" / "warm_start.json").read_text())
     assert (said["env"], said["sft"]["steps"], said["tiny"]["hidden_size"]) == ("agentgrpo/Lockbox-v0", 4, 32)
+
+
+def test_a_warm_start_runs_where_the_model_is_to_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, pick = list[str](), causal_lm.pick_device
+
+    def noted(name: str = "auto") -> torch.device:
+        asked.append(name)
+        return pick(name)
+
+    monkeypatch.setattr(causal_lm, "pick_device", noted)
+    lockbox_warm_start(tmp_path / "model", device="cpu")
+    assert asked == ["cpu"]
 
 
 class Interrupted(SilentReporter):
