@@ -1,6 +1,6 @@
 // Steps: every curve over train steps, what the failures were, and the groups of one step; what changed there is in shift.js.
 
-import { h, fill } from "./dom.js";
+import { cut, h, fill } from "./dom.js";
 import { get, ofRun } from "./api.js";
 import { Chart, Cursor, pairs } from "./charts.js";
 import { facetGrids } from "./facets.js";
@@ -192,7 +192,7 @@ function groupList(run, found, data, change) {
 function groupLine(run, group, phase) {
   const isFlat = phase === "train" && group.spread === 0 && group.episodes.length > 1;
   return h("a", { class: `group-line${isFlat ? " is-flat" : ""}`, href: to.group(run, group.episodes[0].key) },
-    h("span", { class: "group-task" }, printable(group.task)),
+    cut(printable(group.task), "cut group-task"),
     h("span", { class: "chips" }, group.episodes.map(chip)),
     h("span", { class: "n" }, num(group.reward)),
     h("span", { class: "quiet n" }, isFlat ? "no variance" : phase === "train" ? `± ${num((group.spread ?? 0) / 2)}` : ""));

@@ -6,6 +6,7 @@ import { rounds } from "./charts.js";
 import { duration, num, percent, printable } from "./format.js";
 import { to } from "./router.js";
 
+const TOP = 18; // the times above the bars
 const BAR = 9;
 const GAP = 3;
 const PARTS = [["queue", "waited for a place"], ["model", "model"], ["tools", "tools"], ["rest", "anything else"]];
@@ -86,15 +87,15 @@ function lanes(data, width, { choose, open }) {
   const end = Math.max(0.001, ...data.episodes.map((episode) => episode.start + episode.seconds));
   const room = Math.max(200, width);
   const x = (seconds) => (seconds / end) * (room - 8);
-  const height = data.episodes.length * (BAR + GAP) + 24;
+  const height = TOP + data.episodes.length * (BAR + GAP);
   const ticks = rounds(0, end, room > 600 ? 8 : 4).filter((tick) => tick <= end);
   return svg("svg", { width: room, height, viewBox: `0 0 ${room} ${height}`, class: "timeline", role: "img", "aria-label": totals(data) },
-    ticks.map((tick) => [svg("line", { x1: x(tick), x2: x(tick), y1: 0, y2: height - 18, class: "rule" }), svg("text", { x: x(tick) + 2, y: height - 5, class: "tick" }, `${num(tick, tick < 10 ? 1 : 0)} s`)]),
+    ticks.map((tick) => [svg("line", { x1: x(tick), x2: x(tick), y1: TOP - 4, y2: height, class: "rule" }), svg("text", { x: x(tick) + (tick ? 0 : 1), y: TOP - 7, class: "tick", "text-anchor": tick ? "middle" : "start" }, `${num(tick, tick < 10 ? 1 : 0)} s`)]),
     data.episodes.map((episode, i) => lane(episode, i, x, { choose, open })));
 }
 
 function lane(episode, index, x, { choose, open }) {
-  const y = index * (BAR + GAP);
+  const y = TOP + index * (BAR + GAP);
   const box = (kind, from, seconds) => svg("rect", { x: x(from), y, width: Math.max(0, x(seconds) - 0.4), height: BAR, class: `is-${kind}` });
   const parts = [box("queue", 0, episode.start)];
   let at = episode.start;
