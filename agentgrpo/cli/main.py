@@ -5,9 +5,11 @@ Heavy modules are imported by the command that needs them.
 
 from __future__ import annotations
 
+import codecs
 import logging
 import sys
 from importlib import import_module
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +24,17 @@ from agentgrpo.cli.show import show
 from agentgrpo.errors import RunError, UserError
 
 _ABOUT = "Train tool-use agents by reinforcement learning on multi-turn environments."
+
+_PLAIN = {
+    "✓": "y",
+    "✗": "n",
+    "·": "|",
+    "…": "~",
+    "\u2013": "-",
+    "─": "-",
+    "→": ">",
+    "±": "~",
+}  # where UTF-8 is not spoken
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=_ABOUT)
 env_app = typer.Typer(no_args_is_help=True, help="Make, check, play and measure environments.")
@@ -213,6 +226,10 @@ def engine_serve(
 
 def main() -> None:
     """Run the command line; a user's error is one message and exit code 2, a run's is exit code 1."""
+    codecs.register_error("agentgrpo.plain", _plainly)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="agentgrpo.plain")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     errors = Console(stderr=True, highlight=False)
     try:
@@ -225,6 +242,13 @@ def main() -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _plainly(error: UnicodeError) -> tuple[str, int]:
+    """Return what a screen without these signs gets instead, of the same width."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(_PLAIN.get(sign, "?") for sign in error.object[error.start : error.end]), error.end
 
 
 def _load(name: str) -> Any:
