@@ -231,6 +231,7 @@ def main() -> None:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="agentgrpo.plain")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.getLogger("huggingface_hub").propagate = False  # it prints its warnings itself
     errors = Console(stderr=True, highlight=False)
     try:
         app()
