@@ -6,6 +6,7 @@ Heavy modules are imported by the command that needs them.
 from __future__ import annotations
 
 import codecs
+import errno
 import logging
 import sys
 from importlib import import_module
@@ -25,6 +26,7 @@ from agentgrpo.errors import RunError, UserError
 
 _ABOUT = "Train tool-use agents by reinforcement learning on multi-turn environments."
 
+_REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)  # of a folder, never of the program
 _PLAIN = {
     "✓": "y",
     "✗": "n",
@@ -240,6 +242,13 @@ def main() -> None:
         sys.exit(2)
     except RunError as error:
         errors.print(Text.assemble(("the run stopped:", "bold red"), f" {error}"), soft_wrap=True)
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in _REFUSALS:
+            raise
+        where = f" '{error.filename}'" if error.filename else ""
+        reason = f" the machine refused{where}: {error.strerror}. Free space, mend the rights, or name another folder."
+        errors.print(Text.assemble(("error:", "bold red"), reason), soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -99,6 +99,16 @@ def run_it(run: RunDirectory, **environment: str) -> str:
     return subprocess.run(command, env=clean | environment, capture_output=True, check=True, timeout=60).stdout.decode()
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_full_disk_is_told(run: RunDirectory) -> None:
+    command = [sys.executable, "-m", "agentgrpo.cli.main", "show", str(run.path)]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: the machine refused: No space left on device. Free space")
+    assert "Traceback" not in done.stderr
+
+
 def test_nothing_is_cut_in_a_file(run: RunDirectory) -> None:
     text = run_it(run, PYTHONIOENCODING="utf-8")
     assert "heldout-of-a-very-long-name-" * 4 + "7" in text
