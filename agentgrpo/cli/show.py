@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -219,7 +219,7 @@ def _table(rows: Sequence[EpisodeRow], width: int, sort: str) -> Table:
     return table
 
 
-def _shown(widths: Mapping[str, int], width: int, gap: int, sort: str) -> list[str]:
+def _shown(widths: dict[str, int], width: int, gap: int, sort: str) -> list[str]:
     """Return the columns: all of them, or as many as leave the task's name long enough to be told from others."""
     shown = list(_COLUMNS)
     for spare in _SPARE:

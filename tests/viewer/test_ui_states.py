@@ -110,6 +110,35 @@ def test_a_page_says_that_the_server_is_gone_and_goes_on_when_it_is_back(browser
         assert all("net::ERR" in problem for problem in seen.problems + other.problems), other.problems
 
 
+def test_screens_opened_before_the_first_episode_fill_by_themselves(browser: Any, tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path, "early")
+    with (
+        EpisodeStore(run.episodes) as store,
+        Served(tmp_path) as served,
+        watched(browser, served.url) as seen,
+        watched(browser, served.url) as other,
+    ):
+        page, timeline = seen.page, other.page
+        page.goto(f"/r/{run.path.name}/steps")
+        timeline.goto(f"/r/{run.path.name}/timeline")
+        for each in (page, timeline):
+            each.wait_for_selector("main >> text=No episode has finished yet")
+            each.wait_for_selector(".live.is-on")
+        store.add_sync([make_trajectory(make_key(1, "a", sample)) for sample in range(2)])
+        page.wait_for_selector(".heading >> text=1 train steps, 2 episodes")
+        page.wait_for_selector(".chart-grid >> text=Turns")
+        assert page.locator("main >> text=No episode has finished yet").is_hidden()
+        timeline.wait_for_selector(".readout >> text=2 episodes")
+        store.add_sync([make_trajectory(make_key(1, "a", sample)) for sample in range(2, 5)])
+        store.add_sync([make_trajectory(make_key(2, "b"))])
+        page.wait_for_selector(".heading >> text=2 train steps, 6 episodes")
+        timeline.wait_for_selector(".readout >> text=5 episodes")
+        timeline.wait_for_selector(".heading >> text=Step 1 of 2")
+        timeline.wait_for_function("() => document.querySelectorAll('.lane').length === 5")
+        seen.assert_calm()
+        other.assert_calm()
+
+
 @pytest.mark.parametrize("screen", ["steps", "episodes", "timeline", "episode?key=1", "group?key=train/1/a"])
 def test_a_link_to_a_run_that_is_gone_says_so(browser: Any, url: str, screen: str) -> None:
     with watched(browser, url) as seen:

@@ -12,15 +12,14 @@ const GAP = 3;
 const PARTS = [["queue", "waited for a place"], ["model", "model"], ["tools", "tools"], ["rest", "anything else"]];
 
 export async function openTimeline({ run, query, go, signal, remember }) {
-  const overview = await get(ofRun(run, "steps"), signal);
   const phase = query.phase === "eval" ? "eval" : "train";
-  const steps = overview[phase].steps;
-  if (!steps.length) return { title: `Timeline · ${run}`, node: h("p", { class: "empty" }, "No episode has finished yet."), up: to.steps(run) };
+  const known = async () => (await get(ofRun(run, "steps"), signal))[phase].steps;
+  let steps = await known();
+  if (!steps.length) return { title: `Timeline · ${run}`, node: h("p", { class: "empty" }, "No episode has finished yet."), up: to.steps(run), refresh: () => go(to.timeline(run, query), { replace: true }) };
   const step = query.step === undefined ? steps.at(-1) : Number(query.step);
-  const data = await get(ofRun(run, "timeline", { phase, step }), signal);
-  const at = Math.max(0, steps.indexOf(step));
+  let data = await get(ofRun(run, "timeline", { phase, step }), signal);
   const address = (values) => to.timeline(run, { step, phase: phase === "train" ? null : phase, ...values });
-  const move = (by) => go(address({ step: steps[Math.max(0, Math.min(at + by, steps.length - 1))] }));
+  const move = (by) => go(address({ step: steps[Math.max(0, Math.min(Math.max(0, steps.indexOf(step)) + by, steps.length - 1))] }));
   const readout = h("p", { class: "readout", role: "status" });
   const plot = h("div", { class: "timeline-plot" });
   let chosen = -1;
@@ -36,14 +35,21 @@ export async function openTimeline({ run, query, go, signal, remember }) {
     if (chosen >= 0) choose(chosen);
   });
   resized.observe(plot);
-  fill(readout, totals(data));
+  const last = h("span", {});
+  const times = h("div", {});
+  const tell = () => {
+    fill(last, ` of ${steps.at(-1)} · `);
+    fill(times, stepTimes(data.run, step));
+    if (chosen < 0) fill(readout, totals(data));
+  };
+  tell();
   const node = h("div", { class: "page" },
     h("div", { class: "heading" },
       h("h1", {}, "Timeline"),
-      h("p", { class: "quiet" }, phase === "train" ? `Step ${step}` : `Evaluation at step ${step}`, ` of ${steps.at(-1)} · `,
+      h("p", { class: "quiet" }, phase === "train" ? `Step ${step}` : `Evaluation at step ${step}`, last,
         h("button", { class: "link", on: { click: () => move(-1) } }, "before"), " · ", h("button", { class: "link", on: { click: () => move(1) } }, "after"), " · ",
         h("a", { href: to.steps(run, { step, phase: phase === "train" ? null : phase }) }, "its groups"))),
-    stepTimes(data.run, step),
+    times,
     h("div", { class: "time-legend" }, PARTS.map(([kind, text]) => h("span", { class: `swatch is-${kind}` }, h("i", {}), text))),
     readout, plot,
     data.is_cut ? h("p", { class: "quiet" }, "The first 512 episodes.") : null,
@@ -52,6 +58,15 @@ export async function openTimeline({ run, query, go, signal, remember }) {
   return {
     title: `Timeline · ${run}`, node, up: to.steps(run, { step, phase: phase === "train" ? null : phase }),
     close: () => resized.disconnect(),
+    refresh: async () => {
+      steps = await known();
+      const fresh = await get(ofRun(run, "timeline", { phase, step }), signal);
+      const isLonger = fresh.episodes.length !== data.episodes.length;
+      data = fresh;
+      tell();
+      if (isLonger) draw(plot.clientWidth);
+      if (isLonger && chosen >= 0) choose(chosen);
+    },
     keys: [
       { keys: ["h", "ArrowLeft"], about: "the step before", act: () => move(-1) },
       { keys: ["l", "ArrowRight"], about: "the step after", act: () => move(1) },
