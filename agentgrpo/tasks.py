@@ -223,7 +223,8 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise TaskError(f"cannot read the tasks in {path}: {reason}") from error
+        there = [file.name for file in path.parent.glob("*.json*")] if isinstance(error, FileNotFoundError) else []
+        raise TaskError(f"cannot read the tasks in {path}: {reason}.{nearest(path.name, there)}") from error
 
 
 def _parse(text: str, place: str) -> Any:

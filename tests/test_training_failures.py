@@ -205,7 +205,7 @@ def test_an_engine_that_breaks_between_episodes_is_the_runs_failure(
         ({"env": ""}, ConfigError, 'no environment: set env = "shop"'),
         ({"env": "lokbox"}, EnvError, "Did you mean 'lockbox'"),
         ({"env_args": {"turnz": 2}}, EnvError, "turnz"),
-        ({"tasks": "nowhere.jsonl"}, TaskError, "cannot read the tasks in nowhere.jsonl"),
+        ({"tasks": "nowhere.jsonl"}, TaskError, "cannot read the tasks in nowhere.jsonl: No such file or directory"),
         ({"heldout": "tset"}, TaskError, "the lockbox has no split 'tset', it has train, heldout"),
         ({"heldout": "train"}, TaskError, "1000 tasks are both trained on and held out"),
         ({"heldout": 1000}, TaskError, "cannot hold out 1000 of 1000 tasks"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import typer
@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agentgrpo.cli.target import open_target
-from agentgrpo.envcheck import check_env
+from agentgrpo.envcheck import CheckResult, check_env
 from agentgrpo.envs import SHIPPED
 from agentgrpo.errors import UserError
 from agentgrpo.registry import resolve_env
@@ -25,8 +25,8 @@ def check(env: str, tasks: Path | None, count: int, seed: int, overrides: Sequen
     results = check_env(target.source, tasks=count, seed=seed, train=train, heldout=target.heldout)
     table = Table(box=None, show_header=False, pad_edge=False)
     marks = {True: "[green]ok[/green]", False: "[red]FAILED[/red]", None: "[dim]skipped[/dim]"}
-    for result in results:
-        table.add_row(marks[result.passed], result.name, Text(result.detail))
+    for result, detail in zip(results, _told_once(results), strict=True):
+        table.add_row(marks[result.passed], result.name, Text(detail))
     console = Console(highlight=False)
     console.print(table)
     failed = sum(result.passed is False for result in results)
@@ -34,6 +34,16 @@ def check(env: str, tasks: Path | None, count: int, seed: int, overrides: Sequen
     console.print(verdict, markup=False, soft_wrap=True)
     if failed:
         raise typer.Exit(1)
+
+
+def _told_once(results: Sequence[CheckResult]) -> Iterator[str]:
+    """Yield what each check found; one mistake may fail many of them, and is spelled out under the first."""
+    told: dict[str, str] = {}
+    for result in results:
+        first = next((name for name, detail in told.items() if detail in result.detail), None)
+        if result.passed is False and first is None:
+            told[result.name] = result.detail
+        yield result.detail if result.passed is not False or first is None else f"for the same reason as {first}"
 
 
 def list_shipped() -> None:

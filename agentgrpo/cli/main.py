@@ -5,9 +5,12 @@ Heavy modules are imported by the command that needs them.
 
 from __future__ import annotations
 
+import codecs
+import errno
 import logging
 import sys
 from importlib import import_module
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +25,18 @@ from agentgrpo.cli.show import show
 from agentgrpo.errors import RunError, UserError
 
 _ABOUT = "Train tool-use agents by reinforcement learning on multi-turn environments."
+
+_REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)  # of a folder, never of the program
+_PLAIN = {
+    "✓": "y",
+    "✗": "n",
+    "·": "|",
+    "…": "~",
+    "\u2013": "-",
+    "─": "-",
+    "→": ">",
+    "±": "~",
+}  # where UTF-8 is not spoken
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=_ABOUT)
 env_app = typer.Typer(no_args_is_help=True, help="Make, check, play and measure environments.")
@@ -213,7 +228,12 @@ def engine_serve(
 
 def main() -> None:
     """Run the command line; a user's error is one message and exit code 2, a run's is exit code 1."""
+    codecs.register_error("agentgrpo.plain", _plainly)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="agentgrpo.plain")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.getLogger("huggingface_hub").propagate = False  # it prints its warnings itself
     errors = Console(stderr=True, highlight=False)
     try:
         app()
@@ -223,8 +243,22 @@ def main() -> None:
     except RunError as error:
         errors.print(Text.assemble(("the run stopped:", "bold red"), f" {error}"), soft_wrap=True)
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in _REFUSALS:
+            raise
+        where = f" '{error.filename}'" if error.filename else ""
+        reason = f" the machine refused{where}: {error.strerror}. Free space, mend the rights, or name another folder."
+        errors.print(Text.assemble(("error:", "bold red"), reason), soft_wrap=True)
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _plainly(error: UnicodeError) -> tuple[str, int]:
+    """Return what a screen without these signs gets instead, of the same width."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(_PLAIN.get(sign, "?") for sign in error.object[error.start : error.end]), error.end
 
 
 def _load(name: str) -> Any:

@@ -5,6 +5,7 @@ It reads the run's files only, also while the run is writing them, and starts wi
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Sequence
 from enum import StrEnum
@@ -42,7 +43,8 @@ _COLUMNS: dict[str, JustifyMethod] = {
     "stop": "left",
     "seconds": "right",
 }
-_TASK = list(_COLUMNS).index("task")
+_SPARE = ("seconds", "calls", "errors", "turns", "sample", "stop")  # the first of these go where room is short
+_TASK_ROOM = 16  # signs of a task's name that tell it from others
 _SORTS = {  # what --sort takes, and what the store calls it
     "id": "id",
     "phase": "phase",
@@ -62,6 +64,7 @@ _SORTS = {  # what --sort takes, and what the store calls it
 }
 _PHASE_STYLES = {"train": "", "eval": "magenta", "fork": "cyan"}
 _ROOMY = 120  # columns from which on the table may spread
+_ENDLESS = 10_000  # the width of a file
 
 
 class PhaseName(StrEnum):
@@ -119,8 +122,7 @@ def show(
         )
         where, order = as_filter(options) & parse_filter(filter_), _order(sort)
         rows = reader.list(where, order=order, descending=descending, limit=limit)
-        table = [Text(), _table(rows, console.width)] if rows else []
-        console.print(_title(directory, reader), *table)
+        _print_list(console, _title(directory, reader), rows, sort)
         console.print(_footer(run, rows, reader.count(where), reader.count()), soft_wrap=True)
 
 
@@ -193,18 +195,39 @@ def _title(run: RunDirectory, reader: EpisodeReader) -> Text:
     return Text.assemble((printable(run.name), "bold"), "   ", (" · ".join(parts), QUIET))
 
 
-def _table(rows: Sequence[EpisodeRow], width: int) -> Table:
-    gap = 2 if width >= _ROOMY else 1
+def _print_list(console: Console, title: Text, rows: Sequence[EpisodeRow], sort: str) -> None:
+    console.print(title, soft_wrap=True)
+    if not rows:
+        return
+    is_file = not console.is_terminal and "COLUMNS" not in os.environ  # it has no edge: nothing is cut
+    wide = Console(highlight=False, width=_ENDLESS) if is_file else console
+    wide.print(Text(), _table(rows, wide.width, sort))
+
+
+def _table(rows: Sequence[EpisodeRow], width: int, sort: str) -> Table:
+    gap = 2 if _ROOMY <= width < _ENDLESS else 1
+    lines = [dict(zip(_COLUMNS, _cells(row), strict=True)) for row in rows]
+    widths = {name: max(len(name), *(len(line[name]) for line in lines)) for name in _COLUMNS}
+    shown = _shown(widths, width, gap, sort)
+    room = width - sum(widths[name] + gap for name in shown if name != "task")
     table = Table(box=None, header_style=QUIET, padding=(0, gap, 0, 0), pad_edge=False)
-    for heading, justify in _COLUMNS.items():
-        table.add_column(heading, justify=justify, no_wrap=True)
-    lines = [_cells(row) for row in rows]
-    widths = [max(len(heading), *map(len, column)) for heading, *column in zip(_COLUMNS, *lines, strict=True)]
-    room = width - (sum(widths) - widths[_TASK]) - gap * (len(widths) - 1)
+    for name in shown:
+        table.add_column(name, justify=_COLUMNS[name], no_wrap=True)
     for line in lines:
-        line[_TASK] = Text(_middle(line[_TASK].plain, room))
-        table.add_row(*line)
+        line["task"] = Text(_middle(line["task"].plain, room))
+        table.add_row(*(line[name] for name in shown))
     return table
+
+
+def _shown(widths: dict[str, int], width: int, gap: int, sort: str) -> list[str]:
+    """Return the columns: all of them, or as many as leave the task's name long enough to be told from others."""
+    shown = list(_COLUMNS)
+    for spare in _SPARE:
+        needed = widths | {"task": min(widths["task"], _TASK_ROOM)}
+        if sum(needed[name] + gap for name in shown) - gap <= width:
+            break
+        shown = [name for name in shown if name != spare or name == sort]
+    return shown
 
 
 def _middle(text: str, room: int) -> str:

@@ -112,7 +112,9 @@ def token_view(stored: StoredEpisode, vocabulary: Vocabulary, colour: Colour) ->
     learner = _by_row(rows, stored.learner_logprobs)
     entropies = _by_row(rows, stored.entropies)
     for index, row in enumerate(rows):
-        trained = f"{len(row.token_ids):,} tokens, {sum(row.loss_mask):,} sampled and trained here"
+        untrained = stored.row.untrained
+        what = "sampled and trained here" if untrained is None else f"sampled here, none trained ({untrained})"
+        trained = f"{len(row.token_ids):,} tokens, {sum(row.loss_mask):,} {what}"
         title = Text.assemble((f"row {index + 1} of {len(rows)}", "bold"), (f"   {trained}", QUIET))
         yield Text()
         yield Rule(title, align="left", characters="─", style=QUIET)
@@ -188,7 +190,7 @@ def _legend(stored: StoredEpisode, vocabulary: Vocabulary, colour: Colour) -> Te
 
 def _swatches(stored: StoredEpisode, colour: Colour) -> Iterator[tuple[str, str]]:
     if colour is Colour.MASK:
-        yield "sampled by the model, trained", _SAMPLED
+        yield "sampled by the model" + (", trained" if stored.row.untrained is None else ""), _SAMPLED
     elif colour is Colour.LOGPROB:
         yield from ((name, style) for _, name, style in _PROBABILITIES)
     elif colour is Colour.RATIO:

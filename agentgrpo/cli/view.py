@@ -6,6 +6,7 @@ It starts the server and knows how an episode is forked; what is shown is decide
 from __future__ import annotations
 
 import asyncio
+import os
 import webbrowser
 from contextlib import suppress
 from importlib import import_module
@@ -56,7 +57,8 @@ async def _listen(runner: web.AppRunner, port: int | None) -> int:
             await site.start()
         except OSError as error:
             if number == wanted[-1]:
-                raise UserError(f"port {number} of {HOST} cannot be used: {error.strerror}. Choose another.") from error
+                reason = os.strerror(error.errno or 0)
+                raise UserError(f"port {number} of {HOST} cannot be used: {reason}. Choose another.") from error
         else:
             return int(runner.addresses[0][1])
     raise AssertionError("unreachable")

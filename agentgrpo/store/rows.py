@@ -60,6 +60,13 @@ class EpisodeRow:
             phase=self.phase, step=self.step, task_id=self.task_id, sample=self.sample, attempt=self.attempt
         )
 
+    @property
+    def untrained(self) -> str | None:
+        """Why none of its tokens trained: its phase, its filter, or that its step is not over; None: they did."""
+        if self.phase != "train":
+            return self.phase
+        return self.filter_reason or ("no train step yet" if self.advantage is None else None)
+
 
 COLUMNS = tuple(field.name for field in fields(EpisodeRow))
 

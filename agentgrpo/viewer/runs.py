@@ -69,6 +69,10 @@ class OpenRun:
                 self._idle.get_nowait().close()
 
 
+class NoRunError(UserError):
+    """There is no run of that name: a link may be older than the run's folder."""
+
+
 class Runs:
     """The runs of a folder, or one run, by the name of their folders.
 
@@ -90,13 +94,13 @@ class Runs:
         """Return a run by name.
 
         Raises:
-            UserError: there is none of that name.
+            NoRunError: there is none of that name.
         """
         run = self._open.pop(name, None)
         if run is None:
             paths = self.paths()
             if name not in paths:
-                raise UserError(f"no run '{name}' in '{self.root}'.{nearest(name, paths)}")
+                raise NoRunError(f"no run '{name}' in '{self.root}'.{nearest(name, paths)}")
             run = OpenRun(RunDirectory(path=paths[name]))
         self._open[name] = run  # the last one is the one looked at last
         while len(self._open) > MOST_OPEN:

@@ -23,7 +23,7 @@ from agentgrpo.types import JsonObject, Phase
 from agentgrpo.viewer import episodes, guard, live, overview, shifts, steps, timeline
 from agentgrpo.viewer.assets import Asset, assets
 from agentgrpo.viewer.forking import Fork, Forking, ForkRequest
-from agentgrpo.viewer.runs import Runs
+from agentgrpo.viewer.runs import NoRunError, Runs
 from agentgrpo.viewer.tokens import token_bytes
 
 HOST = "127.0.0.1"
@@ -198,6 +198,8 @@ async def _errors(request: web.Request, handler: guard.Handler) -> web.StreamRes
         return await handler(request)
     except FilterError as error:
         return reply({"error": str(error), "start": error.start, "end": error.end}, status=400)
+    except NoRunError as error:
+        return reply({"error": str(error)}, status=404)
     except UserError as error:
         return reply({"error": str(error)}, status=400)
     except AgentGRPOError as error:

@@ -24,7 +24,8 @@ def token_bytes(stored: StoredEpisode, vocabulary: Vocabulary) -> bytes:
     """Return an episode's tokens: the length of a JSON head, the head, then the arrays it announces.
 
     The head holds `spans` (parent, size, sampled, turn), `rows` (the spans of each training row, and which of them it
-    trains), `pieces` (what each id says, a character per byte), `control` ids, and `arrays` (name, type, length).
+    trains), `untrained` (why none was), `pieces` (what each id says, a character per byte), `control` ids, and `arrays`
+    (name, type, length).
     """
     head, arrays = _parts(stored, vocabulary)
     text = json.dumps(head).encode()
@@ -55,6 +56,7 @@ def _parts(stored: StoredEpisode, vocabulary: Vocabulary) -> tuple[JsonObject, l
         "names": sorted(set(vocabulary.control.values())),
         "has_tokenizer": vocabulary.tokenizer is not None,
         "advantage": stored.row.advantage,
+        "untrained": stored.row.untrained,
         "arrays": [[name, kind, len(values)] for name, kind, values in arrays],
     }
     return head, [_little(values) for _, _, values in arrays]

@@ -205,6 +205,20 @@ def test_env_check_says_what_is_wrong_with_one_in_this_folder(
     assert done.out.splitlines()[-1] == "generous_env:Generous: 2 of 15 checks failed"
 
 
+def test_env_check_says_a_reason_once_however_many_checks_it_fails(
+    agentgrpo: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "wordy_env.py").write_text(BROKEN.replace("Generous", "Wordy").replace("return 1.0", "return 'good'"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    done = agentgrpo("env", "check", "wordy_env:Wordy")
+    del sys.modules["wordy_env"]
+    first, *others = [line for line in done.out.splitlines() if "FAILED" in line]
+    assert "gave outcome = 'good'; expected a finite number" in first
+    assert len(others) > 5
+    assert {line.split(maxsplit=2)[2].strip() for line in others} == {f"for the same reason as {first.split()[1]}"}
+
+
 def test_an_environment_without_tasks_of_its_own_is_checked_on_a_file(agentgrpo: Command) -> None:
     done = agentgrpo(
         "env", "check", f"{EXAMPLE / 'locker.py'}:Locker", "--tasks", str(EXAMPLE / "lockers.jsonl"), "--count", "2"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -74,6 +75,49 @@ def test_the_list_fits_its_width_and_shows_every_column(output: Show, columns: i
     assert "shop-2025061" in text
     assert "held-out success 100.0% at step 2" in text
     assert "9 of 9 episodes." in text
+
+
+@pytest.mark.parametrize(
+    ("columns", "options", "shown"),
+    [
+        (80, [], "# phase step task sample reward success turns errors stop"),
+        (80, ["--sort", "seconds"], "# phase step task sample reward success turns stop seconds"),
+        (40, [], "# phase step task reward success"),
+    ],
+)
+def test_a_narrow_list_leaves_out_columns_rather_than_names(
+    output: Show, columns: int, options: list[str], shown: str
+) -> None:
+    heading, *lines = output(*options, columns=columns).splitlines()[2:5]
+    assert (heading.split(), len(heading) <= columns) == (shown.split(), True)
+    assert all(re.search(r" (shop-\d|hel\S*…\S*-7) ", line) for line in lines)
+
+
+def run_it(run: RunDirectory, **environment: str) -> str:
+    command = [sys.executable, "-m", "agentgrpo.cli.main", "show", str(run.path)]
+    clean = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "PYTHONUTF8")}
+    return subprocess.run(command, env=clean | environment, capture_output=True, check=True, timeout=60).stdout.decode()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_full_disk_is_told(run: RunDirectory) -> None:
+    command = [sys.executable, "-m", "agentgrpo.cli.main", "show", str(run.path)]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: the machine refused: No space left on device. Free space")
+    assert "Traceback" not in done.stderr
+
+
+def test_nothing_is_cut_in_a_file(run: RunDirectory) -> None:
+    text = run_it(run, PYTHONIOENCODING="utf-8")
+    assert "heldout-of-a-very-long-name-" * 4 + "7" in text
+    assert re.search("errors stop +seconds\n", text)
+
+
+def test_a_screen_that_lacks_signs_gets_others(run: RunDirectory) -> None:
+    listed = [line.split() for line in run_it(run, PYTHONIOENCODING="ascii").splitlines() if " shop-1 " in line]
+    assert [(line[5], line[6]) for line in listed] == [("1.00", "y"), ("0.00", "n"), ("0.00", "n"), ("1.00", "y")]
 
 
 @pytest.mark.parametrize(
@@ -241,12 +285,15 @@ def store_text(run: RunDirectory, tokenizer: Tokenizer, texts: list[str]) -> Non
         store.add_sync([make_trajectory(make_key(7), spans=make_spans(ids))])
 
 
-def test_tokens_become_the_text_they_were(run: RunDirectory, tokenizer: Tokenizer, output: Show) -> None:
+async def test_tokens_become_the_text_they_were(run: RunDirectory, tokenizer: Tokenizer, output: Show) -> None:
     store_text(run, tokenizer, ["<|im_start|>user\nnaïve ☃", "yes ☃<|im_end|>", "\nok"])
     text = output("10", "--tokens", "mask")
     assert " <|im_start|> user⏎\nnaïve ☃yes ☃ <|im_end|> ⏎\nok" in text
     assert "row 1 of 1" in text
-    assert "sampled by the model, trained" in text
+    assert "sampled by the model, trained" not in text
+    with EpisodeStore(run.episodes) as store:
+        await store.set_training([TrainingRow(key=make_key(7), advantage=0.5)])
+    assert "sampled by the model, trained" in output("10", "--tokens", "mask")
 
 
 def test_control_tokens_and_their_look_alikes_differ(run: RunDirectory, tokenizer: Tokenizer) -> None:
@@ -283,6 +330,7 @@ async def test_colours_say_what_the_legend_says(run: RunDirectory) -> None:
     no_words = Vocabulary.of(None)
     *_, by_logprob = token_view(untrained, no_words, Colour.LOGPROB)
     assert len({str(span.style) for span in by_logprob.spans}) == 5  # type: ignore[union-attr]
+    assert "none trained (no train step yet)" in plain(*token_view(untrained, no_words, Colour.MASK))
     assert "no advantage (not trained on)" in plain(*token_view(untrained, no_words, Colour.ADVANTAGE))
     assert "advantage -0.00" in plain(*token_view(trained, no_words, Colour.ADVANTAGE))
 

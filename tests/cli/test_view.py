@@ -49,7 +49,7 @@ def test_a_port_that_is_taken_is_told(agentgrpo: Command, run: RunDirectory) -> 
         port = taken.getsockname()[1]
         done = agentgrpo("view", run.path, "--port", port, "--no-browser")
     assert done.code != 0
-    assert f"port {port} of 127.0.0.1 cannot be used" in done.err
+    assert f"port {port} of 127.0.0.1 cannot be used: Address already in use. Choose" in done.err
 
 
 def test_a_folder_without_runs_is_told(agentgrpo: Command, tmp_path: Path) -> None:

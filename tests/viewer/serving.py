@@ -17,20 +17,20 @@ SECONDS = 20.0
 
 
 class Served:
-    """Serves the runs of a folder until it is closed; `url` is where."""
+    """Serves the runs of a folder until it is closed; `url` is where. Port 0 is a free one."""
 
-    def __init__(self, root: Path, *, fork: Fork | None = None) -> None:
+    def __init__(self, root: Path, *, fork: Fork | None = None, port: int = 0) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="served", daemon=True)
         self._thread.start()
         self._runner = web.AppRunner(make_app(Runs(root), fork=fork), access_log=None, shutdown_timeout=0.1)
-        asyncio.run_coroutine_threadsafe(self._begin(), self._loop).result(SECONDS)
+        asyncio.run_coroutine_threadsafe(self._begin(port), self._loop).result(SECONDS)
         self.port = int(self._runner.addresses[0][1])
         self.url = f"http://{HOST}:{self.port}"
 
-    async def _begin(self) -> None:
+    async def _begin(self, port: int) -> None:
         await self._runner.setup()
-        await web.TCPSite(self._runner, HOST, 0).start()
+        await web.TCPSite(self._runner, HOST, port).start()
 
     async def _end(self) -> None:
         await self._runner.cleanup()

@@ -49,7 +49,7 @@ def test_ids_logprobs_and_rows_are_those_the_learner_had(tmp_path: Path) -> None
     assert arrays["entropy"] == [1.0] * len(learner)
     sampled = [value for span in trajectory.spans for value in span.logprobs or ()]
     assert arrays["logprobs"] == pytest.approx(sampled, abs=1e-6)
-    assert head["advantage"] == 0.5
+    assert (head["advantage"], head["untrained"]) == (0.5, None)
     (only,) = head["rows"]
     mask = [int(i in only["trained"]) for i in only["spans"] for _ in range(head["spans"][i][1])]
     assert mask == list(sequence.loss_mask)
@@ -60,7 +60,7 @@ def test_every_trajectory_can_be_packed_and_its_rows_are_those_of_training(traje
     class Stored:
         def __init__(self) -> None:
             self.trajectory = trajectory
-            self.row = type("Row", (), {"advantage": None})()
+            self.row = type("Row", (), {"advantage": None, "untrained": None})()
 
         def learner_logprobs_of_spans(self) -> dict[int, tuple[float, ...]]:
             return {}

@@ -45,12 +45,20 @@ export async function post(url, body) {
   return unwrap(await reach(url, { method: "POST", headers, body: JSON.stringify(body) }));
 }
 
+/** Let the page know whether the server answers: an event of the window, "server", whose detail is true or false. */
+export function heard(isThere) {
+  dispatchEvent(new CustomEvent("server", { detail: isThere }));
+}
+
 async function reach(url, options) {
   try {
-    return await fetch(url, options);
+    const response = await fetch(url, options);
+    heard(true);
+    return response;
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Refusal({ error: "no answer: is `agentgrpo view` still running?" }, 0);
+    heard(false);
+    throw new Refusal({ error: "No answer: is `agentgrpo view` still running?" }, 0);
   }
 }
 

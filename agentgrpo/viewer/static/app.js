@@ -1,7 +1,7 @@
 // The shell: which screen an address shows, the bar above it, the theme, the keys, and word of what has changed.
 
 import { h, fill, settle } from "./dom.js";
-import { ofRun } from "./api.js";
+import { get, heard, ofRun, Refusal } from "./api.js";
 import { printable } from "./format.js";
 import { Keyboard } from "./keys.js";
 import { parse, to } from "./router.js";
@@ -23,16 +23,21 @@ const OPENERS = {
   timeline: openTimeline,
 };
 const TABS = [["steps", "Steps", "s"], ["episodes", "Episodes", "e"], ["timeline", "Timeline", "t"]];
+const SILENT = "The server does not answer: is `agentgrpo view` still running? What you see is what was known last; the page goes on by itself once it is back.";
+const ASK_AGAIN = 3000; // ms, while it does not answer
 const THEMES = ["auto", "light", "dark"];
 
 const keyboard = new Keyboard();
 const bar = h("header", { class: "bar" });
 const main = h("main", { class: "screen", id: "screen" });
 const alive = h("span", { class: "live", title: "not following a run" });
+const brand = h("a", { href: to.runs(), class: "brand", "aria-label": "All runs" }, h("img", { src: "/static/mark.svg", alt: "", width: 20, height: 20 }), h("span", {}, "agentgrpo"));
+const notice = h("p", { class: "notice", role: "status", hidden: true });
 let here = null; // the screen at hand
 let number = 0; // of the rendering under way: an older one is dropped
 let abort = new AbortController();
 let stream = null;
+let asking = 0; // the timer that asks whether the server is back; 0: it answers
 
 /** Go to an address of this page. */
 export function go(address, { replace = false } = {}) {
@@ -48,10 +53,11 @@ async function render() {
   abort = new AbortController();
   document.body.dataset.screen = place.screen;
   drawBar(place);
+  if (!asking) say("");
   main.classList.add("is-loading");
   try {
     const make = OPENERS[place.screen] || lost;
-    const made = await make({ ...place, go, signal: abort.signal, remember });
+    const made = await make({ ...place, go, signal: abort.signal, remember, fail: (error) => mine === number && fail(error, place) });
     if (mine !== number) return made.close?.();
     here?.close?.();
     here = made;
@@ -61,10 +67,7 @@ async function render() {
     made.ready?.();
   } catch (error) {
     if (mine !== number || error.name === "AbortError") return;
-    here?.close?.();
-    here = null;
-    keyboard.here = [];
-    fill(main, problem(error));
+    fail(error, place);
   } finally {
     if (mine === number) main.classList.remove("is-loading");
   }
@@ -77,12 +80,38 @@ function remember(address) {
   drawBar(parse(location));
 }
 
+/** Say what went wrong in the place of a screen. */
+function fail(error, place) {
+  here?.close?.();
+  here = null;
+  keyboard.here = [];
+  document.title = "That did not work · agentgrpo";
+  fill(main, problem(error, [0, 404].includes(error.status) ? null : place.run));
+}
+
 async function lost() {
   return { title: "Nothing here", node: problem(new Error(`There is no screen at ${location.pathname}.`)) };
 }
 
-function problem(error) {
-  return h("div", { class: "empty" }, h("h1", {}, "That did not work"), h("p", {}, printable(error.message)), h("p", {}, h("a", { href: to.runs() }, "All runs")));
+function problem(error, run) {
+  const text = printable(error.message);
+  const ways = [run && h("a", { href: to.episodes(run) }, "Episodes of this run"), h("a", { href: to.runs() }, "All runs")].filter(Boolean);
+  return h("div", { class: "empty", role: "alert" }, h("h1", {}, "That did not work"), h("p", {}, text.slice(0, 1).toUpperCase(), text.slice(1)), h("p", {}, ways.flatMap((way, i) => (i ? [" · ", way] : [way]))));
+}
+
+/** Say something above the screen; "" takes it away. */
+function say(text) {
+  notice.hidden = !text;
+  fill(notice, text);
+}
+
+/** Tell whether the server answers; while it does not, ask until it does. */
+function hear(isThere) {
+  if (isThere === !asking) return;
+  clearInterval(asking);
+  asking = isThere ? 0 : setInterval(() => get("/api/runs").catch(() => {}), ASK_AGAIN);
+  say(isThere ? "" : SILENT);
+  if (isThere && !here) render();
 }
 
 function drawBar({ screen, run, query }) {
@@ -91,7 +120,7 @@ function drawBar({ screen, run, query }) {
   const other = run || query.a;
   fill(
     bar,
-    h("a", { href: to.runs(), class: "brand", "aria-label": "All runs" }, h("img", { src: "/static/mark.svg", alt: "", width: 20, height: 20 }), h("span", {}, "agentgrpo")),
+    brand,
     name,
     h("nav", { "aria-label": "Screens" }, run && TABS.map(tab), h("a", { href: to.compare(other ? { a: other } : {}), class: "tab", "aria-current": screen === "compare" ? "page" : null }, "Compare")),
     h("div", { class: "bar-end" }, alive,
@@ -122,8 +151,11 @@ function follow(run) {
   source.addEventListener("open", () => {
     alive.className = "live is-on";
     alive.title = "following the run: changes show within a second";
+    heard(true);
   });
   source.addEventListener("error", () => {
+    if (source.readyState === EventSource.CLOSED) return; // it was refused: there is no such run
+    heard(false);
     alive.className = "live is-off";
     alive.title = "the server does not answer; trying again";
   });
@@ -175,10 +207,14 @@ document.addEventListener("click", (event) => {
   go(link.getAttribute("href"));
 });
 addEventListener("popstate", () => render());
+addEventListener("server", (event) => hear(event.detail));
 addEventListener("unhandledrejection", (event) => {
-  if (event.reason?.name === "AbortError") event.preventDefault(); // the answer was for a screen that was left
+  const { reason } = event;
+  if (reason?.name !== "AbortError" && !(reason instanceof Refusal)) return;
+  event.preventDefault();
+  if (reason.status) say(printable(reason.message)); // else the answer was for a screen that was left, or there was none
 });
 
 if (THEMES.includes(theme())) setTheme(theme());
-document.body.append(h("a", { href: "#screen", class: "skip" }, "Skip to the screen"), bar, main);
+document.body.append(h("a", { href: "#screen", class: "skip" }, "Skip to the screen"), bar, notice, main);
 render();

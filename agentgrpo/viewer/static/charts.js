@@ -3,7 +3,7 @@
 import { h, svg, fill } from "./dom.js";
 import { num } from "./format.js";
 
-const PAD = { left: 40, right: 12, top: 8, bottom: 20 };
+const PAD = { left: 48, right: 12, top: 8, bottom: 20 };
 
 /** The step under the pointer and the one that is picked, shared by the charts of a screen. */
 export class Cursor {

@@ -1,6 +1,6 @@
 // Compare: the same tasks in two runs (or at two steps of one), and one task's episodes side by side.
 
-import { h, fill } from "./dom.js";
+import { cut, h, fill } from "./dom.js";
 import { address, get, ofRun } from "./api.js";
 import { columnKeys, columnsView } from "./columns.js";
 import { middle, percent, printable, signed } from "./format.js";
@@ -104,7 +104,7 @@ function summary(lines, state) {
 function taskLine({ task, a, b }) {
   const gap = a.reward === null || b.reward === null ? null : b.reward - a.reward;
   return h("div", { class: "task-line" },
-    h("span", { class: "cut", title: printable(task) }, printable(task)),
+    cut(printable(task)),
     h("span", { class: "chips" }, a.episodes.slice(0, 16).map(chip)), h("span", { class: "chips" }, b.episodes.slice(0, 16).map(chip)),
     h("span", { class: `n ${gap > 0 ? "good" : gap < 0 ? "bad" : "quiet"}` }, signed(gap)));
 }

@@ -39,6 +39,12 @@ export function fill(node, ...children) {
   return add(node, children);
 }
 
+/** Return a text that, where there is no room, is cut before its last signs: the ends of names tell them apart. */
+export function cut(text, kind = "cut") {
+  const at = text.length - (/[\udc00-\udfff]/.test(text.at(-5) || "") ? 6 : 5);
+  return h("span", { class: kind, title: text }, at < 5 ? text : [h("span", { class: "cut-head" }, text.slice(0, at)), text.slice(at)]);
+}
+
 /** Return a function that calls `act` once, `wait` ms after its last call. */
 export function settle(act, wait) {
   let timer = 0;

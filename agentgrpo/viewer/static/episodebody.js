@@ -76,7 +76,7 @@ export class EpisodeBody {
         this.timing(),
       ]),
       Object.keys(data.info).length ? h("details", {}, h("summary", {}, "more that was recorded"), h("pre", {}, printable(JSON.stringify(data.info, null, 2)))) : null,
-      data.tools.length ? h("details", {}, h("summary", {}, `${data.tools.length} tools offered`), data.tools.map(toolLine)) : null,
+      data.tools.length ? h("details", {}, h("summary", {}, `${data.tools.length} ${data.tools.length === 1 ? "tool" : "tools"} offered`), data.tools.map(toolLine)) : null,
     ];
   }
 

@@ -1,6 +1,6 @@
 // Episodes: the list of a run, filtered, sorted and searched; it follows the run while that trains.
 
-import { h, fill } from "./dom.js";
+import { cut, h, fill } from "./dom.js";
 import { get, ofRun } from "./api.js";
 import { count, duration, num, printable, signed } from "./format.js";
 import { FilterBar } from "./filterbar.js";
@@ -13,7 +13,7 @@ const ROW = 30; // pixels
 const COLUMNS = [
   ["id", "#", "id", "wide", (row) => h("span", { class: "n quiet" }, String(row.id))],
   ["step", "step", "step", "", (row) => h("span", { class: "n" }, row.phase === "train" ? "" : h("span", { class: "tag" }, row.phase), String(row.step))],
-  ["task", "task", "task_id", "", (row) => h("span", { class: "cut", title: printable(row.task) }, printable(row.task))],
+  ["task", "task", "task_id", "", (row) => cut(printable(row.task))],
   ["sample", "sample", null, "wide", (row) => h("span", { class: "n quiet" }, row.attempt ? `${row.sample}.${row.attempt}` : String(row.sample))],
   ["success", "", "success", "", (row) => verdict(row.success)],
   ["reward", "reward", "reward", "", (row) => h("span", { class: `n ${row.reward === null ? "quiet" : row.success ? "good" : row.reward > 0 ? "" : "bad"}` }, num(row.reward))],
@@ -39,7 +39,7 @@ export function stopClass(stop) {
 
 const kept = { address: "", rows: [], chosen: 0, top: 0, more: false }; // of the list that was left last, to come back to
 
-export async function openEpisodes({ run, query, go, signal, remember }) {
+export async function openEpisodes({ run, query, go, signal, remember, fail }) {
   const state = { filter: query.filter || "", order: query.order || "id", way: query.way === "up" ? "up" : "down", more: true, asking: 0 };
   const list = new Rows({ label: "Episodes", rowHeight: ROW, draw, open: (row) => go(to.episode(run, row.key)), more: () => more() });
   const head = h("div", { class: "list-head", role: "row" });
@@ -86,7 +86,10 @@ export async function openEpisodes({ run, query, go, signal, remember }) {
       state.more = page.more;
       loading = null;
       list.append(page.rows);
-    }, (error) => error.name === "AbortError" || bar.refuse(error));
+    }).catch((error) => {
+      loading = null; // scrolling on asks again
+      if (error.name !== "AbortError") bar.refuse(error);
+    });
   };
   const sort = (order) => change(order === state.order ? { way: state.way === "down" ? "up" : "down" } : { order, way: order === "task_id" ? "up" : "down" });
   const drawHead = () => fill(head, COLUMNS.map(([name, title, order, kind]) => heading(name, title, order, kind, state, sort)));
@@ -116,7 +119,7 @@ export async function openEpisodes({ run, query, go, signal, remember }) {
   };
 
   drawHead();
-  get(ofRun(run), signal).then((details) => (bar.details = details), () => {}); // what it offers; the list needs none of it
+  get(ofRun(run), signal).then((details) => (bar.details = details), (error) => error.status === 404 && fail(error)); // what it offers; the list needs none of it
   if (kept.address === address()) {
     list.set(kept.rows);
     state.more = kept.more;
@@ -124,7 +127,8 @@ export async function openEpisodes({ run, query, go, signal, remember }) {
   } else load();
   const node = h("div", { class: "list-screen" }, h("div", { class: "list-top" }, bar.node, news), head, list.node, empty);
   return {
-    title: `Episodes · ${run}`, node, refresh, up: to.steps(run),
+    title: `Episodes · ${run}`, node, up: to.steps(run),
+    refresh: () => refresh().catch((error) => error.name === "AbortError" || bar.refuse(error)),
     ready: () => {
       const isBack = kept.address === address();
       if (isBack) list.node.scrollTop = kept.top;

@@ -51,7 +51,7 @@ export class FilterBar {
 
   /** Say what is wrong, and show where. */
   refuse(error) {
-    this.input.setAttribute("aria-invalid", "true");
+    if (error.start !== undefined) this.input.setAttribute("aria-invalid", "true"); // else it is not the filter's fault
     const text = this.input.value;
     const place =
       error.start === undefined || error.end <= error.start

@@ -8,7 +8,7 @@ export function num(value, digits = 2) {
   const size = Math.abs(value);
   if (size >= 1e6) return `${trim(value / 1e6, 1)}M`;
   if (size >= 1e4) return `${trim(value / 1e3, 1)}k`;
-  if (size !== 0 && size < 10 ** -digits) return value.toExponential(1).replace("e-", "e−");
+  if (size !== 0 && size < 10 ** -digits) return value.toExponential(1).replace(".0e", "e").replace("e-", "e−").replace(/^-/, "−");
   const kept = Number.isInteger(value) && size >= 10 ? 0 : size >= 100 ? Math.min(digits, 1) : size >= 10 ? Math.min(digits, 2) : digits;
   return value.toFixed(kept).replace("-", "−");
 }
@@ -28,12 +28,13 @@ export function signed(value, digits = 2) {
   return (value > 0 ? "+" : "") + num(value, digits);
 }
 
-/** Return a share as a percentage. */
+/** Return a share as a percentage: of nothing else does it say 0 % or 100 %. */
 export function percent(value) {
   if (value === null || value === undefined) return DASH;
   const shown = value * 100;
   if (shown > 0 && shown < 0.1) return "< 0.1 %";
-  return `${shown.toFixed(shown > 0 && shown < 10 ? 1 : 0)} %`;
+  if (shown > 99.9 && shown < 100) return "> 99.9 %";
+  return `${shown.toFixed((shown > 0 && shown < 10) || (shown > 99 && shown < 100) ? 1 : 0)} %`;
 }
 
 /** Return a duration given in seconds. */

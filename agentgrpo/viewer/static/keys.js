@@ -17,7 +17,7 @@ export class Keyboard {
 
   press(event) {
     if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
-    const isTyping = event.target.closest?.("input, textarea, select");
+    const isTyping = event.target.closest?.("input:not([type=checkbox]), textarea, select");
     if (isTyping && event.key !== "Escape") return;
     if (this.dialog.open) {
       if (event.key === "?" || event.key === "Escape") this.dialog.close();
@@ -28,7 +28,8 @@ export class Keyboard {
     clearTimeout(this.timer);
     this.pending = "";
     if (found) {
-      if (event.key === "Enter" && event.target.closest?.("a[href], button, summary")) return;
+      const own = { Enter: "a[href], button, summary", " ": "input, button, summary" }[event.key]; // what these keys are for there
+      if (own && event.target.closest?.(own)) return;
       event.preventDefault();
       found.act(event);
     } else if (this.all().some((key) => key.keys.some((text) => text.startsWith(`${event.key} `)))) {

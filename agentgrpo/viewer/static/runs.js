@@ -31,7 +31,10 @@ export async function openRuns({ query, go, signal, remember }) {
     draw();
   };
   const draw = () => {
+    const held = document.activeElement; // stays where it was, though the lines are made anew
+    const name = held.closest(".run-line")?.dataset.run;
     fill(rows, runs.map((run, i) => runLine(run, picked, toggle, i === chosen)));
+    if (name) [...rows.children].find((row) => row.dataset.run === name)?.querySelector(held.localName)?.focus({ preventScroll: true });
     charts.forEach((chart) => chart.close());
     const shown = picked.size ? runs.filter((run) => picked.has(run.name)) : [];
     charts = shown.length ? curves(shown) : [];
@@ -72,7 +75,7 @@ function runLine(run, picked, toggle, isChosen) {
     ? [h("b", {}, percent(looks.at(-1)[1])), h("span", { class: "quiet" }, ` from ${percent(looks[0][1])}`)]
     : [h("b", {}, percent(looks.at(-1)?.[1] ?? run.success.at(-1)?.[1]))];
   const steps = run.planned ? `${count(run.steps)} of ${count(run.planned)}` : count(run.steps);
-  return h("div", { class: `run-line${isChosen ? " is-chosen" : ""}`, role: "listitem" },
+  return h("div", { class: `run-line${isChosen ? " is-chosen" : ""}`, role: "listitem", data: { run: run.name } },
     h("label", { class: "tick-box", title: "Lay its curves over others (x)" },
       h("input", { type: "checkbox", checked: picked.has(run.name), "aria-label": `curves of ${run.name}`, on: { change: () => toggle(run.name) } })),
     h("div", { class: "run-name" },

@@ -28,7 +28,7 @@ export function shiftPanel(run, found, { narrower, wider }) {
       h("span", { class: "aside" },
         h("button", { class: "link", title: "compare narrower spans of steps (-)", on: { click: narrower } }, "narrower"), " · ",
         h("button", { class: "link", title: "compare wider spans of steps (+)", on: { click: wider } }, "wider"))),
-    h("p", {}, "Success ", h("b", {}, percent(before.success)), ` in ${named(before)}, `, h("b", {}, percent(after.success)), ` in ${named(after)}`, h("span", { class: difference < 0 ? "bad" : "good" }, word), "."),
+    h("p", {}, "Success ", h("b", {}, percent(before.success)), ` in ${named(before)}, `, h("b", {}, percent(after.success)), ` in ${named(after)}`, h("span", { class: Math.abs(difference) < 0.005 ? "quiet" : difference < 0 ? "bad" : "good" }, word), "."),
     difference !== null && difference < FELL ? advice(run, found) : null,
     shifts.length
       ? h("table", { class: "grid shifts" },

@@ -1,6 +1,6 @@
 // Steps: every curve over train steps, what the failures were, and the groups of one step; what changed there is in shift.js.
 
-import { h, fill } from "./dom.js";
+import { cut, h, fill } from "./dom.js";
 import { get, ofRun } from "./api.js";
 import { Chart, Cursor, pairs } from "./charts.js";
 import { facetGrids } from "./facets.js";
@@ -73,7 +73,7 @@ export async function openSteps({ run, query, go, signal, remember }) {
     const at = steps.findIndex((step) => step >= (state.step ?? Infinity));
     pick(steps[Math.max(0, Math.min((at < 0 ? steps.length : at) + by, steps.length - 1))]);
   };
-  const drop = biggestDrop(data.train);
+  let drop = null;
   const toDrop = async () => {
     if (!drop) return;
     await pick(drop.step, { phase: "train" });
@@ -82,15 +82,26 @@ export async function openSteps({ run, query, go, signal, remember }) {
 
   const large = new Chart({ title: "Success", series: successSeries(data), cursor, height: 230, format: percent, top: 1, domain: domain(data) });
   const reward = new Chart({ title: "Reward", series: [{ name: "train", colour: 2, points: pairs(data.train.steps, data.train.reward) }], cursor, height: 120, domain: domain(data) });
-  const small = SMALL.map(([source, title, format]) => [source, new Chart({ title, series: seriesOf(data, source), cursor, height: 96, format: format || num, domain: domain(data) })]).filter(([, chart]) => chart.series[0].points.length || chart.close());
+  const small = SMALL.map(([source, title, format]) => [source, new Chart({ title, series: seriesOf(data, source), cursor, height: 96, format: format || num, domain: domain(data) })]);
   charts = [large, reward, ...small.map(([, chart]) => chart)];
   const grids = h("div", {});
-  fill(grids, facetGrids(run, data.facets, cursor));
+  const head = h("p", { class: "quiet" });
+  const empty = h("p", { class: "empty" }, "No episode has finished yet. This page follows the run: it fills by itself.");
+  const hint = h("p", { class: "hint" });
+  const tell = () => {
+    fill(head, headline(data));
+    empty.hidden = data.train.steps.length > 0 || data.eval.steps.length > 0;
+    drop = biggestDrop(data.train);
+    hint.hidden = !drop;
+    if (drop) fill(hint, h("button", { class: "link", on: { click: toDrop } }, `Success fell most at step ${drop.step}`), ` from ${percent(drop.before)} to ${percent(drop.after)}. `, h("span", { class: "key-hint" }, h("kbd", {}, "b"), " goes there."));
+    for (const [, chart] of small) chart.node.hidden = !chart.series[0].points.length;
+    fill(grids, facetGrids(run, data.facets, cursor));
+  };
+  tell();
 
   const node = h("div", { class: "page steps" },
-    h("div", { class: "heading" }, h("h1", {}, "Steps"), h("p", { class: "quiet" }, headline(data))),
-    data.train.steps.length || data.eval.steps.length ? null : h("p", { class: "empty" }, "No episode has finished yet. This page follows the run: it fills by itself."),
-    drop ? h("p", { class: "hint" }, h("button", { class: "link", on: { click: toDrop } }, `Success fell most at step ${drop.step}`), ` from ${percent(drop.before)} to ${percent(drop.after)}. `, h("span", { class: "key-hint" }, h("kbd", {}, "b"), " goes there.")) : null,
+    h("div", { class: "heading" }, h("h1", {}, "Steps"), head),
+    empty, hint,
     h("div", { class: "chart-large" }, large.node), reward.node,
     panel, groups,
     h("div", { class: "chart-grid" }, small.map(([, chart]) => chart.node)),
@@ -106,7 +117,7 @@ export async function openSteps({ run, query, go, signal, remember }) {
       large.update(successSeries(data));
       reward.update([{ name: "train", colour: 2, points: pairs(data.train.steps, data.train.reward) }]);
       for (const [source, chart] of small) chart.update(seriesOf(data, source));
-      fill(grids, facetGrids(run, data.facets, cursor));
+      tell();
     },
     keys: [
       { keys: ["h", "ArrowLeft"], about: "the step before", act: () => move(-1) },
@@ -192,7 +203,7 @@ function groupList(run, found, data, change) {
 function groupLine(run, group, phase) {
   const isFlat = phase === "train" && group.spread === 0 && group.episodes.length > 1;
   return h("a", { class: `group-line${isFlat ? " is-flat" : ""}`, href: to.group(run, group.episodes[0].key) },
-    h("span", { class: "group-task" }, printable(group.task)),
+    cut(printable(group.task), "cut group-task"),
     h("span", { class: "chips" }, group.episodes.map(chip)),
     h("span", { class: "n" }, num(group.reward)),
     h("span", { class: "quiet n" }, isFlat ? "no variance" : phase === "train" ? `± ${num((group.spread ?? 0) / 2)}` : ""));

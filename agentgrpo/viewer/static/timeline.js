@@ -6,20 +6,20 @@ import { rounds } from "./charts.js";
 import { duration, num, percent, printable } from "./format.js";
 import { to } from "./router.js";
 
+const TOP = 18; // the times above the bars
 const BAR = 9;
 const GAP = 3;
 const PARTS = [["queue", "waited for a place"], ["model", "model"], ["tools", "tools"], ["rest", "anything else"]];
 
 export async function openTimeline({ run, query, go, signal, remember }) {
-  const overview = await get(ofRun(run, "steps"), signal);
   const phase = query.phase === "eval" ? "eval" : "train";
-  const steps = overview[phase].steps;
-  if (!steps.length) return { title: `Timeline · ${run}`, node: h("p", { class: "empty" }, "No episode has finished yet."), up: to.steps(run) };
+  const known = async () => (await get(ofRun(run, "steps"), signal))[phase].steps;
+  let steps = await known();
+  if (!steps.length) return { title: `Timeline · ${run}`, node: h("p", { class: "empty" }, "No episode has finished yet."), up: to.steps(run), refresh: () => go(to.timeline(run, query), { replace: true }) };
   const step = query.step === undefined ? steps.at(-1) : Number(query.step);
-  const data = await get(ofRun(run, "timeline", { phase, step }), signal);
-  const at = Math.max(0, steps.indexOf(step));
+  let data = await get(ofRun(run, "timeline", { phase, step }), signal);
   const address = (values) => to.timeline(run, { step, phase: phase === "train" ? null : phase, ...values });
-  const move = (by) => go(address({ step: steps[Math.max(0, Math.min(at + by, steps.length - 1))] }));
+  const move = (by) => go(address({ step: steps[Math.max(0, Math.min(Math.max(0, steps.indexOf(step)) + by, steps.length - 1))] }));
   const readout = h("p", { class: "readout", role: "status" });
   const plot = h("div", { class: "timeline-plot" });
   let chosen = -1;
@@ -35,14 +35,21 @@ export async function openTimeline({ run, query, go, signal, remember }) {
     if (chosen >= 0) choose(chosen);
   });
   resized.observe(plot);
-  fill(readout, totals(data));
+  const last = h("span", {});
+  const times = h("div", {});
+  const tell = () => {
+    fill(last, ` of ${steps.at(-1)} · `);
+    fill(times, stepTimes(data.run, step));
+    if (chosen < 0) fill(readout, totals(data));
+  };
+  tell();
   const node = h("div", { class: "page" },
     h("div", { class: "heading" },
       h("h1", {}, "Timeline"),
-      h("p", { class: "quiet" }, phase === "train" ? `Step ${step}` : `Evaluation at step ${step}`, ` of ${steps.at(-1)} · `,
+      h("p", { class: "quiet" }, phase === "train" ? `Step ${step}` : `Evaluation at step ${step}`, last,
         h("button", { class: "link", on: { click: () => move(-1) } }, "before"), " · ", h("button", { class: "link", on: { click: () => move(1) } }, "after"), " · ",
         h("a", { href: to.steps(run, { step, phase: phase === "train" ? null : phase }) }, "its groups"))),
-    stepTimes(data.run, step),
+    times,
     h("div", { class: "time-legend" }, PARTS.map(([kind, text]) => h("span", { class: `swatch is-${kind}` }, h("i", {}), text))),
     readout, plot,
     data.is_cut ? h("p", { class: "quiet" }, "The first 512 episodes.") : null,
@@ -51,6 +58,15 @@ export async function openTimeline({ run, query, go, signal, remember }) {
   return {
     title: `Timeline · ${run}`, node, up: to.steps(run, { step, phase: phase === "train" ? null : phase }),
     close: () => resized.disconnect(),
+    refresh: async () => {
+      steps = await known();
+      const fresh = await get(ofRun(run, "timeline", { phase, step }), signal);
+      const isLonger = fresh.episodes.length !== data.episodes.length;
+      data = fresh;
+      tell();
+      if (isLonger) draw(plot.clientWidth);
+      if (isLonger && chosen >= 0) choose(chosen);
+    },
     keys: [
       { keys: ["h", "ArrowLeft"], about: "the step before", act: () => move(-1) },
       { keys: ["l", "ArrowRight"], about: "the step after", act: () => move(1) },
@@ -86,15 +102,15 @@ function lanes(data, width, { choose, open }) {
   const end = Math.max(0.001, ...data.episodes.map((episode) => episode.start + episode.seconds));
   const room = Math.max(200, width);
   const x = (seconds) => (seconds / end) * (room - 8);
-  const height = data.episodes.length * (BAR + GAP) + 24;
+  const height = TOP + data.episodes.length * (BAR + GAP);
   const ticks = rounds(0, end, room > 600 ? 8 : 4).filter((tick) => tick <= end);
   return svg("svg", { width: room, height, viewBox: `0 0 ${room} ${height}`, class: "timeline", role: "img", "aria-label": totals(data) },
-    ticks.map((tick) => [svg("line", { x1: x(tick), x2: x(tick), y1: 0, y2: height - 18, class: "rule" }), svg("text", { x: x(tick) + 2, y: height - 5, class: "tick" }, `${num(tick, tick < 10 ? 1 : 0)} s`)]),
+    ticks.map((tick) => [svg("line", { x1: x(tick), x2: x(tick), y1: TOP - 4, y2: height, class: "rule" }), svg("text", { x: x(tick) + (tick ? 0 : 1), y: TOP - 7, class: "tick", "text-anchor": tick ? "middle" : "start" }, `${num(tick, tick < 10 ? 1 : 0)} s`)]),
     data.episodes.map((episode, i) => lane(episode, i, x, { choose, open })));
 }
 
 function lane(episode, index, x, { choose, open }) {
-  const y = index * (BAR + GAP);
+  const y = TOP + index * (BAR + GAP);
   const box = (kind, from, seconds) => svg("rect", { x: x(from), y, width: Math.max(0, x(seconds) - 0.4), height: BAR, class: `is-${kind}` });
   const parts = [box("queue", 0, episode.start)];
   let at = episode.start;

@@ -76,7 +76,8 @@ export class TokenView {
   }
 
   label(span) {
-    const who = span.sampled ? (span.trained ? "sampled, trained" : "sampled, trained in an earlier row") : "context";
+    const isTrained = this.data.head.untrained === null;
+    const who = span.sampled ? (span.trained ? (isTrained ? "sampled, trained" : "sampled") : isTrained ? "sampled, trained in an earlier row" : "sampled in an earlier row") : "context";
     return h("div", { class: "token-label" }, h("span", {}, `turn ${span.turn + 1}`), h("span", {}, who), h("span", {}, count(span.end - span.start)));
   }
 
@@ -144,7 +145,7 @@ export class TokenView {
     const isTrained = row.spans.some((span) => span.trained);
     const items = [];
     if (colour === "role") items.push(...ROLE_ORDER.filter((role) => row.role.includes(role)).map((role) => swatch(`role-${role}`, role)));
-    else if (colour === "mask") items.push(swatch("on", "sampled by the model, trained"));
+    else if (colour === "mask") items.push(swatch("on", data.head.untrained === null ? "sampled by the model, trained" : "sampled by the model"));
     else items.push(...BANDS[colour].map(([, text], i) => swatch(`on b${i}`, text)));
     if (colour !== "role") items.push(swatch("off", "context, not trained"));
     items.push(swatch("k off", "control token"));
@@ -152,7 +153,8 @@ export class TokenView {
     fill(this.legend, items.map((item) => item),
       fakes ? h("button", { class: "link flag", title: "text that reads like a control token but is none", on: { click: () => this.toFake() } }, `${count(fakes)} tokens look like control tokens and are not`) : null,
       data.head.has_tokenizer ? null : h("span", { class: "warn" }, "The model's tokenizer is not at hand: ids are shown."),
-      isTrained ? null : h("span", { class: "quiet" }, "Nothing in this row is trained."));
+      isTrained ? null : h("span", { class: "quiet" }, "Nothing in this row is trained."),
+      data.head.untrained === null ? null : h("span", { class: "warn" }, `None of these tokens trained (${printable(data.head.untrained)}).`));
     this.legend.dataset.colour = colour;
   }
 
@@ -199,7 +201,7 @@ export class TokenView {
     fill(this.tip, h("dl", {},
       line("id", String(row.ids[i])),
       line("text", JSON.stringify(row.text[i]).replace(/[\u007f-\uffff]/g, (c) => (printable(c) === c ? c : printable(c)))),
-      line("is", [row.control[i] ? "control token" : row.fake[i] ? "text that looks like control" : "text", `, ${row.role[i]}`, span.trained ? ", trained" : span.sampled ? ", trained elsewhere" : ", context"].join("")),
+      line("is", [row.control[i] ? "control token" : row.fake[i] ? "text that looks like control" : "text", `, ${row.role[i]}`, !span.sampled ? ", context" : this.data.head.untrained !== null ? ", sampled" : span.trained ? ", trained" : ", trained elsewhere"].join("")),
       line("turn", String(span.turn + 1)),
       line("logprob", known("rollout", (value) => `${num(value, 4)} (p ${num(Math.exp(value), 3)})`)),
       line("learner", known("learner", (value) => num(value, 4))),
