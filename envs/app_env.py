@@ -60,6 +60,11 @@ class AppEnv(ToolEnv):
         """Return the case of a task; the episodes of a group share it, so that it should be cached."""
         raise EnvError(f"{type(self).__name__} has no case_of(self, task): define it with make_case()")
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the agent itself has ended the episode; what a limit cuts off is no success, whatever its state."""
+        return self.answer is not None
+
     @staticmethod
     def compare(start: JsonObject, state: JsonObject) -> frozenset[str]:
         """Return what changed between two states, as far as it counts."""
@@ -79,12 +84,15 @@ class AppEnv(ToolEnv):
         return str(task["instruction"])
 
     def reward(self) -> dict[str, float]:
-        """Return `outcome` (1 when exactly the wanted changes were made and the answer is right) and `side_effects`."""
+        """Return `outcome` and `side_effects`.
+
+        `outcome` is 1 when exactly the wanted changes were made, the answer is right and the agent ended the episode.
+        """
         case = self.case
         changes = self.compare(case.start, self.app.state())
         answered = 1.0 if case.answer is None else text_match(self.answer, case.answer)
         return {
-            "outcome": float(changes == case.changes and answered),
+            "outcome": float(changes == case.changes and answered and self.has_ended),
             "side_effects": SIDE_EFFECTS if changes - case.changes else 0.0,
         }
 

@@ -107,6 +107,11 @@ class Workspace(TemplateEnv):
         """Return whether a question was answered."""
         return self._fields is not None
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether a question was answered, or something said that the user has no reply to."""
+        return self.is_done() or (super().has_ended and self._talk[-1]["role"] == "assistant")
+
     def submit(self, day: str = "", hour: int = 0, room: str = "", phone: int = 0, subject: str = "") -> str:
         """Answer the question with what it asks for. This ends the task."""
         if self._fields is not None:
@@ -126,16 +131,17 @@ class Workspace(TemplateEnv):
         return self._open_app("mail")
 
     def reward(self) -> dict[str, float]:
-        """Return `outcome` (1 when exactly the wanted changes were made and the answer is right), `side_effects`.
+        """Return `outcome` and `side_effects`.
 
+        `outcome` is 1 when exactly the wanted changes were made, the answer is right and the agent ended the episode.
         And `progress`, if it is wanted: a share of what was wanted, of an episode without success and side effects.
         """
         case = self.case
         changes = self.compare(case.start, self.app.state())
         unwanted = changes - case.changes
         met = [change in changes for change in case.changes] + self._right_fields(case)
-        is_right = all(met) and not unwanted and not self._more_than_asked(case)
-        terms = {"outcome": float(is_right), "side_effects": SIDE_EFFECTS if unwanted else 0.0}
+        is_success = all(met) and not unwanted and not self._more_than_asked(case) and self.has_ended
+        terms = {"outcome": float(is_success), "side_effects": SIDE_EFFECTS if unwanted else 0.0}
         if not self.progress:
             return terms
         share = 0.0 if terms["outcome"] or unwanted else sum(met) / len(met)

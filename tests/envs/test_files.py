@@ -151,7 +151,7 @@ def test_a_side_effect_costs_and_voids_the_outcome(files: Files) -> None:
     row = row_of(Files, "delete_path")
     start(files, row)
     do(files, "rm", path=row["goal"]["path"])
-    assert files.score() == {"outcome": 1.0, "side_effects": 0.0}
+    assert finish(files) == (1.0, {"outcome": 1.0, "side_effects": 0.0})
     do(files, "mkdir", path="/mine")
     assert finish(files) == (-0.5, {"outcome": 0.0, "side_effects": -0.5})
 
@@ -198,7 +198,7 @@ def test_a_lock_that_was_opened_has_to_be_closed(files: Files) -> None:
     assert "read-only" in do(files, "append", path=path, text=text)["error"]["message"]
     do(files, "chmod", path=path, mode="rw")
     do(files, "append", path=path, text=text)
-    assert files.score()["outcome"] == 0.0
+    assert finish(files) == (-0.5, {"outcome": 0.0, "side_effects": -0.5})
     do(files, "chmod", path=path, mode="ro")
     assert finish(files)[0] == 1.0
 
@@ -236,8 +236,8 @@ def test_a_fork_is_independent() -> None:
     fork.restore(env.snapshot())
     do(fork, "rm", path=row["goal"]["path"])
     assert fork.state_hash() != env.state_hash()
-    assert env.score()["outcome"] == 0.0
-    assert fork.score()["outcome"] == 1.0
+    assert finish(env)[0] == 0.0
+    assert finish(fork)[0] == 1.0
 
 
 TOOLS = st.sampled_from(("rm", "mv", "cp", "mkdir", "write", "append", "chmod"))

@@ -75,6 +75,19 @@ def test_doing_nothing_earns_exactly_nothing(env_class: type[Env], template: str
 
 
 @each_template
+def test_a_right_state_is_no_success_before_the_agent_ends_the_episode(env_class: type[Env], template: str) -> None:
+    env = env_class()
+    start(env, row_of(env_class, template))
+    script = env.oracle()
+    action, reward, terminated = next(script), 0.0, False
+    while not terminated:
+        assert env.score()["outcome"] == 0.0  # the last time everything is done but to say so
+        _, reward, terminated, _, info = env.step(json.dumps(action))
+        action = action if terminated else script.send(tuple(info["messages"]))
+    assert reward == env.score()["outcome"] == 1.0
+
+
+@each_template
 def test_snapshot_in_mid_episode_continues_exactly(env_class: type[Env], template: str) -> None:
     env, fork = env_class(), env_class()
     start(env, row_of(env_class, template))

@@ -103,7 +103,7 @@ def test_a_side_effect_costs_and_voids_the_outcome(shop: Shop) -> None:
     customer = do(shop, "find_customer", name=row["goal"]["name"])["customer"]
     wanted = next(o for o in do(shop, "list_orders", customer=customer) if o["item"] == row["goal"]["item"])
     do(shop, "cancel_order", order=wanted["order"])
-    assert shop.score() == {"outcome": 1.0, "side_effects": 0.0}
+    assert finish(shop) == (1.0, {"outcome": 1.0, "side_effects": 0.0})
     do(shop, "add_address", customer=customer, street="Nowhere")
     assert finish(shop) == (-0.5, {"outcome": 0.0, "side_effects": -0.5})
 
@@ -141,8 +141,8 @@ def test_fork_is_independent_and_fast() -> None:
     assert time.thread_time() - began < 1.0
     do(fork, "cancel_order", order=row["goal"]["order"])
     assert fork.state_hash() != env.state_hash()
-    assert env.score()["outcome"] == 0.0
-    assert fork.score()["outcome"] == 1.0
+    assert finish(env)[0] == 0.0
+    assert finish(fork)[0] == 1.0
 
 
 CALLS = st.lists(

@@ -26,7 +26,7 @@ def test_a_side_effect_costs_and_voids_the_outcome(office: Workspace) -> None:
     start(office, row)
     contact = do(office, "find_contact", name=row["goal"]["name"])["contact"]
     do(office, "cancel_meeting", meeting=do(office, "find_meeting", contact=contact)["meeting"])
-    assert office.score() == {"outcome": 1.0, "side_effects": 0.0}
+    assert finish(office) == (1.0, {"outcome": 1.0, "side_effects": 0.0})
     do(office, "send_mail", contact=contact, subject="design demo", text="thanks")
     assert finish(office) == (-0.5, {"outcome": 0.0, "side_effects": -0.5})
 
@@ -120,7 +120,8 @@ def test_progress_is_a_share_of_what_was_wanted_and_no_reward_for_more() -> None
     assert env.score() == NOTHING | {"progress": pytest.approx(0.2 / checks)}
     do(env, "answer_invite", meeting=target.id, reply="no")  # refused
     do(env, "move_series", meeting=target.id, hour=row["goal"]["hour"])
-    assert env.score() == {"outcome": 1.0, "side_effects": 0.0, "progress": 0.0}
+    assert env.score() == NOTHING | {"progress": pytest.approx(0.2)}  # all that was wanted, but the end
+    assert finish(env) == (1.0, {"outcome": 1.0, "side_effects": 0.0, "progress": 0.0})
     do(env, "cancel_meeting", meeting=target.id)
     assert finish(env) == (-0.5, {"outcome": 0.0, "side_effects": -0.5, "progress": 0.0})
     env.close()

@@ -27,6 +27,7 @@ def test_a_changed_mind_voids_what_was_asked_first(office: Workspace) -> None:
     new = row["goal"]["instead"]["room"]
     assert new in str(say(office, "done"))
     do(office, "set_room", meeting=meeting, room=new)
+    assert office.score()["outcome"] == 0.0  # "done" was said before, and the user went on
     assert finish(office)[0] == 1.0
 
 
