@@ -65,6 +65,34 @@ def quiet_transformers() -> Iterator[None]:
             hf_logging.enable_progress_bar()
 
 
+def is_hub_name(name: str) -> bool:
+    """Return whether a name that is no folder can be a hub's; else asking there would take long for nothing."""
+    is_path = name.startswith((".", "/", "~", "models/")) or name.count("/") > 1
+    return not is_path and not ("/" in name and Path(name).parent.is_dir())
+
+
+def no_folder(path: str | Path) -> ModelError:
+    """Return the error of a model folder that is not there, with the folders beside it."""
+    parent = Path(path).parent
+    beside = sorted(p.name for p in parent.iterdir() if p.is_dir()) if parent.is_dir() else []
+    known = f"; folders beside it: {', '.join(beside[:8])}" if beside else ""
+    return ModelError(
+        f"there is no model folder '{path}'{known}\n"
+        "Give [model] path a folder with config.json and model.safetensors, or a hub name; or add [warm_start], "
+        "which makes a tiny model there."
+    )
+
+
+def check_name(path: str | Path) -> None:
+    """Refuse what is neither a folder nor a hub's name.
+
+    Raises:
+        ModelError: it is neither.
+    """
+    if not Path(path).is_dir() and not is_hub_name(str(path)):
+        raise no_folder(path)
+
+
 def load_model(path: str | Path, *, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
     """Load a model folder or hub name, frozen and in evaluation mode.
 
@@ -72,6 +100,7 @@ def load_model(path: str | Path, *, device: torch.device, dtype: torch.dtype) ->
         ModelError: the folder or name cannot be loaded as a causal language model, or its logits are made another way
             than `logits` makes them.
     """
+    check_name(path)
     try:
         with quiet_transformers():
             model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)

@@ -19,6 +19,7 @@ import renderers
 from renderers.configs import config_from_name
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from agentgrpo import causal_lm
 from agentgrpo.content import Controls, map_message, map_text
 from agentgrpo.errors import ConfigError, ModelError, ParseFailure, first_line
 from agentgrpo.replies import ReplyReader
@@ -123,6 +124,7 @@ class Chat:
             ModelError: no tokenizer or chat template there, or one that is damaged.
             ConfigError: the renderer is unknown or does not have the thinking option asked for.
         """
+        causal_lm.check_name(path)
         try:
             tokenizer = AutoTokenizer.from_pretrained(path)
         except Exception as error:  # a damaged file makes the libraries raise as they like

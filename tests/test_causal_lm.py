@@ -10,6 +10,7 @@ import torch
 from transformers import GraniteConfig, GraniteForCausalLM, PreTrainedModel
 
 from agentgrpo import causal_lm
+from agentgrpo.chat import Chat
 from agentgrpo.errors import ConfigError, ModelError
 
 CPU = torch.device("cpu")
@@ -28,6 +29,26 @@ def test_devices_and_dtypes_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert causal_lm.pick_dtype("auto", CPU) == torch.float32
     assert causal_lm.pick_dtype("auto", torch.device("cuda")) == torch.bfloat16
     assert causal_lm.pick_dtype("float16", CPU) == torch.float16
+
+
+@pytest.mark.parametrize("name", ["models/nowhere", "./nowhere", "~/nowhere", "/nowhere", "a/b/c", "here/nowhere"])
+def test_no_hub_is_asked_for_a_folder_that_is_not_there(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here" / "small").mkdir(parents=True)
+    with pytest.raises(ModelError, match=f"there is no model folder '{name}'") as refused:
+        causal_lm.load_model(name, device=CPU, dtype=torch.float32)
+    assert ("folders beside it: small" in str(refused.value)) == name.startswith("here")
+    with pytest.raises(ModelError, match="there is no model folder"):
+        Chat.from_folder(name)
+
+
+def test_names_of_a_hub_are_told_from_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert causal_lm.is_hub_name("gpt2") and causal_lm.is_hub_name("Qwen/Qwen3-0.6B")
+    (tmp_path / "Qwen").mkdir()
+    assert causal_lm.is_hub_name("gpt2") and not causal_lm.is_hub_name("Qwen/Qwen3-0.6B")
 
 
 def test_a_loaded_model_is_frozen(tiny_folder: Path) -> None:

@@ -193,20 +193,14 @@ def find_folder(name: str) -> Path:
     if path.is_dir():
         return path
     try:
-        if not name.startswith((".", "/", "~")) and name.count("/") == 1 and not path.parent.is_dir():
+        if name.count("/") == 1 and causal_lm.is_hub_name(name):
             return Path(snapshot_download(name, local_files_only=True))
     except (OSError, ValueError) as error:
         raise ModelError(
             f"'{name}' is no folder, and not fetched from the hub yet\n"
             f"Fetch it, then ask again: hf download {name} (or give [model] path a folder)"
         ) from error
-    beside = sorted(p.name for p in path.parent.iterdir() if p.is_dir()) if path.parent.is_dir() else []
-    known = f"; folders beside it: {', '.join(beside[:8])}" if beside else ""
-    raise ModelError(
-        f"there is no model folder '{name}'{known}\n"
-        "Give [model] path a folder with config.json and model.safetensors, or a hub name; or add [warm_start], "
-        "which makes a tiny model there."
-    )
+    raise causal_lm.no_folder(name)
 
 
 def _dtype(config: Config) -> str:
