@@ -139,6 +139,13 @@ def test_the_best_adapter_is_that_of_the_tasks_every_evaluation_played(lockbox: 
     assert run.adapter.name == "step-000002"  # on the first two tasks it is as good as the one before
 
 
+def test_no_evaluation_plays_more_tasks_than_asked_for(lockbox: Path, tmp_path: Path) -> None:
+    config = small_run(lockbox, tmp_path, eval={"tasks": 2, "every": 1, "during_tasks": 4})
+    run = train(config, reporter=SILENT)
+    looks = [line["eval/tasks"] for line in read_metrics(run.path / "metrics.jsonl") if "eval/tasks" in line]
+    assert looks == [2, 2, 2]
+
+
 def test_the_same_config_and_seed_make_the_same_adapter(lockbox: Path, tmp_path: Path) -> None:
     config = small_run(lockbox, tmp_path)
     hashes = [record_of(train(config, overrides=[s], reporter=SILENT).path)["adapter"] for s in ("seed=5",) * 2]

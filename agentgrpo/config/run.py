@@ -220,11 +220,16 @@ class EvalConfig(Section):
 
     every: int = Field(25, ge=0)  # 0: only before and after
     tasks: int | None = Field(None, gt=0)  # of the held-out set, the first so many; None: all
-    during_tasks: int = Field(64, gt=0)  # the same during training
+    during_tasks: int = Field(64, gt=0)  # the same during training, never more than `tasks`
     samples: int = Field(1, gt=0)
     temperature: float = Field(0.0, ge=0)
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: int = Field(0, ge=0)
+
+    @property
+    def tasks_between(self) -> int:
+        """Tasks of the evaluations during training, if there are as many."""
+        return min(self.during_tasks, self.tasks or self.during_tasks)
 
     def dead_keys(self) -> dict[str, str]:
         """Return what greedy decoding, or no evaluation during training, leaves unused."""

@@ -100,7 +100,7 @@ def evaluated(config: Config, heldout: int) -> int:
     whole = min(config.eval.tasks or heldout, heldout)
     looks = (config.train.steps - 1) // config.eval.every if config.eval.every and config.train.steps else 0
     ends = 2 if config.train.steps else 1
-    return (ends * whole + looks * min(config.eval.during_tasks, heldout)) * config.eval.samples
+    return (ends * whole + looks * min(config.eval.tasks_between, heldout)) * config.eval.samples
 
 
 def episodes(config: Config, heldout: int) -> int:

@@ -22,7 +22,7 @@ async def look(state: RunState) -> bool:
         when = "after" if step else "before"
         state.latest = await _evaluate(state, config.eval.tasks, when)
     elif is_due:
-        state.latest = await _evaluate(state, config.eval.during_tasks, f"step {step}")
+        state.latest = await _evaluate(state, config.eval.tasks_between, f"step {step}")
     else:
         return is_over
     if step == 0:
@@ -46,7 +46,7 @@ async def _evaluate(state: RunState, limit: int | None, when: str) -> Evaluation
             step=state.step,
             on_episode=keeper(state, advance),
             finished=state.finished,
-            common=min(config.during_tasks, config.tasks or config.during_tasks) if config.every else None,
+            common=config.tasks_between if config.every else None,
         )
     state.reporter.message(f"held-out success {when}: {found}")
     state.write(found.metrics())
