@@ -309,7 +309,7 @@ def test_a_folder_with_files_is_never_overwritten(tmp_path: Path) -> None:
 
 
 def test_a_model_that_is_not_there_says_what_to_give(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="there is no model folder '.*nowhere'"):
+    with pytest.raises(ModelError, match=r"there is no model folder '.*nowhere'"):
         run_sft(tmp_path / "nowhere", [], SFT, seed=0, reporter=SilentReporter())
 
 
